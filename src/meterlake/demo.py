@@ -1,0 +1,150 @@
+"""The whole path in one go: simulated inbound files to answered questions."""
+
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from meterlake import jobs, show
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import BadInput
+from meterlake.lake.catalog import tables
+from meterlake.lake.reader import read_readings
+from meterlake.lake.sql import query
+from meterlake.lake.store import open_store
+from meterlake.settings import load_settings
+from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+LATE_PERCENT, LATE_MINUTES, BAD_PERCENT = 10.0, 1440, 0.1
+
+PEAK_SQL = """
+SELECT reading_date_time, round(sum(reading_value), 1) AS kw
+FROM readings WHERE reading_type = 'kw'
+GROUP BY reading_date_time ORDER BY kw DESC LIMIT 1
+"""
+LOWEST_VOLTAGE_SQL = """
+SELECT meter_id, reading_date_time, reading_value AS vltg
+FROM readings WHERE reading_type = 'vltg' ORDER BY reading_value LIMIT 1
+"""
+BAD_SQL = "SELECT source_file, source_row, reason FROM quarantine ORDER BY ALL LIMIT 3"
+
+
+def run_demo(
+    *, devices: int, days: int, folder: Path, now: datetime, quiet: bool
+) -> dict[str, Any]:
+    """Simulate, ingest, integrate and ask, in a folder that is new or empty.
+
+    Returns
+    -------
+    What each step did, and `seconds` in all. Prints the story of it unless `quiet`.
+
+    Raises
+    ------
+    BadInput
+        The folder has something in it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise BadInput(
+            f"The demo needs an empty folder; '{folder}' has files in it. Remove it, or give "
+            "another --folder"
+        )
+    if days < 1:
+        raise BadInput(f"The demo needs at least one day; found --days {days}")
+    began = time.perf_counter()
+    inbox, lake = folder / "inbox", folder / "lake"
+    settings = load_settings(lake=str(lake), late_hooks=())
+    store, engine = open_store(settings.lake), LocalEngine(settings.workers)
+
+    say = _silent if quiet else _say
+    with show.progress(quiet=quiet) as progress:
+        files = 0
+
+        def on_file(_: object) -> None:
+            nonlocal files
+            files += 1
+            progress("simulate", days + 1, files)
+
+        plan = ReadingsPlan(
+            devices=devices,
+            interval_minutes=15,
+            start=START,
+            end=START + timedelta(days=days),
+            late_percent=LATE_PERCENT,
+            late_minutes=LATE_MINUTES,
+            bad_percent=BAD_PERCENT,
+        )
+        made = simulate_readings(plan, inbox, on_file=on_file)
+        taken = jobs.ingest(
+            store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
+        )
+        merged = jobs.integrate(store, engine=engine, settings=settings, now=now, progress=progress)
+    again = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    meter = device_id(0)
+    day = read_readings(
+        store, [meter], reading_type="kw", start=START, end=START + timedelta(days=1)
+    )
+    peak, lowest = query(store, PEAK_SQL), query(store, LOWEST_VOLTAGE_SQL)
+    readings = next(t for t in tables(store) if t["table"] == "readings")
+    seconds = round(time.perf_counter() - began, 1)
+
+    say(
+        f"""
+What was done
+  simulated   {len(made.files)} gzip files of {devices:,} meters, {days} days every 15 minutes,
+              {LATE_PERCENT:.0f} % of the meters a day late, {made.bad_rows:,} rows damaged
+  ingested    {taken.rows:,} rows: {taken.readings:,} readings staged, {taken.quarantined:,} rows in quarantine
+  integrated  {merged.added:,} readings in {merged.partitions:,} partitions, one file each;
+              {merged.late:,} were late, in {merged.late_partitions:,} partitions
+  again       the same {again.already_ingested} files once more: nothing changed
+  balance     {taken.rows:,} rows x 6 = {merged.added:,} added + {merged.replaced:,} replaced + {merged.duplicates:,} duplicates + {taken.quarantined:,} quarantined x 6
+
+What was asked
+  highest load   {peak["kw"][0]:,.1f} kW at {_minute(peak["reading_date_time"][0])}
+  lowest voltage {lowest["vltg"][0]:,.1f} V at meter {lowest["meter_id"][0]}, {_minute(lowest["reading_date_time"][0])}
+  one meter      {meter}: {day.height} readings on {START:%Y-%m-%d}, {_energy(day):.1f} kWh"""
+    )
+    if not quiet:
+        print("\n  the first damaged rows")
+        show.frame(query(store, BAD_SQL), "table")
+    say(
+        f"""Where it lies
+  {inbox}    what was delivered
+  {lake}     the lake: {readings["rows"]:,} readings in {readings["bytes"] / 1e6:,.0f} MB, open Parquet and Delta
+
+What to type next
+  .venv/bin/meterlake catalog --lake {lake}
+  .venv/bin/meterlake readings {meter} --type kw --from 2024-01-01 --to 2024-01-02 --lake {lake}
+  .venv/bin/meterlake query "select reading_type, count(*), avg(reading_value) from readings group by all" --lake {lake}
+  .venv/bin/meterlake late --lake {lake}
+
+Done in {seconds} s."""
+    )
+    return {
+        "files": taken.files,
+        "rows": taken.rows,
+        "readings": taken.readings,
+        "quarantined": taken.quarantined,
+        "already_ingested_again": again.already_ingested,
+        **vars(merged),
+        "lake": str(lake),
+        "seconds": seconds,
+    }
+
+
+def _energy(kw: Any) -> float:
+    """Energy [kWh] of a day of one meter's 15-minute means [kW]."""
+    return float(kw["reading_value"].sum()) * 0.25
+
+
+def _minute(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stdout)
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""

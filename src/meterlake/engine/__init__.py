@@ -1,0 +1,19 @@
+"""Who runs the units of work.
+
+An engine is one method. A job hands it a pure function and a stream of units and takes
+the results; it never knows which engine it is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+
+class Engine(Protocol):
+    """Runs units of work, in any order, perhaps twice; yields results in the units' order."""
+
+    def map(self, work: Callable[[Unit], Result], units: Iterable[Unit]) -> Iterator[Result]:
+        """Apply `work` to each unit; an error of a unit is raised and ends the job."""
+        ...

@@ -1,0 +1,73 @@
+"""What a format is: it recognises a file, cuts it into blocks and reads each block.
+
+Cutting is cheap and sequential; reading is a pure function of one block, so blocks can
+be read anywhere, in any order. A package registers a format of its own under the entry
+point group `meterlake.formats`; the entry point names an object of the form `Format`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+
+from meterlake.formats.source import Range, Source
+
+REJECTED = {"source_row": pl.Int64(), "raw": pl.String(), "reason": pl.String()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole rows of a source: in hand (`data`), or where to read them (`part`).
+
+    `first_row` is the number of the first row in the file, from 1; `columns` are the names
+    that the file's header gives, for formats that have one.
+    """
+
+    source: Source
+    first_row: int
+    columns: tuple[str, ...] = ()
+    data: bytes | None = None
+    part: Range | None = None
+
+    def bytes(self) -> bytes:
+        """The block's bytes."""
+        if self.data is not None:
+            return self.data
+        if self.part is None:
+            raise ValueError("a block needs its bytes or the range that they lie in")
+        return self.source.read_range(self.part)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A block as tables.
+
+    `reads` has meter_id, reading_date_time, source_row and any of arrival_time, quality and
+    the reading types' columns, with the types of `schema.STAGING`. A null value means not
+    read. `rejected` has the rows that could not be typed: source_row, raw, reason.
+    """
+
+    reads: pl.DataFrame
+    rejected: pl.DataFrame
+
+
+class Format(Protocol):
+    """One kind of delivered file."""
+
+    @property
+    def name(self) -> str:
+        """The name that `--profile` takes."""
+        ...
+
+    def recognises(self, source: Source, head: bytes) -> bool:
+        """Whether a file that begins with `head` (decompressed) is of this format."""
+        ...
+
+    def split(self, source: Source) -> Iterator[Block]:
+        """Cut the file into blocks of whole rows. Raises NotReadable where that fails."""
+        ...
+
+    def parse(self, block: Block) -> Parsed:
+        """Read one block; a row that cannot be typed is returned with the reason."""
+        ...

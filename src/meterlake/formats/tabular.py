@@ -1,0 +1,324 @@
+"""Tables as delivered (CSV, compressed CSV, Parquet), read by a profile.
+
+Text is read fast, as typed columns, line for line; only the lines in which something is
+missing or odd are then read again, cell by cell, to say what. Where the fast reader and
+the lines do not agree on how many rows there are, all lines are read the slow way.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from meterlake.errors import NotReadable
+from meterlake.formats.cells import type_rows
+from meterlake.formats.port import REJECTED, Block, Parsed
+from meterlake.formats.profile import Profile
+from meterlake.formats.source import Range, Source, chunks
+
+BLOCK_BYTES = 48 * 1024 * 1024  # decompressed text of one unit of work
+BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
+PIECE_BYTES = 4 * 1024 * 1024
+
+PARQUET_MAGIC = b"PAR1"
+_BOM = b"\xef\xbb\xbf"
+
+
+class ProfileFormat:
+    """A profile as a format."""
+
+    def __init__(self, profile: Profile, *, default_zone: str) -> None:
+        self.profile = profile
+        self._default_zone = default_zone
+
+    @property
+    def name(self) -> str:
+        """The profile's name."""
+        return self.profile.name
+
+    def recognises(self, source: Source, head: bytes) -> bool:
+        """Whether the file has the columns that tell this profile."""
+        wanted = self.profile.recognise or tuple(self.profile.needed)
+        try:
+            columns = self._columns(source, head)
+        except NotReadable:
+            return False
+        return set(wanted) <= set(columns)
+
+    def split(self, source: Source) -> Iterator[Block]:
+        """Cut the file into blocks of whole rows.
+
+        Raises
+        ------
+        NotReadable
+            A column is missing or stands twice, or the bytes are damaged.
+        """
+        head = source.head()
+        columns = self._columns(source, head)
+        self._require_columns(source, columns)
+        if head.startswith(PARQUET_MAGIC):
+            yield from self._split_parquet(source, columns)
+        elif source.ranges and not self._needs_whole_meters:
+            for part in source.ranges:
+                yield Block(source, part.first_row, columns, part=part)
+        else:
+            yield from self._split_text(source, columns)
+
+    def parse(self, block: Block) -> Parsed:
+        """Read one block. Raises NotReadable where a Parquet file is damaged."""
+        if block.data is None and block.part is not None and block.source.ranges == ():
+            return self._parse_parquet(block, block.part)
+        return self._parse_text(block)
+
+    # --- columns
+
+    def _columns(self, source: Source, head: bytes) -> tuple[str, ...]:
+        if head.startswith(PARQUET_MAGIC):
+            try:
+                return tuple(pl.read_parquet_schema(source.url))
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise _damaged_parquet(source, error) from error
+        line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
+        text = line.decode("utf-8", errors="replace")
+        cells = next(csv.reader([text], delimiter=self.profile.delimiter), [])
+        return tuple(cell.strip() for cell in cells)
+
+    def _require_columns(self, source: Source, columns: tuple[str, ...]) -> None:
+        needed = self.profile.needed
+        missing = [n for n, also in needed.items() if not {n, *also} & set(columns)]
+        if missing:
+            raise NotReadable(
+                f"'{source.name}' needs the columns {', '.join(needed)} to be read as {self.name}; "
+                f"it lacks {', '.join(missing)} (found {', '.join(columns)}). Correct its header, "
+                "or name another --profile"
+            )
+        double = sorted({c for c in columns if columns.count(c) > 1})
+        if double:
+            raise NotReadable(
+                f"'{source.name}' needs each column once; {', '.join(double)} stands twice in its "
+                "header. Correct the header"
+            )
+
+    def _names(self, columns: tuple[str, ...]) -> dict[str, str]:
+        """The file's names of the columns that are used: as found, to the profile's."""
+        names = {}
+        for name, also in self.profile.needed.items():
+            names[next(n for n in (name, *also) if n in columns)] = name
+        return names | {name: name for name in self.profile.optional if name in columns}
+
+    # --- Parquet
+
+    def _split_parquet(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
+        scan = pl.scan_parquet(source.url)
+        rows = scan.select(pl.len()).collect().item()
+        cuts = list(range(0, rows, BLOCK_ROWS))
+        if self._needs_whole_meters and len(cuts) > 1:
+            starts = (
+                scan.select(pl.col(self.profile.meter) != pl.col(self.profile.meter).shift())
+                .collect()
+                .to_series()
+                .arg_true()
+                .to_numpy()
+            )
+            after = np.searchsorted(starts, cuts[1:])
+            cuts = [0, *sorted({int(starts[i]) for i in after if i < len(starts)})]
+        for start, end in zip(cuts, [*cuts[1:], rows], strict=True):
+            yield Block(source, start + 1, columns, part=Range(start, end, start + 1))
+
+    def _parse_parquet(self, block: Block, part: Range) -> Parsed:
+        names = self._names(block.columns)
+        scan = pl.scan_parquet(block.source.url)
+        try:
+            rows = scan.slice(part.start, part.end - part.start).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged_parquet(block.source, error) from error
+        rows = rows.with_columns(
+            pl.int_range(block.first_row, block.first_row + pl.len()).alias("source_row")
+        )
+        cells = rows.select("source_row", *(pl.col(n).alias(as_) for n, as_ in names.items()))
+        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        bad = typed["reason"].is_not_null()
+        raw = [
+            json.dumps(row, default=str, ensure_ascii=False)
+            for row in rows.filter(bad).drop("source_row").iter_rows(named=True)
+        ]
+        return Parsed(_good(typed), _rejected(typed.filter(bad), pl.Series(raw, dtype=pl.String)))
+
+    # --- text
+
+    def _split_text(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
+        held = bytearray()
+        row = 1
+        with source.open() as file:
+            for piece in chunks(file, source.name, size=PIECE_BYTES):
+                held += piece
+                if len(held) < BLOCK_BYTES:
+                    continue
+                cut = self._cut(held, columns)
+                if cut == 0:
+                    raise NotReadable(
+                        f"'{source.name}' needs to be lines of text; found no line end in "
+                        f"{len(held):,} bytes"
+                    )
+                data = bytes(memoryview(held)[:cut])
+                del held[:cut]
+                yield Block(source, row, columns, data=data)
+                row += data.count(b"\n")
+        if held:
+            yield Block(source, row, columns, data=bytes(held))
+
+    def _cut(self, held: bytearray, columns: tuple[str, ...]) -> int:
+        """Where a block ends: after a line, and after a meter where meters stay together."""
+        end = held.rfind(b"\n") + 1
+        if not self._needs_whole_meters or end == 0:
+            return end
+        text = bytes(memoryview(held)[:end])
+        lines = _lines(text)
+        meter = (
+            lines["line"]
+            .str.split(self.profile.delimiter)
+            .list.get(list(columns).index(self.profile.meter), null_on_oob=True)
+        )
+        changes = (meter != meter.shift()).arg_true()
+        last = changes[-1] if len(changes) else 0
+        return int(lines["start"][last]) if last > 1 else end
+
+    def _parse_text(self, block: Block) -> Parsed:
+        data = block.bytes()
+        first_row = block.first_row
+        if first_row == 1:
+            data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+            first_row = 2
+        count = data.count(b"\n") + (0 if data.endswith(b"\n") or not data else 1)
+        cells = self._read_fast(data, block.columns, first_row)
+        if cells is None or cells.height != count:
+            return self._parse_lines(_lines(data, first_row), block.columns)
+        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        # A null may be an empty cell or one that is no number: the line itself tells.
+        values = [v.type for v in self.profile.values.values()]
+        odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
+        if self.profile.long is None:
+            odd |= pl.any_horizontal(pl.col(values).is_null())
+        else:
+            odd |= pl.all_horizontal(pl.col(values).is_null())
+        suspect = typed.with_columns(cells["_beyond"]).select(odd.alias("odd"))["odd"]
+        if not suspect.any():
+            return Parsed(_good(typed), pl.DataFrame(schema=REJECTED))
+        again = self._parse_lines(_lines(data, first_row).filter(suspect), block.columns)
+        reads = pl.concat([_good(typed.filter(~suspect)), again.reads], how="diagonal")
+        return replace(again, reads=reads)
+
+    def _read_fast(
+        self, data: bytes, columns: tuple[str, ...], first_row: int
+    ) -> pl.DataFrame | None:
+        names = self._names(columns)
+        numbers = (
+            set(self.profile.values)
+            if self.profile.long is None
+            else {self.profile.long.value_column}
+        )
+        schema = {
+            f"{i}": pl.Float64() if names.get(name) in numbers else pl.String()
+            for i, name in enumerate(columns)
+        }
+        try:
+            frame = pl.read_csv(
+                data,
+                has_header=False,
+                schema={**schema, "_beyond": pl.String()},
+                separator=self.profile.delimiter,
+                quote_char=self.profile.quote,
+                ignore_errors=True,
+                truncate_ragged_lines=True,
+                missing_columns="insert",
+            )
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            return None
+        used = [pl.col(f"{i}").alias(names[n]) for i, n in enumerate(columns) if n in names]
+        return frame.select(
+            *used, "_beyond", pl.int_range(first_row, first_row + pl.len()).alias("source_row")
+        )
+
+    def _parse_lines(self, lines: pl.DataFrame, columns: tuple[str, ...]) -> Parsed:
+        """Read lines cell by cell, all as text; blank lines are no rows."""
+        names = self._names(columns)
+        lines = lines.filter(pl.col("line").str.strip_chars() != "")
+        lines = lines.with_columns(self._fields(lines["line"]).alias("fields"))
+        width = pl.col("fields").list.len()
+        reason = pl.when(width != len(columns)).then(
+            pl.format(f"needs {len(columns)} fields, found {{}}", width)
+        )
+        lines = lines.with_columns(reason.alias("reason"))
+        misshapen = lines.filter(pl.col("reason").is_not_null())
+        shaped = lines.filter(pl.col("reason").is_null())
+        cells = shaped.select(
+            "source_row",
+            *(
+                pl.col("fields").list.get(i, null_on_oob=True).alias(names[name])
+                for i, name in enumerate(columns)
+                if name in names
+            ),
+        )
+        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        bad = typed["reason"].is_not_null()
+        return Parsed(
+            _good(typed),
+            pl.concat(
+                [
+                    _rejected(typed.filter(bad), shaped.filter(bad)["line"]),
+                    _rejected(misshapen, misshapen["line"]),
+                ]
+            ),
+        )
+
+    def _fields(self, lines: pl.Series) -> pl.Series:
+        quote = self.profile.quote
+        if quote is None or not lines.str.contains(quote, literal=True).any():
+            return lines.str.split(self.profile.delimiter)
+        # A quote that is never closed ends with its line; it does not swallow the next one.
+        return pl.Series(
+            [
+                next(csv.reader([line], delimiter=self.profile.delimiter, quotechar=quote), [])
+                for line in lines
+            ],
+            dtype=pl.List(pl.String),
+        )
+
+    @property
+    def _needs_whole_meters(self) -> bool:
+        """Whether rows with equal stamps must be seen together to be told apart."""
+        zone = self.profile.time.zone or self._default_zone
+        return self.profile.time.order is not None or not (zone == "UTC" or zone[0] in "+-")
+
+
+def _lines(data: bytes, first_row: int = 1) -> pl.DataFrame:
+    """The lines of a text: source_row, line (undecodable bytes escaped), start [byte]."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
+    starts = np.concatenate([[0], ends + 1])
+    if starts[-1] == len(data):
+        starts = starts[:-1]
+    text = data.decode("utf-8", errors="backslashreplace").split("\n")[: len(starts)]
+    lines = pl.Series("line", text, dtype=pl.String).str.strip_suffix("\r")
+    rows = pl.Series("source_row", range(first_row, first_row + len(starts)), dtype=pl.Int64)
+    return pl.DataFrame([rows, lines, pl.Series("start", starts, dtype=pl.Int64)])
+
+
+def _good(typed: pl.DataFrame) -> pl.DataFrame:
+    return typed.filter(pl.col("reason").is_null()).drop("reason")
+
+
+def _rejected(rows: pl.DataFrame, raw: pl.Series) -> pl.DataFrame:
+    return rows.select(
+        pl.col("source_row").cast(pl.Int64), raw.alias("raw"), pl.col("reason").cast(pl.String)
+    )
+
+
+def _damaged_parquet(source: Source, error: Exception) -> NotReadable:
+    cause = str(error).splitlines()[0][:200]
+    return NotReadable(
+        f"'{source.name}' needs to be a sound Parquet file; it is damaged ({cause}). "
+        "Deliver it again"
+    )

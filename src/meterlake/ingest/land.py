@@ -1,0 +1,170 @@
+"""Delivered files into the lake's inbound folder: kept as they came, known by content.
+
+Text that comes uncompressed is packed on the way (zstd, in frames of whole lines, so that
+each can be read by itself); everything else is copied byte for byte. The name under
+`inbound/` begins with the content's SHA-256, so the same file lands in the same place.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+import zstandard
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from meterlake.errors import BadInput, NotReadable, Unavailable
+from meterlake.formats.source import Range, Source, compression_of
+from meterlake.lake.store import Store
+
+FRAME_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+_PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A delivered file within reach: its name as delivered, a local path, its content."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+
+
+def expand(locations: list[str]) -> list[str]:
+    """Folders become the files in them, by name; files and URLs stay as they are.
+
+    Hidden files and those still being written (`.part`, `.tmp`) are left alone.
+    """
+    files: list[str] = []
+    for location in locations:
+        path = Path(location)
+        if "://" in location or not path.is_dir():
+            files.append(location)
+        else:
+            files += sorted(str(p) for p in path.rglob("*") if p.is_file() and _is_complete(p))
+    return files
+
+
+@contextmanager
+def fetched(location: str) -> Iterator[Delivery]:
+    """A delivered file, on this machine while the context lasts.
+
+    Raises
+    ------
+    BadInput
+        There is no such file.
+    Unavailable
+        A URL cannot be fetched at the moment.
+    """
+    scheme, found, rest = location.partition("://")
+    if not found or scheme == "file":
+        path = Path(rest if found else location)
+        yield _read(path.name, path)
+        return
+    with tempfile.TemporaryDirectory(prefix="meterlake-") as folder:
+        name = unquote(urlsplit(location).path.rpartition("/")[2]) or "download"
+        path = Path(folder) / "delivery"
+        _download(location, path)
+        yield _read(name, path)
+
+
+def land(store: Store, delivery: Delivery) -> Source:
+    """Keep a delivered file under `inbound/` and say where its bytes lie.
+
+    Raises
+    ------
+    NotReadable
+        The file is empty.
+    """
+    with delivery.path.open("rb") as file:
+        magic = file.read(4)
+    kept = f"inbound/{delivery.sha256[:16]}/{_safe(delivery.name)}"
+    compression = compression_of(magic)
+    if compression != "none" or magic.startswith(_PARQUET_MAGIC):
+        store.put(kept, delivery.path)
+        return Source(delivery.name, store.uri(kept), compression)
+    with tempfile.TemporaryDirectory(prefix="meterlake-") as folder:
+        packed = Path(folder) / "packed"
+        ranges = _pack(delivery.path, packed)
+        store.put(f"{kept}.zst", packed)
+    return Source(delivery.name, store.uri(f"{kept}.zst"), "zstd", tuple(ranges))
+
+
+def set_aside(store: Store, delivery: Delivery) -> None:
+    """Keep a file that could not be read at all under `inbound/failed/`."""
+    store.put(f"inbound/failed/{delivery.sha256[:16]}/{_safe(delivery.name)}", delivery.path)
+
+
+def _read(name: str, path: Path) -> Delivery:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_READ_BYTES):
+                digest.update(piece)
+                size += len(piece)
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"'{path}' needs to be a file or folder; there is none. Check the path"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise NotReadable(f"'{name}' needs a header and rows; it is empty. Deliver it again")
+    return Delivery(name, path, digest.hexdigest(), size)
+
+
+def _pack(path: Path, packed: Path) -> list[Range]:
+    """Compress a text in frames of whole lines; where each lies and its first line."""
+    ranges = []
+    compressor = zstandard.ZstdCompressor(level=1)
+    row = 1
+    with path.open("rb") as text, packed.open("wb") as out:
+        held = b""
+        while True:
+            piece = text.read(FRAME_BYTES)
+            held += piece
+            cut = len(held) if not piece else held.rfind(b"\n") + 1
+            if cut:
+                start = out.tell()
+                out.write(compressor.compress(held[:cut]))
+                ranges.append(Range(start, out.tell(), row))
+                row += held.count(b"\n", 0, cut)
+                held = held[cut:]
+            if not piece:
+                return ranges
+            if len(held) > 4 * FRAME_BYTES:
+                raise NotReadable(
+                    f"'{path.name}' needs to be lines of text; found no line end in "
+                    f"{len(held):,} bytes"
+                )
+
+
+def _download(location: str, path: Path) -> None:
+    folder, _, name = location.rpartition("/")
+    try:
+        store = from_url(folder, client_options={"allow_http": location.startswith("http://")})
+        with path.open("wb") as out:
+            for piece in obstore.get(store, unquote(name)).stream():
+                out.write(piece)
+    except FileNotFoundError as error:
+        raise BadInput(f"'{location}' needs to be a file; there is none. Check the URL") from error
+    except (BaseError, OSError, ValueError) as error:
+        cause = str(error).splitlines()[0][:200]
+        raise Unavailable(f"'{location}' cannot be fetched: {cause}. Try again later") from error
+
+
+def _is_complete(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix not in (".part", ".tmp")
+
+
+def _safe(name: str) -> str:
+    """A file name that every store takes: other characters than these become `_`."""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "_" for c in name)[-200:]

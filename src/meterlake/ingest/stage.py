@@ -1,0 +1,119 @@
+"""One block of a delivered file to staging and quarantine files.
+
+Staging keeps the delivered shape, one wide row of several values, partitioned by the day
+of the reading and ordered by hour within a file: a file of one day stays one file, and a
+history of years, one meter after the other, does not fall into a file an hour. The hours
+are found again by the row groups' statistics (docs/adr/0001).
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from meterlake.formats.cells import reading_type_columns
+from meterlake.formats.port import Block, Format, Parsed
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, write_file
+from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
+
+KEY_PREFIX = "ingest/"  # idempotency key: this and the content's SHA-256
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What one block became: files, and its balance of rows and readings."""
+
+    files: tuple[DataFile, ...]
+    quarantine: tuple[DataFile, ...]
+    rows: int
+    readings: int
+    quarantined: int
+
+
+def stage_block(
+    store: Store, fmt: Format, *, sha256: str, received_at: datetime
+) -> Callable[[Block], Staged]:
+    """The work on one block: parse it and write what it holds.
+
+    Parameters
+    ----------
+    sha256 : of the delivered file
+    received_at : the moment of this ingest, aware
+    """
+
+    def work(block: Block) -> Staged:
+        parsed = fmt.parse(block)
+        constants = [
+            pl.lit(block.source.name).alias("source_file"),
+            pl.lit(sha256).alias("source_sha256"),
+            pl.lit(received_at, POLARS_TYPES["timestamp"]).alias("received_at"),
+        ]
+        return Staged(
+            files=_write_staging(store, parsed.reads, constants),
+            quarantine=_write_quarantine(store, parsed, constants, fmt.name, received_at),
+            rows=parsed.reads.height + parsed.rejected.height,
+            readings=_count_readings(parsed.reads),
+            quarantined=parsed.rejected.height,
+        )
+
+    return work
+
+
+def _write_staging(
+    store: Store, reads: pl.DataFrame, constants: list[pl.Expr]
+) -> tuple[DataFile, ...]:
+    if reads.is_empty():
+        return ()
+    frame = reads.with_columns(constants)
+    frame = frame.select(
+        pl.col(c.name)
+        if c.name in frame.columns
+        else pl.lit(None, POLARS_TYPES[c.type]).alias(c.name)
+        for c in STAGING.file_columns
+    )
+    time = pl.col("reading_date_time")
+    frame = frame.with_columns(time.dt.truncate("1h").alias("_hour"))
+    if not frame["_hour"].is_sorted():
+        frame = frame.sort("_hour", maintain_order=True)
+    name = f"part-{uuid.uuid4().hex}"
+    days = frame.with_columns(pl.col("_hour").dt.truncate("1d").alias("_day")).drop("_hour")
+    return tuple(
+        write_file(
+            store, STAGING, day.drop("_day"), partition=day_partition(day["_day"][0]), name=name
+        )
+        for day in days.partition_by("_day", maintain_order=True)
+    )
+
+
+def _write_quarantine(
+    store: Store,
+    parsed: Parsed,
+    constants: list[pl.Expr],
+    format_name: str,
+    received_at: datetime,
+) -> tuple[DataFile, ...]:
+    if parsed.rejected.is_empty():
+        return ()
+    frame = parsed.rejected.with_columns(*constants, pl.lit(format_name).alias("format"))
+    return (
+        write_file(
+            store,
+            QUARANTINE,
+            frame.select(c.name for c in QUARANTINE.file_columns),
+            partition={"ingest_date": received_at.strftime("%Y-%m-%d")},
+            name=f"part-{uuid.uuid4().hex}",
+        ),
+    )
+
+
+def day_partition(day: datetime) -> dict[str, str]:
+    """Partition values of a UTC day."""
+    return {"year": f"{day.year:04d}", "month": f"{day.month:02d}", "day": f"{day.day:02d}"}
+
+
+def _count_readings(reads: pl.DataFrame) -> int:
+    values = reading_type_columns(reads)
+    return sum(reads[name].len() - reads[name].null_count() for name in values)

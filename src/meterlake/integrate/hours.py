@@ -1,0 +1,283 @@
+"""Staging's hours to the integrated table: one reading per meter, type and time.
+
+An hour of the integrated table is a function of everything staging holds for it, so the
+order of arrival cannot matter, and integrating again changes nothing. Of several reads of
+one key the latest arrival wins; where a file does not say when a read arrived, the moment
+it was taken in counts. Among equal arrivals the later row of the later-named file wins.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, scan, write_file
+from meterlake.schema import LATE_ARRIVALS, POLARS_TYPES, READING_TYPES, READINGS, STAGING
+
+KEY = "integrate"  # idempotency key: the version of staging that was consumed
+
+UNIT_ROWS = 250_000  # staging rows of one unit of work, about
+HOUR = timedelta(hours=1)
+
+LATE_SCHEMA = {
+    c.name: POLARS_TYPES[c.type]
+    for c in LATE_ARRIVALS.columns
+    if c.name not in ("detected_at", "staging_version", "detection_date")
+}
+
+
+@dataclass(frozen=True)
+class Hours:
+    """A unit of work: the hours from `start` to before `end`, and staging's files of them.
+
+    `arrived` came since the last integration, `known` before. Of `arrived`, the files in
+    `late_counted` have their late reads recorded already (a job that was cut off did so).
+    """
+
+    start: datetime
+    end: datetime
+    arrived: tuple[DataFile, ...]
+    known: tuple[DataFile, ...]
+    late_counted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of arrived readings; the three add up to their number.
+
+    A reading is `added` where its meter, type and time had none; `replaced` counts further
+    versions of a key (another value, quality or arrival), of which the latest is kept;
+    `duplicates` are the same as a version that is known.
+    """
+
+    added: int
+    replaced: int
+    duplicates: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.added + other.added,
+            self.replaced + other.replaced,
+            self.duplicates + other.duplicates,
+        )
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """What a unit became: one file per partition, counts, and its late reads."""
+
+    files: tuple[DataFile, ...]
+    counts: Counts
+    late: pl.DataFrame = field(repr=False)
+
+
+def plan_hours(
+    arrived: Sequence[DataFile],
+    staged: Sequence[DataFile],
+    *,
+    late_counted: frozenset[str] = frozenset(),
+) -> Iterator[Hours]:
+    """Cut the hours that the arrived files span into units, in time order.
+
+    Parameters
+    ----------
+    arrived : staging files added since the last integration
+    staged : all of staging's files, the arrived ones included
+    late_counted : paths of arrived files whose late reads are recorded already
+    """
+    new = {f.path for f in arrived}
+    days: dict[datetime, list[DataFile]] = {}
+    for file in staged:
+        days.setdefault(_hour(file.first).replace(hour=0), []).append(file)
+    held: list[tuple[datetime, datetime, list[DataFile]]] = []
+    rows = 0.0
+    for day in sorted({_hour(f.first).replace(hour=0) for f in arrived}):
+        for start, end, weight in _runs(day, days[day], new):
+            if held and rows + weight > UNIT_ROWS:
+                yield _unit(held, new, late_counted)
+                held, rows = [], 0.0
+            held.append((start, end, days[day]))
+            rows += weight
+    if held:
+        yield _unit(held, new, late_counted)
+
+
+def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours], Integrated]:
+    """The work on one unit: every partition of its hours that received reads, written anew."""
+
+    def work(unit: Hours) -> Integrated:
+        within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")
+        arrived = _read(store, unit.arrived, within, new=True)
+        known = _read(store, unit.known, within, new=False)
+        if not known.is_empty():
+            touched = arrived.select(pl.col("_hour").unique())
+            known = known.join(touched, on="_hour", how="semi")
+        reads = pl.concat([arrived, known]).sort(
+            "meter_id", "reading_date_time", "_arrival", "source_file", "source_row"
+        )
+        files: list[DataFile] = []
+        counts = Counts(0, 0, 0)
+        for name in _types_in(reads):
+            one = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
+            if not known.is_empty():
+                one = one.filter(pl.col("_new").any().over("_hour"))
+            winners, became = latest(one, name)
+            counts += became
+            files += _write(store, winners, name)
+        judged = arrived.filter(~pl.col("_path").is_in(list(unit.late_counted)))
+        return Integrated(tuple(files), counts, late_reads(judged, late_after))
+
+    return work
+
+
+def latest(reads: pl.DataFrame, value: str) -> tuple[pl.DataFrame, Counts]:
+    """Of each meter and time the last row, and what became of the arrived ones.
+
+    Parameters
+    ----------
+    reads : sorted by meter_id, reading_date_time and arrival; column `value` has no null
+    """
+    key = ["meter_id", "reading_date_time"]
+    same_as_next = pl.all_horizontal(pl.col(c) == pl.col(c).shift(-1) for c in key)
+    loses = reads.select(same_as_next.fill_null(False).alias("loses"))["loses"]
+    arrived = int(reads["_new"].sum())
+    if not loses.any():
+        return reads, Counts(added=arrived, replaced=0, duplicates=0)
+    several = reads.filter(loses | loses.shift(1, fill_value=False))
+    # A version of a key is a distinct content; one that was known before is not new again.
+    versions = several.group_by(*key, value, "_arrival", "quality").agg(pl.col("_new").all())
+    keys = versions.group_by(key).agg(pl.col("_new").all())
+    new_versions, new_keys = int(versions["_new"].sum()), int(keys["_new"].sum())
+    arrived_several = int(several["_new"].sum())
+    return reads.filter(~loses), Counts(
+        added=arrived - arrived_several + new_keys,
+        replaced=new_versions - new_keys,
+        duplicates=arrived_several - new_versions,
+    )
+
+
+def late_reads(arrived: pl.DataFrame, late_after: timedelta) -> pl.DataFrame:
+    """Late reads by reading type, hour and file; those without an arrival time are none.
+
+    Returns
+    -------
+    reading_type, reading_hour, source_file, late, min_late_minutes, max_late_minutes
+    """
+    delay = pl.col("arrival_time") - pl.col("reading_date_time")
+    late = arrived.filter(delay > late_after)
+    minutes = delay.dt.total_microseconds() / 60e6
+    parts = [
+        late.drop_nulls(name)
+        .group_by(pl.col("_hour").alias("reading_hour"), "source_file")
+        .agg(
+            pl.len().cast(pl.Int64).alias("late"),
+            minutes.min().alias("min_late_minutes"),
+            minutes.max().alias("max_late_minutes"),
+        )
+        .select(pl.lit(name).alias("reading_type"), pl.all())
+        for name in _types_in(late)
+    ]
+    if not parts:
+        return pl.DataFrame(schema=LATE_SCHEMA)
+    return pl.concat(parts).select(*LATE_SCHEMA).sort("reading_type", "reading_hour", "source_file")
+
+
+def _runs(
+    day: datetime, files: Sequence[DataFile], new: set[str]
+) -> Iterator[tuple[datetime, datetime, float]]:
+    """Runs of a day's hours that new files span, of about UNIT_ROWS rows; with their rows."""
+    rows = [0.0] * 24
+    touched = [False] * 24
+    for file in files:
+        first, last = _hour(file.first).hour, _hour(file.last).hour
+        for hour in range(first, last + 1):
+            rows[hour] += file.rows / (last - first + 1)
+            touched[hour] |= file.path in new
+    start, weight = None, 0.0
+    for hour in range(25):
+        full = hour < 24 and weight + rows[hour] > UNIT_ROWS
+        if start is not None and (hour == 24 or not touched[hour] or full):
+            yield day + start * HOUR, day + hour * HOUR, weight
+            start, weight = None, 0.0
+        if hour < 24 and touched[hour]:
+            start = hour if start is None else start
+            weight += rows[hour]
+
+
+def _unit(
+    parts: Sequence[tuple[datetime, datetime, Sequence[DataFile]]],
+    new: set[str],
+    late_counted: frozenset[str],
+) -> Hours:
+    files = {
+        file.path: file
+        for start, end, candidates in parts
+        for file in candidates
+        if _hour(file.first) < end and _hour(file.last) >= start
+    }
+    return Hours(
+        start=parts[0][0],
+        end=parts[-1][1],
+        arrived=tuple(f for path, f in files.items() if path in new),
+        known=tuple(f for path, f in files.items() if path not in new),
+        late_counted=late_counted & files.keys(),
+    )
+
+
+def _read(store: Store, files: Sequence[DataFile], within: pl.Expr, *, new: bool) -> pl.DataFrame:
+    """Rows of staging files in a unit's hours, with `_arrival`, `_hour`, `_new` and `_path`."""
+    paths = {store.uri(f"{STAGING.path}/{f.path}"): f.path for f in files}
+    rows = scan(store, STAGING, files, path_column="_path").filter(within)
+    return (
+        rows.drop("source_sha256", *STAGING.partitioned_by)
+        .with_columns(
+            pl.coalesce("arrival_time", "received_at").alias("_arrival"),
+            pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
+            pl.lit(new).alias("_new"),
+            pl.col("_path").replace(paths),
+        )
+        .collect()
+    )
+
+
+def _write(store: Store, winners: pl.DataFrame, name: str) -> Iterator[DataFile]:
+    kind = READING_TYPES[name]
+    file_name = f"part-{uuid.uuid4().hex}"
+    rows = winners.select(
+        "_hour",
+        "meter_id",
+        pl.col(name).alias("reading_value"),
+        "reading_date_time",
+        pl.lit(kind.unit).alias("unit"),
+        pl.lit(kind.obis_code).alias("obis_code"),
+        pl.lit(None, pl.String).alias("phase"),
+        pl.lit("B").alias("reading_source"),
+        pl.col("_arrival").alias("arrival_time"),
+        "quality",
+    )
+    for hour in rows.partition_by("_hour", maintain_order=True):
+        partition = {"reading_type": name, **hour_partition(hour["_hour"][0])}
+        yield write_file(store, READINGS, hour.drop("_hour"), partition=partition, name=file_name)
+
+
+def hour_partition(hour: datetime) -> dict[str, str]:
+    """Partition values of a UTC hour."""
+    return {
+        "year": f"{hour.year:04d}",
+        "month": f"{hour.month:02d}",
+        "day": f"{hour.day:02d}",
+        "hour": f"{hour.hour:02d}",
+    }
+
+
+def _types_in(reads: pl.DataFrame) -> list[str]:
+    return [t for t in READING_TYPES if reads[t].null_count() < reads.height]
+
+
+def _hour(moment: datetime | None) -> datetime:
+    if moment is None:
+        raise ValueError("a staging file needs the times of its reads in the log")
+    return moment.replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,1 @@
+"""The lake's Delta tables: storage, layout, snapshot, commit, SQL."""

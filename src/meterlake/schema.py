@@ -1,0 +1,185 @@
+"""Every table's columns and every reading type, declared once, as data.
+
+The data dictionary, the catalog, the API's field texts and axis labels come from here.
+Times are UTC with microseconds; partition columns are zero-padded strings in UTC.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+ColumnType = Literal["string", "double", "long", "timestamp"]
+
+POLARS_TYPES: dict[ColumnType, pl.DataType] = {
+    "string": pl.String(),
+    "double": pl.Float64(),
+    "long": pl.Int64(),
+    "timestamp": pl.Datetime("us", "UTC"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, storage type, unit ('' where it has none) and meaning."""
+
+    name: str
+    type: ColumnType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the lake.
+
+    `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
+    `time_column` is the column whose newest value the catalog shows.
+    """
+
+    name: str
+    path: str
+    meaning: str
+    columns: tuple[Column, ...]
+    partitioned_by: tuple[str, ...]
+    time_column: str
+
+    @property
+    def file_columns(self) -> tuple[Column, ...]:
+        """The columns that stand inside the files: all but the partition columns."""
+        return tuple(c for c in self.columns if c.name not in self.partitioned_by)
+
+
+@dataclass(frozen=True)
+class ReadingType:
+    """A kind of measurement: its name, the unit it is stored in, OBIS code and meaning."""
+
+    name: str
+    unit: str
+    obis_code: str
+    meaning: str
+
+
+READING_TYPES: dict[str, ReadingType] = {
+    t.name: t
+    for t in (
+        ReadingType("load", "A", "1-0:90.7.0", "Current drawn by the premises' load"),
+        ReadingType("crrnt", "A", "1-0:11.7.0", "Current at the meter"),
+        ReadingType("pf", "1", "1-0:13.7.0", "Power factor, 0 to 1"),
+        ReadingType("kva", "kVA", "1-0:9.7.0", "Apparent power"),
+        ReadingType("kw", "kW", "1-0:16.7.0", "Mean net active power; negative is export"),
+        ReadingType("vltg", "V", "1-0:12.7.0", "Voltage"),
+        ReadingType("kvar", "kvar", "1-0:3.7.0", "Mean reactive power"),
+        ReadingType(
+            "kw_controlled", "kW", "1-1:1.7.0", "Mean active power of separately switched load"
+        ),
+        ReadingType(
+            "kw_generation", "kW", "1-2:2.7.0", "Mean active power generated, metered gross"
+        ),
+        ReadingType("kw_export", "kW", "1-0:2.7.0", "Mean active power delivered to the grid"),
+        ReadingType("kw_other", "kW", "1-3:1.7.0", "Mean active power of further registers"),
+    )
+}
+
+_HOUR = (
+    Column("year", "string", "", "UTC year of the reading, 4 digits"),
+    Column("month", "string", "", "UTC month of the reading, 01 to 12"),
+    Column("day", "string", "", "UTC day of the reading, 01 to 31"),
+    Column("hour", "string", "", "UTC hour of the reading, 00 to 23"),
+)
+_METER_ID = Column("meter_id", "string", "", "Identifier of the meter, as delivered")
+_READING_DATE_TIME = Column(
+    "reading_date_time", "timestamp", "UTC", "Start of the interval that the reading stands for"
+)
+_QUALITY = Column("quality", "string", "", "Quality flag as delivered; null where none was given")
+_SOURCE_FILE = Column("source_file", "string", "", "Name of the delivered file")
+_SOURCE_SHA256 = Column("source_sha256", "string", "", "SHA-256 of the delivered file's bytes")
+
+STAGING = Table(
+    name="staging",
+    path="staging/readings",
+    meaning="Every read ever received, one row as delivered, never updated",
+    columns=(
+        _METER_ID,
+        _READING_DATE_TIME,
+        Column("arrival_time", "timestamp", "UTC", "Arrival at the source system; null: not said"),
+        Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
+        *(Column(t.name, "double", t.unit, t.meaning) for t in READING_TYPES.values()),
+        _QUALITY,
+        _SOURCE_FILE,
+        _SOURCE_SHA256,
+        Column(
+            "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
+        ),
+        *_HOUR[:3],
+    ),
+    partitioned_by=("year", "month", "day"),
+    time_column="reading_date_time",
+)
+
+QUARANTINE = Table(
+    name="quarantine",
+    path="staging/quarantine",
+    meaning="Every row that could not be typed, with the reason",
+    columns=(
+        _SOURCE_FILE,
+        _SOURCE_SHA256,
+        Column(
+            "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
+        ),
+        Column("raw", "string", "", "The row as it was delivered"),
+        Column("reason", "string", "", "Why it could not be typed"),
+        Column("format", "string", "", "Format or profile that the file was read with"),
+        Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
+        Column("ingest_date", "string", "", "UTC date of received_at, YYYY-MM-DD"),
+    ),
+    partitioned_by=("ingest_date",),
+    time_column="received_at",
+)
+
+READINGS = Table(
+    name="readings",
+    path="integrated/readings/parquet",
+    meaning="One reading per meter, type and time; of several deliveries the latest arrival",
+    columns=(
+        _METER_ID,
+        Column("reading_value", "double", "see unit", "Measured value"),
+        _READING_DATE_TIME,
+        Column("unit", "string", "", "Unit of reading_value"),
+        Column("obis_code", "string", "", "OBIS code of the measured quantity (IEC 62056-61)"),
+        Column("phase", "string", "", "Phase; null: all phases, or not said"),
+        Column("reading_source", "string", "", "B: from a batch file"),
+        Column("arrival_time", "timestamp", "UTC", "Arrival of the read that won"),
+        _QUALITY,
+        Column("reading_type", "string", "", "Kind of reading: " + ", ".join(READING_TYPES)),
+        *_HOUR,
+    ),
+    partitioned_by=("reading_type", "year", "month", "day", "hour"),
+    time_column="reading_date_time",
+)
+
+LATE_ARRIVALS = Table(
+    name="late_arrivals",
+    path="integrated/late_arrivals",
+    meaning="One row per late partition, delivered file and job",
+    columns=(
+        Column("detected_at", "timestamp", "UTC", "When the job found the late reads"),
+        Column("reading_type", "string", "", "Reading type of the partition they belong to"),
+        Column("reading_hour", "timestamp", "UTC", "Start of the hour that they belong to"),
+        Column("late", "long", "readings", "Number of late readings"),
+        Column("min_late_minutes", "double", "min", "Smallest delay, arrival minus reading time"),
+        Column("max_late_minutes", "double", "min", "Largest delay, arrival minus reading time"),
+        _SOURCE_FILE,
+        Column("staging_version", "long", "", "Version of staging that the job consumed"),
+        Column("detection_date", "string", "", "UTC date of detected_at, YYYY-MM-DD"),
+    ),
+    partitioned_by=("detection_date",),
+    time_column="detected_at",
+)
+
+TABLES: dict[str, Table] = {t.name: t for t in (READINGS, LATE_ARRIVALS, STAGING, QUARANTINE)}
+
+
+def polars_schema(table: Table) -> dict[str, pl.DataType]:
+    """The table's columns, partition columns included, as Polars types."""
+    return {c.name: POLARS_TYPES[c.type] for c in table.columns}

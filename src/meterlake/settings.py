@@ -1,0 +1,110 @@
+"""One settings object. Later wins: defaults, meterlake.toml, environment, flags."""
+
+import os
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from meterlake.errors import BadInput
+
+CONFIG_FILE = "meterlake.toml"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; `meterlake settings` prints it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="METERLAKE_", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    lake: str = Field("./lake", description="Where the lake lies: a folder or s3://bucket/prefix")
+    timezone: str = Field("UTC", description="IANA zone of local days, and of times without a zone")
+    late_after_minutes: float = Field(
+        60.0, gt=0, description="A read is late when it arrives more than this after its time [min]"
+    )
+    late_hooks: tuple[str, ...] = Field(
+        ("log",), description="Hooks told of late reads: log, webhook, or an entry point's name"
+    )
+    late_webhook_url: SecretStr | None = Field(
+        None, description="Where the webhook hook posts late reads as JSON"
+    )
+    engine: Literal["local"] = Field("local", description="Who runs the units of work")
+    workers: int = Field(
+        min(4, os.cpu_count() or 1), ge=1, le=64, description="Units of work at a time"
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError("not an IANA time zone such as Europe/London") from error
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over meterlake.toml."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path:
+    """The settings file: METERLAKE_CONFIG, or meterlake.toml in the working folder."""
+    return Path(os.environ.get("METERLAKE_CONFIG", CONFIG_FILE))
+
+
+def load_settings(**flags: object) -> Settings:
+    """Read the settings; `flags` that are None are left to the other sources.
+
+    Raises
+    ------
+    BadInput
+        The file is not TOML, or a setting is unknown or has a value that it cannot have.
+    """
+    try:
+        return Settings(**{k: v for k, v in flags.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(Settings.model_fields)
+        raise BadInput(
+            f"Setting '{name}': {first['msg']}, found {_shown(name, first['input'])}; set it in "
+            f"{config_file()}, as METERLAKE_{name.upper()} or by its flag (settings: {known})"
+        ) from error
+    except ValueError as error:  # tomllib.TOMLDecodeError and undecodable bytes
+        raise BadInput(f"{config_file()} needs to be a TOML file: {error}") from error
+
+
+def settings_table(settings: Settings) -> list[dict[str, str]]:
+    """Each setting's name, value (secrets hidden), default and meaning, for people."""
+    return [
+        {
+            "setting": name,
+            "value": _shown(name, getattr(settings, name)),
+            "default": _shown(name, field.default),
+            "environment": f"METERLAKE_{name.upper()}",
+            "meaning": field.description or "",
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(name: str, value: object) -> str:
+    if name == "late_webhook_url" and value is not None:
+        return "********"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -4,6 +4,7 @@ The table's cells are text (a delimited file) or typed (Parquet). An empty cell 
 are "not read"; everything else must be a finite number in a value column.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import Literal
@@ -17,8 +18,10 @@ from meterlake.schema import READING_TYPES
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
+# Columns that are worked out lie beside the delivered ones, whose names may be the same.
+_METER, _TIME, _ARRIVAL = "~meter_id", "~reading_date_time", "~arrival_time"
+
 _NAIVE = pl.Datetime("us")
-_UTC = pl.Datetime("us", "UTC")
 
 
 def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl.DataFrame:
@@ -36,8 +39,8 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
     the row is good, else why it is not.
     """
     reasons: list[pl.Expr] = []
-    frame = cells.with_columns(_meter_id(cells, profile).alias("meter_id"))
-    reasons.append(pl.when(pl.col("meter_id").is_null()).then(pl.lit(f"{profile.meter} is empty")))
+    frame = cells.with_columns(_meter_id(cells, profile).alias(_METER))
+    reasons.append(pl.when(pl.col(_METER).is_null()).then(pl.lit(f"{profile.meter} is empty")))
     for column, wanted in profile.require.items():
         text = pl.col(column).cast(pl.String).str.strip_chars()
         reasons.append(
@@ -45,17 +48,20 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
                 pl.format(f"{column} needs to be '{wanted}', found '{{}}'", text.fill_null(""))
             )
         )
-    frame = _with_utc(frame, profile, profile.time, "reading_date_time", default_zone, reasons)
-    typed = ["meter_id", "reading_date_time", "source_row"]
+    frame = _with_utc(frame, profile.time, _TIME, default_zone, reasons)
+    typed: list[str | pl.Expr] = [
+        "source_row",
+        pl.col(_METER).alias("meter_id"),
+        pl.col(_TIME).alias("reading_date_time"),
+    ]
     if profile.time.stamps == "end":
-        frame = frame.with_columns(pl.col("reading_date_time") - profile.interval)
+        frame = frame.with_columns(pl.col(_TIME) - profile.interval)
     if profile.arrival is not None:
-        frame = _with_utc(frame, profile, profile.arrival, "arrival_time", default_zone, reasons)
-        typed.append("arrival_time")
+        frame = _with_utc(frame, profile.arrival, _ARRIVAL, default_zone, reasons)
+        typed.append(pl.col(_ARRIVAL).alias("arrival_time"))
     if profile.quality is not None and profile.quality in cells.columns:
         text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
-        frame = frame.with_columns(pl.when(text != "").then(text).alias("quality"))
-        typed.append("quality")
+        typed.append(pl.when(text != "").then(text).alias("quality"))
     values = _values(cells, profile, reasons)
     # `when` without `otherwise` is null, so the first reason that applies is the row's.
     return frame.select(*typed, *values, pl.coalesce(reasons).alias("reason"))
@@ -72,13 +78,13 @@ def _meter_id(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
 def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> list[pl.Expr]:
     if profile.long is None:
         return [
-            (_number(cells, name, reasons) * profile.factor(value)).alias(value.type)
-            if profile.factor(value) != 1.0
-            else _number(cells, name, reasons).alias(value.type)
+            _scaled(_number(cells, name, profile.not_read, reasons), profile.factor(value)).alias(
+                value.type
+            )
             for name, value in profile.values.items()
         ]
     kind = pl.col(profile.long.type_column).cast(pl.String).str.strip_chars()
-    number = _number(cells, profile.long.value_column, reasons)
+    number = _number(cells, profile.long.value_column, profile.not_read, reasons)
     reasons.append(
         pl.when(~kind.is_in(list(profile.values)) | kind.is_null()).then(
             pl.format(
@@ -96,13 +102,19 @@ def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> li
     return [pl.coalesce(parts).alias(kind_) for kind_, parts in by_type.items()]
 
 
-def _number(cells: pl.DataFrame, name: str, reasons: list[pl.Expr]) -> pl.Expr:
+def _scaled(number: pl.Expr, factor: float) -> pl.Expr:
+    return number if factor == 1.0 else number * factor
+
+
+def _number(
+    cells: pl.DataFrame, name: str, not_read: Sequence[str], reasons: list[pl.Expr]
+) -> pl.Expr:
     column = pl.col(name)
     if cells.schema[name] == pl.String:
         text = column.str.strip_chars()
         number = text.cast(pl.Float64, strict=False)
         reasons.append(
-            pl.when((text != "") & number.is_null()).then(
+            pl.when(~text.is_in(["", *not_read]) & number.is_null()).then(
                 pl.format(f"{name} is not a number: '{{}}'", text)
             )
         )
@@ -118,7 +130,6 @@ def _number(cells: pl.DataFrame, name: str, reasons: list[pl.Expr]) -> pl.Expr:
 
 def _with_utc(
     frame: pl.DataFrame,
-    profile: Profile,
     time: Time,
     into: str,
     default_zone: str,
@@ -211,7 +222,7 @@ def _from_wall_clock(frame: pl.DataFrame, time: Time, into: str, zone: str) -> p
 
     # An hour that the clock shows twice: of a meter's two rows the first is the earlier.
     order = pl.col(time.order) if time.order in frame.columns else pl.col("source_row")
-    key = ["meter_id", f"{into}_wall"]
+    key = [_METER, f"{into}_wall"]
     frame = frame.with_columns(
         in_utc("null").alias(into),
         in_utc("earliest").alias("_earliest"),
@@ -240,7 +251,7 @@ def _untwin_doubled_hour(frame: pl.DataFrame, time: Time, into: str) -> pl.DataF
     first, last = frame.select(wall.min().alias("first"), wall.max().alias("last")).row(0)
     if first is None:
         return frame
-    key = ["meter_id", f"{into}_wall"]
+    key = [_METER, f"{into}_wall"]
     rank = pl.col(time.order).rank("ordinal").over(key)
     for start, shift in _skipped_hours(ZoneInfo(time.doubled_hour), first, last):
         doubled = wall.is_between(start, start + shift, closed="left") & (pl.len().over(key) == 2)

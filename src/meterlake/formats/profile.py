@@ -100,6 +100,7 @@ class Profile(_Part):
     quality: str | None = None
     require: Mapping[str, str] = {}  # columns that must have just this value
     values: Mapping[str, Value] = Field(min_length=1)
+    not_read: tuple[str, ...] = ()  # texts that mean "not read", besides the empty one
     long: Long | None = None
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -49,16 +50,20 @@ class Source:
     compression: Compression
     ranges: tuple[Range, ...] = ()
 
-    def open(self) -> IO[bytes]:
-        """The file's bytes, decompressed, from the beginning; closing is the caller's."""
-        raw = self.open_stored()
-        if self.compression == "gzip":
-            return cast(IO[bytes], igzip.open(raw, "rb"))  # type: ignore[no-untyped-call]
-        if self.compression == "zstd":
-            return zstandard.ZstdDecompressor().stream_reader(
-                raw, read_across_frames=True, closefd=True
-            )
-        return raw
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Yield the file's bytes, decompressed, from the beginning."""
+        with self.open_stored() as raw:
+            if self.compression == "gzip":
+                with igzip.open(raw, "rb") as file:  # type: ignore[no-untyped-call]
+                    yield cast(IO[bytes], file)
+            elif self.compression == "zstd":
+                with zstandard.ZstdDecompressor().stream_reader(
+                    raw, read_across_frames=True
+                ) as file:
+                    yield file
+            else:
+                yield raw
 
     def open_stored(self) -> IO[bytes]:
         """The file's bytes as they are stored; seekable."""

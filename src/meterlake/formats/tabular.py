@@ -40,13 +40,15 @@ class ProfileFormat:
         return self.profile.name
 
     def recognises(self, source: Source, head: bytes) -> bool:
-        """Whether the file has the columns that tell this profile."""
+        """Whether the file has the columns that tell this profile.
+
+        Raises
+        ------
+        NotReadable
+            It is a Parquet file, and damaged.
+        """
         wanted = self.profile.recognise or tuple(self.profile.needed)
-        try:
-            columns = self._columns(source, head)
-        except NotReadable:
-            return False
-        return set(wanted) <= set(columns)
+        return set(wanted) <= set(self._columns(source, head))
 
     def split(self, source: Source) -> Iterator[Block]:
         """Cut the file into blocks of whole rows.

@@ -3,7 +3,7 @@
 Staging keeps the delivered shape, one wide row of several values, partitioned by the day
 of the reading and ordered by hour within a file: a file of one day stays one file, and a
 history of years, one meter after the other, does not fall into a file an hour. The hours
-are found again by the row groups' statistics (docs/adr/0001).
+are found again by the row groups' statistics (docs/adr/0004).
 """
 
 import uuid

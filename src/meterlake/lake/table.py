@@ -131,20 +131,17 @@ def commit(
     remove: Sequence[DataFile] = (),
     key: str,
     version: int,
-    read_version: int = -1,
+    read_version: int | None = None,
     now: datetime,
-) -> int:
+) -> None:
     """Add and remove files and record `key` = `version`, all in one atomic step.
 
     Parameters
     ----------
-    read_version : version of the table that `remove` was planned on. Where another commit
-        has changed the table since, nothing happens but Conflict. -1: an append, which
-        conflicts only with another commit of the same key.
-
-    Returns
-    -------
-    The version of the table that now holds the files.
+    version : must be higher than what the table has under the key
+    read_version : version of the table (-1: none yet) that the change was planned on. Where
+        another commit has changed the table since, nothing happens but Conflict. None: an
+        append, which conflicts only with another commit of the same key.
 
     Raises
     ------
@@ -153,13 +150,15 @@ def commit(
     Unavailable
         The storage refuses or fails.
     """
-    if remove and read_version < 0:
+    if remove and read_version is None:
         raise ValueError("removing files needs the version that they were planned on")
     delta = _open(store, table) or _create(store, table)
-    if remove and delta.version() != read_version:
+    recorded = delta.transaction_version(key)
+    changed = read_version is not None and delta.version() != max(read_version, 0)
+    if changed or (recorded is not None and recorded >= version):
         raise Conflict(
-            f"Table '{table.name}' is at version {delta.version()}, planned on {read_version}: "
-            "another writer came first. Run the command again"
+            f"Table '{table.name}' is at version {delta.version()}, where another writer came "
+            "first. Run the command again"
         )
     actions: list[AddAction | RemoveAction] = [_add_action(table, f, now) for f in add]
     actions += [
@@ -179,7 +178,7 @@ def commit(
             schema=_delta_schema(table),
             partition_by=list(table.partitioned_by),
             commit_properties=CommitProperties(
-                max_commit_retries=0 if remove else 20,
+                max_commit_retries=20 if read_version is None else 0,
                 app_transactions=[Transaction(key, version)],
             ),
             post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
@@ -188,7 +187,6 @@ def commit(
         raise Conflict(f"Table '{table.name}': another writer came first ({error})") from error
     except (DeltaError, OSError) as error:
         raise Unavailable(f"Table '{table.name}' could not be committed: {error}") from error
-    return delta.version()
 
 
 def scan(

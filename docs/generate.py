@@ -1,0 +1,227 @@
+"""The generated pages: the data dictionary, the commands and the settings.
+
+They say what the code says: schema.py, the command line and the settings. `make docs`
+writes them; a test fails where a page is behind the code.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import typer
+from pydantic import SecretStr
+
+from meterlake.cli import app
+from meterlake.schema import READING_TYPES, TABLES, Table
+from meterlake.settings import CONFIG_FILE, Settings
+
+DOCS = Path(__file__).parent
+
+# Defaults that depend on the machine, which a page must not.
+COMPUTED_DEFAULTS = {"workers": "the number of processors, at most 4"}
+
+TYPES = {
+    "string": "text (UTF-8)",
+    "double": "64-bit floating point number",
+    "long": "64-bit whole number",
+    "timestamp": "UTC, microseconds",
+}
+
+
+def data_dictionary() -> str:
+    """Every table and column, every reading type."""
+    lines = [
+        "# Data dictionary",
+        "",
+        _GENERATED.format("schema.py"),
+        "",
+        "Every table is a Delta table: Parquet files, and a `_delta_log` that says which of them",
+        "hold now. Paths are below the lake. Columns marked *partition* are part of the path",
+        "(`year=2024/month=01/…`), as text. The words are explained in the",
+        "[glossary](glossary.md).",
+        "",
+        _table(["Type", "Stored as"], [[f"`{name}`", text] for name, text in TYPES.items()]),
+    ]
+    for table in TABLES.values():
+        lines += ["", *_describe(table)]
+    lines += [
+        "",
+        "## Reading types",
+        "",
+        "A reading type says what was measured, and in which unit it is stored. In `staging` each",
+        "is a column, in `readings` a value of the column `reading_type` and a folder.",
+        "",
+        _table(
+            ["Name", "Unit", "OBIS code", "Meaning"],
+            [[f"`{t.name}`", t.unit, t.obis_code, t.meaning] for t in READING_TYPES.values()],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# Commands",
+        "",
+        _GENERATED.format("cli.py"),
+        "",
+        "Exit codes: 0 done; 1 bad input, trying again will not help; 2 wrong usage; 3 something",
+        "needed is not there at the moment. Messages, warnings and progress go to stderr, results",
+        "to stdout. With `--output json` a command prints one JSON object on stdout and nothing",
+        "else there. `meterlake --version` prints the version, `--help` after any command its help.",
+    ]
+    for path, command in walk_commands():
+        about, example = _about(command.help)
+        lines += ["", f"## {' '.join(['meterlake', *path])}", "", about]
+        if example is not None:
+            lines += ["", "```bash", example, "```"]
+        lines += ["", _table(["Argument", "Default", "Meaning"], _parameters(command))]
+    return "\n".join(lines) + "\n"
+
+
+def settings() -> str:
+    """Every setting."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = COMPUTED_DEFAULTS.get(name, _default(field.default))
+        kind = _kind(field.annotation)
+        rows.append(
+            [f"`{name}`", f"`METERLAKE_{name.upper()}`", kind, default, field.description or ""]
+        )
+    lines = [
+        "# Settings",
+        "",
+        _GENERATED.format("settings.py"),
+        "",
+        "A setting is looked for in this order, and the first that is found holds: the command's",
+        f"flag (`--lake`), the environment variable, `{CONFIG_FILE}` in the working folder (or",
+        "the file that `METERLAKE_CONFIG` names), the default. `meterlake settings` prints what",
+        "holds now; secrets are never shown. A name in the file that is not in this table is",
+        "refused.",
+        "",
+        _table(["Setting", "Variable", "Kind", "Default", "Meaning"], rows),
+        "",
+        f"In `{CONFIG_FILE}`:",
+        "",
+        "```toml",
+        'lake = "/srv/meterlake"',
+        'timezone = "Europe/London"',
+        "late_after_minutes = 120",
+        'late_hooks = ["log", "webhook"]',
+        "```",
+        "",
+        "In an environment variable a list is JSON: `METERLAKE_LATE_HOOKS='[\"log\"]'`.",
+        "Credentials of an object store are no settings: they come from that store's own",
+        "variables, such as `AWS_ACCESS_KEY_ID`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "data-dictionary.md": data_dictionary,
+    "commands.md": commands,
+    "settings.md": settings,
+}
+
+
+def walk_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command of the command line that does something, with its path of names."""
+
+    def walk(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from walk(command, (*path, name))
+            else:
+                yield (*path, name), command
+
+    yield from walk(typer.main.get_command(app), ())
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+_GENERATED = "*Generated from `{}` by `make docs`: change it there.*"
+
+
+def _describe(table: Table) -> list[str]:
+    partition = " (partition)"
+    rows = [
+        [
+            f"`{c.name}`",
+            c.type + (partition if c.name in table.partitioned_by else ""),
+            c.unit,
+            c.meaning,
+        ]
+        for c in table.columns
+    ]
+    return [
+        f"## {table.name}",
+        "",
+        f"{table.meaning}. Lies at `{table.path}/`, partitioned by "
+        f"{', '.join(f'`{name}`' for name in table.partitioned_by)}.",
+        "",
+        _table(["Column", "Type", "Unit", "Meaning"], rows),
+    ]
+
+
+def _about(text: str | None) -> tuple[str, str | None]:
+    """A command's help, apart from its example."""
+    about, _, example = _plain(text or "").partition("Example: ")
+    return about.strip(), " ".join(example.split()) or None
+
+
+def _parameters(command: Any) -> list[list[str]]:
+    rows = []
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            name = f"`{parameter.metavar or parameter.name.upper()}`"
+        else:
+            name = f"`{parameter.opts[0]}`"
+            kind = parameter.type_descriptor.annotation
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                name += " " + ", ".join(f"`{member.value}`" for member in kind)
+        default = "required" if parameter.required else _default(parameter.default)
+        rows.append([name, default, _plain(parameter.help or "")])
+    return rows
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Enum):
+        return f"`{value.value}`"
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
+    return f"`{value}`"
+
+
+def _kind(annotation: Any) -> str:
+    if get_origin(annotation) is tuple:
+        return "list of names"
+    if isinstance(annotation, UnionType):
+        return _kind(next(a for a in get_args(annotation) if a is not type(None)))
+    if get_args(annotation):
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    return {str: "text", float: "number", int: "whole number", SecretStr: "secret"}[annotation]
+
+
+def _plain(text: str) -> str:
+    """Help without the escapes of the terminal's markup."""
+    return text.replace("\\[", "[")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Profiles: any wide or long table to readings; the shipped ones on the real files."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meterlake.errors import BadInput
+from meterlake.formats import tabular
+from meterlake.formats.port import Parsed
+from meterlake.formats.profile import read_profile
+from meterlake.formats.registry import named_format, recognise
+from meterlake.formats.source import Source
+from meterlake.formats.tabular import ProfileFormat
+
+LONG = """
+name = "long_table"
+meter = "nmi"
+delimiter = ";"
+interval_minutes = 30
+quality = "flag"
+[time]
+column = "at"
+zone = "Europe/London"
+stamps = "end"
+format = "%d/%m/%Y %H:%M"
+[long]
+type_column = "register"
+value_column = "amount"
+[values]
+E1 = { type = "kw", unit = "Wh" }
+V = { type = "vltg", unit = "kV" }
+"""
+
+
+def read_all(fmt: ProfileFormat, source: Source) -> Parsed:
+    parts = [fmt.parse(block) for block in fmt.split(source)]
+    return Parsed(
+        pl.concat([p.reads for p in parts], how="diagonal"),
+        pl.concat([p.rejected for p in parts]),
+    )
+
+
+def test_low_carbon_london_energy_of_a_half_hour_becomes_its_mean_power(shared_data: Path) -> None:
+    path = shared_data / "lcl" / "CC_LCL-FullData.csv"
+    source = Source(path.name, str(path), "none")
+    fmt = recognise(source, default_zone="UTC")
+    assert fmt.name == "low_carbon_london"
+    assert isinstance(fmt, ProfileFormat)
+    reads, rejected = (p := read_all(fmt, source)).reads, p.rejected
+    assert (reads.height, rejected.height) == (2022, 0)
+    lines = path.read_text().splitlines()[1:]
+    energy_kwh = sum(float(line.split(",")[3]) for line in lines)
+    assert reads["kw"].sum() / 2 == pytest.approx(energy_kwh)
+    # The first stamp, 00:30, ends the interval that begins at midnight.
+    assert reads["reading_date_time"].min() == datetime(2012, 10, 12, tzinfo=UTC)
+
+
+def test_smart_grid_smart_city_hours_stamped_twice_are_repaired(shared_data: Path) -> None:
+    path = shared_data / "sgsc" / "sgsc_50.parquet"
+    source = Source(path.name, str(path), "none")
+    fmt = recognise(source, default_zone="UTC")
+    assert fmt.name == "smart_grid_smart_city"
+    assert isinstance(fmt, ProfileFormat)
+    reads, rejected = (p := read_all(fmt, source)).reads, p.rejected
+    assert (reads.height, rejected.height) == (1_278_870, 0)
+    raw = pl.read_parquet(path)
+    doubled = raw.select("customer_id", "reading_datetime").is_duplicated().sum() // 2
+    assert doubled == 158
+    key = ["meter_id", "reading_date_time"]
+    # Two hours of summer-time days are moved; four stamps are really there twice.
+    assert reads.select(key).n_unique() == 1_278_870 - 4
+    assert reads["kw"].sum() == pytest.approx(raw["general_supply_kwh"].sum() * 2)
+    assert reads["kw_controlled"].null_count() == raw["controlled_load_kwh"].null_count() == 4119
+    # The day summer time starts is whole and in calendar order again.
+    day = raw.filter(
+        pl.col("customer_id") == 10006572,
+        pl.col("reading_datetime").dt.date() == datetime(2012, 10, 7).date(),  # noqa: DTZ001
+    ).sort("calendar_key")
+    start = datetime(2012, 10, 6, 14, tzinfo=UTC)  # midnight at +10:00
+    mended = reads.filter(
+        pl.col("meter_id") == "10006572",
+        pl.col("reading_date_time").is_between(
+            start, datetime(2012, 10, 7, 14, tzinfo=UTC), "left"
+        ),
+    ).sort("reading_date_time")
+    assert mended["reading_date_time"].diff().drop_nulls().unique().len() == 1
+    assert mended["kw"].to_list() == [2 * v for v in day["general_supply_kwh"]]
+
+
+def test_a_long_table_with_its_own_zone_units_and_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(
+        "nmi;at;register;amount;flag\n"
+        "n1;01/07/2024 01:00;E1;500;A\n"
+        "n1;01/07/2024 01:00;V;0.23;E\n"
+        "n1;01/07/2024 01:30;X;1;\n"
+        "n1;31/03/2024 01:30;E1;1;\n"
+    )
+    fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("long.csv", str(path), "none"))
+    assert parsed.reads.sort("source_row").select(
+        "meter_id", "reading_date_time", "kw", "vltg", "quality"
+    ).rows() == [
+        ("n1", datetime(2024, 6, 30, 23, 30, tzinfo=UTC), 1.0, None, "A"),
+        ("n1", datetime(2024, 6, 30, 23, 30, tzinfo=UTC), None, 230.0, "E"),
+    ]
+    reasons = parsed.rejected.sort("source_row")["reason"].to_list()
+    assert "register needs to be one of E1, V, found 'X'" in reasons[0]
+    assert "does not exist in Europe/London" in reasons[1]
+
+
+def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_path: Path) -> None:
+    path = tmp_path / "autumn.csv"
+    path.write_text(
+        "nmi;at;register;amount\n"
+        "n1;27/10/2024 02:00;E1;1\n"
+        "n1;27/10/2024 01:30;E1;2\n"
+        "n1;27/10/2024 01:30;E1;3\n"
+        "n2;27/10/2024 01:30;E1;4\n"
+    )
+    fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    hours = {
+        r["source_row"]: r["reading_date_time"].strftime("%H:%M")
+        for r in parsed.reads.iter_rows(named=True)
+    }
+    assert hours == {2: "01:30", 3: "00:00", 4: "01:00"}
+    assert parsed.rejected["source_row"].to_list() == [5]
+
+
+def test_without_a_zone_the_lakes_zone_counts(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("m,t,v\nm1,2024-07-01 12:00:00,1\n")
+    text = 'name="t"\nmeter="m"\n[time]\ncolumn="t"\n[values]\nv={type="kw",unit="kW"}\n'
+    profile = read_profile(text, origin="test")
+    for zone, hour in (("UTC", 12), ("Australia/Sydney", 2)):
+        fmt = ProfileFormat(profile, default_zone=zone)
+        reads = read_all(fmt, Source("t.csv", str(path), "none")).reads
+        assert reads["reading_date_time"][0] == datetime(2024, 7, 1, hour, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('unit = "Wh"', 'unit = "A"'), "not from 'A'"),
+        (('type = "kw"', 'type = "watt"'), "no reading type"),
+        (("interval_minutes = 30\n", ""), "interval_minutes"),
+        (('zone = "Europe/London"', 'zone = "London"'), "no IANA zone"),
+        (("delimiter =", "delimeter ="), "delimeter"),
+        (("name =", "name"), "TOML"),
+    ],
+)
+def test_a_profile_that_cannot_be_meant_is_refused(change: tuple[str, str], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        read_profile(LONG.replace(*change), origin="test")
+
+
+def test_a_profile_file_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(LONG)
+    assert named_format(str(path), default_zone="UTC").name == "long_table"
+    with pytest.raises(BadInput, match="cannot be read"):
+        named_format(str(tmp_path / "none.toml"), default_zone="UTC")
+
+
+@given(block_bytes=st.integers(200, 5000), bad=st.sets(st.integers(0, 99), max_size=5))
+def test_where_a_file_is_cut_does_not_change_what_it_says(
+    block_bytes: int, bad: set[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines = [
+        f"2024-01-01 00:00:{i % 60:02d},2024-01-01 00:01:00,m{i},readings,1,1,1,1,"
+        f"{'x' if i in bad else i},1"
+        for i in range(100)
+    ]
+    header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+    path = tmp_path_factory.mktemp("cut") / "a.csv"
+    path.write_text("\n".join([header, *lines]))  # no line end at the end
+    source = Source("a.csv", str(path), "none")
+    fmt = named_format("hes_csv", default_zone="UTC")
+    assert isinstance(fmt, ProfileFormat)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tabular, "BLOCK_BYTES", block_bytes)
+        patch.setattr(tabular, "PIECE_BYTES", 100)
+        parsed = read_all(fmt, source)
+    assert parsed.rejected["source_row"].sort().to_list() == sorted(i + 2 for i in bad)
+    reads = {r["source_row"]: r["kw"] for r in parsed.reads.iter_rows(named=True)}
+    assert reads == {i + 2: float(i) for i in range(100) if i not in bad}

@@ -1,0 +1,272 @@
+"""The command line: what it prints, its exit codes, and how it speaks of bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from isal import igzip
+from typer.testing import CliRunner
+
+from meterlake.cli import app
+
+HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+ROW = "2024-01-01 00:00:00.0000000,2024-01-01 00:00:09.5000000,{},readings,1,1,1,1,{},220"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("METERLAKE_LAKE", raising=False)
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, arguments)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return invoke
+
+
+def good_file(path: Path, *values: float) -> Path:
+    rows = [ROW.format(f"m{i}", value) for i, value in enumerate(values)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(igzip.compress("\n".join([HEADER, *rows, ""]).encode()))
+    return path
+
+
+def test_from_file_to_answer_with_one_json_object_each(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.5, 2.5)
+    code, out, _ = run("ingest", "a.csv.gz", "--output", "json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts.pop("seconds") > 0
+    assert facts == {
+        "files": 1,
+        "rows": 2,
+        "readings": 12,
+        "quarantined": 0,
+        "already_ingested": 0,
+        "failed": [],
+    }
+    code, out, _ = run("integrate", "--output", "json")
+    facts = json.loads(out)
+    assert facts.pop("seconds") > 0
+    assert facts == {
+        "partitions": 6,
+        "added": 12,
+        "replaced": 0,
+        "duplicates": 0,
+        "late": 0,
+        "late_partitions": 0,
+    }
+    code, out, _ = run("readings", "m1", "--type", "kw", "--output", "json")
+    assert [row["reading_value"] for row in json.loads(out)["rows"]] == [2.5]
+    code, out, _ = run("query", "select sum(reading_value) s from readings where reading_type='kw'",
+                       "--output", "csv")  # fmt: skip
+    assert out.splitlines() == ["s", "4.0"]
+    code, out, _ = run("catalog", "--output", "json")
+    sizes = {t["table"]: t["rows"] for t in json.loads(out)["tables"]}
+    assert sizes == {"readings": 12, "late_arrivals": 0, "staging": 2, "quarantine": 0}
+    code, out, _ = run("catalog", "readings", "--output", "json")
+    columns = {c["column"]: c for c in json.loads(out)["columns"]}
+    assert columns["reading_date_time"]["unit"] == "UTC"
+
+
+def test_a_file_is_known_by_its_content_not_its_name(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.5)
+    run("ingest", "a.csv.gz")
+    (tmp_path / "a.csv.gz").rename(tmp_path / "b.csv.gz")
+    code, out, _ = run("ingest", "b.csv.gz", "--output", "json")
+    facts = json.loads(out)
+    assert (code, facts["files"], facts["already_ingested"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("cut.csv.gz", igzip.compress(HEADER.encode() * 999)[:-30], ["cut.csv.gz", "gzip"]),
+        ("bits.csv.gz", b"\x1f\x8b\x08" + b"\x00" * 9 + b"junk" * 9, ["damaged", "again"]),
+        ("empty.csv", b"", ["empty.csv", "empty"]),
+        ("one.csv", b"x", ["one.csv", "no known format"]),
+        ("newline.csv", b"\n", ["newline.csv", "empty"]),
+        ("other.csv", b"a,b\n1,2\n", ["no known format", "a,b", "--profile"]),
+        ("lacks.csv", (HEADER.replace(",kw", "") + "\n").encode(), ["lacks kw", "header"]),
+        ("twice.csv", (HEADER + ",kw\n").encode(), ["kw", "twice"]),
+        ("bad.parquet", b"PAR1" + b"x" * 99, ["bad.parquet", "Parquet", "damaged"]),
+        ("zst.csv.zst", b"\x28\xb5\x2f\xfd" + b"x" * 99, ["zst.csv.zst", "damaged"]),
+        ("image.png", b"\x89PNG\r\n\x1a\n\x00\x00", ["no known format"]),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_gets_one_clear_sentence_and_changes_nothing(
+    run: Run, tmp_path: Path, name: str, content: bytes, words: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    code, out, err = run("ingest", name, "--output", "json")
+    facts = json.loads(out)
+    assert code == 1
+    assert facts["files"] == facts["rows"] == 0
+    (failure,) = facts["failed"]
+    assert failure["file"] == name
+    for word in words:
+        assert word in failure["reason"]
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "lake" / "staging").exists()
+
+
+def test_a_missing_file_is_bad_input_and_makes_no_lake(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("ingest", "nowhere.csv.gz", "--output", "json")
+    assert code == 1
+    assert "nowhere.csv.gz" in json.loads(out)["failed"][0]["reason"]
+    assert not (tmp_path / "lake").exists()
+
+
+def test_one_bad_file_in_a_folder_does_not_keep_the_others_out(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "inbox" / "a.csv.gz", 1.0)
+    (tmp_path / "inbox" / "b.csv.gz").write_bytes(b"\x1f\x8b broken")
+    good_file(tmp_path / "inbox" / "c.csv.gz", 2.0)
+    code, out, _ = run("ingest", "inbox", "--output", "json")
+    facts = json.loads(out)
+    assert (code, facts["files"], len(facts["failed"])) == (1, 2, 1)
+    assert facts["failed"][0]["file"].endswith("b.csv.gz")
+    kept = [p.name for p in (tmp_path / "lake" / "inbound" / "failed").rglob("*") if p.is_file()]
+    assert kept == ["b.csv.gz"]
+
+
+def test_a_broken_stream_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
+    rows = "\n".join([HEADER, *(ROW.format(f"m{i}", i) for i in range(5000))])
+    (tmp_path / "a.csv.gz").write_bytes(igzip.compress(rows.encode())[:-9])
+    code, _, _ = run("ingest", "a.csv.gz")
+    assert code == 1
+    code, out, _ = run("query", "select count(*) n from staging", "--output", "csv")
+    assert out.splitlines() == ["n", "0"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("selec 1", "not SQL"),
+        ("select * from nothing", "Tables: readings"),
+        ("drop table readings", "one SELECT"),
+        ("select 1; select 2", "one SELECT"),
+        ("copy (select 1) to 'x.csv'", "one SELECT"),
+        ("", "one SELECT"),
+        ("select * from read_text('/etc/hostname')", "cannot be answered"),
+        ("select * from glob('/*')", "cannot be answered"),
+    ],
+)
+def test_a_query_can_only_read_and_only_the_lake(
+    run: Run, tmp_path: Path, sql: str, words: str
+) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.0)
+    run("ingest", "a.csv.gz")
+    code, out, err = run("query", sql)
+    assert code == 1
+    assert words in err
+    assert out == ""
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_rows_come_as_parquet_too(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.0)
+    run("ingest", "a.csv.gz")
+    result = CliRunner().invoke(app, ["query", "select kw from staging", "--output", "parquet"])
+    assert pl.read_parquet(result.stdout_bytes)["kw"].to_list() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["readings", "m1", "--type", "watt"], "kw"),
+        (["readings", "m1", "--from", "yesterday"], "--from"),
+        (["catalog", "nothing"], "readings"),
+        (["ingest", "x", "--profile", "nothing"], "hes_csv"),
+        (["catalog", "--lake", "ftp://host/lake"], "s3"),
+    ],
+)
+def test_a_wrong_argument_is_answered_with_what_would_be_right(
+    run: Run, arguments: list[str], words: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert code == 1
+    assert words in err
+    assert out == ""
+
+
+def test_usage_errors_end_with_two(run: Run) -> None:
+    assert run("ingest")[0] == 2
+    assert run("frobnicate")[0] == 2
+
+
+def test_a_lake_that_cannot_be_written_is_unavailable(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.0)
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "inbound").write_text("a file where a folder must be")
+    code, _, err = run("ingest", "a.csv.gz")
+    assert code == 3
+    assert "Cannot write" in err
+
+
+def test_settings_come_from_flag_then_environment_then_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lake(*flags: str) -> str:
+        _, out, _ = run("settings", "--output", "json", *flags)
+        return str(next(s["value"] for s in json.loads(out)["settings"] if s["setting"] == "lake"))
+
+    assert lake() == "./lake"
+    (tmp_path / "meterlake.toml").write_text('lake = "from-file"\n')
+    assert lake() == "from-file"
+    monkeypatch.setenv("METERLAKE_LAKE", "from-environment")
+    assert lake() == "from-environment"
+    assert lake("--lake", "from-flag") == "from-flag"
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("lake = ", "TOML"),
+        ("lakes = 'x'", "lakes"),
+        ("timezone = 'Mars/Olympus'", "Europe/London"),
+        ("late_after_minutes = -1", "late_after_minutes"),
+    ],
+)
+def test_a_wrong_settings_file_says_what_is_wrong(
+    run: Run, tmp_path: Path, toml: str, words: str
+) -> None:
+    (tmp_path / "meterlake.toml").write_text(toml)
+    code, _, err = run("settings")
+    assert code == 1
+    assert words in err
+
+
+def test_secrets_are_not_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLAKE_LATE_WEBHOOK_URL", "http://127.0.0.1/token-hunter2")
+    _, out, _ = run("settings", "--output", "json")
+    assert "hunter2" not in out
+
+
+def test_the_demo_tells_its_story_and_its_balance_holds(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("demo", "--devices", "30", "--days", "2", "--output", "json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["late"] > 0
+    assert facts["rows"] * 6 == (
+        facts["added"] + facts["replaced"] + facts["duplicates"] + facts["quarantined"] * 6
+    )
+    code, _, err = run("demo", "--devices", "30", "--days", "2")
+    assert code == 1
+    assert "empty folder" in err
+
+
+def test_simulate_writes_the_same_bytes_for_the_same_seed(run: Run, tmp_path: Path) -> None:
+    flags = ["--devices", "20", "--start", "2024-01-01", "--end", "2024-01-03"]
+    for folder in ("a", "b"):
+        code, out, _ = run("simulate", "readings", *flags, "--out", folder, "--output", "json")
+        assert code == 0
+        assert json.loads(out)["rows"] == 20 * 96 * 2
+    a, b = (sorted((tmp_path / folder).iterdir()) for folder in ("a", "b"))
+    assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]

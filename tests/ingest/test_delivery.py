@@ -1,0 +1,182 @@
+"""How files come in: plain, packed, in pieces, by URL; and what is kept of them."""
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from isal import igzip
+
+from meterlake import jobs
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import BadInput
+from meterlake.ingest import land
+from meterlake.integrate.events import LateReads, post_late_reads
+from meterlake.lake.sql import query
+from meterlake.lake.store import Store
+from meterlake.settings import load_settings
+
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+CONF = load_settings(late_hooks=())
+HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+TEXT = "\n".join(
+    [
+        HEADER,
+        *(f"2024-01-01 00:00:00,2024-01-01 00:00:01,m{i},readings,,,,,{i}," for i in range(500)),
+        "damaged",
+        "",
+    ]
+).encode()
+
+
+def ingest(store: Store, *locations: str) -> jobs.Ingested:
+    return jobs.ingest(store, locations, engine=LocalEngine(2), settings=CONF, now=NOW)
+
+
+def staged(store: Store) -> tuple[int, float, int]:
+    sql = "select count(*), sum(kw), max(source_row) from staging"
+    return query(store, sql).row(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", TEXT),
+        ("a.csv.gz", igzip.compress(TEXT)),
+        ("members.csv.gz", igzip.compress(TEXT[:999]) + igzip.compress(TEXT[999:])),
+        ("a.csv.zst", zstandard.compress(TEXT)),
+        ("frames.csv.zst", zstandard.compress(TEXT[:999]) + zstandard.compress(TEXT[999:])),
+        ("wrong_name.txt", igzip.compress(TEXT)),
+    ],
+)
+def test_packed_or_not_a_file_says_the_same(
+    store: Store, tmp_path: Path, name: str, data: bytes
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    done = ingest(store, str(tmp_path / name))
+    assert (done.rows, done.quarantined, done.failures) == (501, 1, [])
+    assert staged(store) == (500, sum(range(500)), 501)
+    line, raw = query(store, "select source_row, raw from quarantine").row(0)
+    assert (line, raw) == (502, "damaged")
+
+
+def test_plain_text_is_read_in_ranges_with_the_right_line_numbers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(land, "FRAME_BYTES", 1000)
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    with land.fetched(str(tmp_path / "a.csv")) as delivery:
+        source = land.land(store, delivery)
+    assert len(source.ranges) > 10
+    assert b"".join(source.read_range(r) for r in source.ranges) == TEXT
+    done = ingest(store, str(tmp_path / "a.csv"))
+    assert (done.rows, done.quarantined) == (501, 1)
+    assert query(store, "select source_row from quarantine").row(0) == (502,)
+    assert query(store, "select count(*) from staging where kw != source_row - 2").row(0) == (0,)
+
+
+def test_what_was_delivered_is_kept_and_nothing_uncompressed(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    (tmp_path / "b.csv.gz").write_bytes(packed := igzip.compress(TEXT + b"more\n"))
+    ingest(store, str(tmp_path / "a.csv"), str(tmp_path / "b.csv.gz"))
+    kept = {p.name: p for p in (Path(store.url) / "inbound").rglob("*") if p.is_file()}
+    assert sorted(kept) == ["a.csv.zst", "b.csv.gz"]
+    assert kept["b.csv.gz"].read_bytes() == packed
+    with zstandard.open(kept["a.csv.zst"], "rb") as file:
+        assert file.read() == TEXT
+
+
+def test_a_folder_is_taken_by_name_without_files_still_being_written(
+    store: Store, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    (inbox / "deep").mkdir(parents=True)
+    for name in ("b.csv", "deep/a.csv", ".hidden.csv", "c.csv.part"):
+        (inbox / name).write_bytes(TEXT + name.encode())
+    assert [Path(f).name for f in land.expand([str(inbox)])] == ["b.csv", "a.csv"]
+    assert ingest(store, str(inbox)).files == 2
+
+
+def test_a_file_name_cannot_leave_the_inbound_folder(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "..%2F..\\x=1 ü\n.csv"
+    path.write_bytes(TEXT)
+    assert ingest(store, str(path)).files == 1
+    kept = [p for p in (Path(store.url) / "inbound").rglob("*") if p.is_file()]
+    assert [p.parent.parent.name for p in kept] == ["inbound"]
+    assert query(store, "select distinct source_file from staging").row(0) == (path.name,)
+
+
+def test_parquet_is_a_table_too(store: Store, tmp_path: Path) -> None:
+    profile = tmp_path / "p.toml"
+    profile.write_text(
+        'name="p"\nmeter="id"\n[time]\ncolumn="t"\nzone="UTC"\n[values]\nkw={type="kw",unit="kW"}\n'
+    )
+    pl.DataFrame(
+        {"id": [7, 8, None], "t": [NOW, None, NOW], "kw": [1.5, 2.5, 3.5]},
+        schema={"id": pl.Int64, "t": pl.Datetime("ns", "UTC"), "kw": pl.Float32},
+    ).write_parquet(tmp_path / "a.parquet")
+    done = jobs.ingest(
+        store,
+        [str(tmp_path / "a.parquet")],
+        engine=LocalEngine(1),
+        settings=CONF,
+        now=NOW,
+        profile=str(profile),
+    )
+    assert (done.rows, done.readings, done.quarantined) == (3, 1, 2)
+    assert query(store, "select meter_id, kw from staging").row(0) == ("7", 1.5)
+    rows = query(store, "select source_row, raw, reason from quarantine order by 1").rows()
+    assert [r[0] for r in rows] == [2, 3]
+    assert '"id": 8' in rows[0][1]
+
+
+class _Answers(http.server.SimpleHTTPRequestHandler):
+    posted: list[bytes]
+
+    def do_POST(self) -> None:
+        self.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(500 if b"refuse" in self.path.encode() else 204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Be silent."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, list[bytes]]]:
+    _Answers.posted = []
+    handler = functools.partial(_Answers, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", _Answers.posted
+        httpd.shutdown()
+        thread.join()
+
+
+def test_a_url_is_fetched(store: Store, tmp_path: Path, server: tuple[str, list[bytes]]) -> None:
+    url, _ = server
+    (tmp_path / "reads of today.csv.gz").write_bytes(igzip.compress(TEXT))
+    done = ingest(store, f"{url}/reads%20of%20today.csv.gz")
+    assert (done.rows, done.failures) == (501, [])
+    assert query(store, "select distinct source_file from staging").row(0) == (
+        "reads of today.csv.gz",
+    )
+    missing = ingest(store, f"{url}/nothing.csv.gz")
+    assert "there is none" in missing.failures[0].reason
+
+
+def test_the_webhook_is_told_of_late_reads(
+    server: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, posted = server
+    event = LateReads(3, 2, [{"reading_type": "kw", "late": 3}])
+    post_late_reads(event, load_settings(late_webhook_url=f"{url}/hook"))
+    assert b'"late": 3' in posted[0]
+    with pytest.raises(BadInput, match="late_webhook_url"):
+        post_late_reads(event, load_settings(late_webhook_url="ftp://x"))

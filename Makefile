@@ -1,7 +1,6 @@
 # make demo and make test do all the set-up themselves, in .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-DEMO ?= demo
 
 .PHONY: venv demo test lint format bench soak docs clean
 .DEFAULT_GOAL := help
@@ -18,8 +17,8 @@ venv: .venv/ready  ## Make .venv with pinned dependencies
 	@touch $@
 
 demo: venv  ## From simulated inbound files to answered questions, in ./demo
-	@rm -rf $(DEMO)
-	@$(BIN)/meterlake demo --folder $(DEMO)
+	@rm -rf demo
+	@$(BIN)/meterlake demo --folder demo
 
 test: venv  ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

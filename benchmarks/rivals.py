@@ -10,6 +10,7 @@ import getpass
 import glob
 import gzip
 import importlib.util
+import json
 import os
 import resource
 import shutil
@@ -21,6 +22,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
 
 VALUES = ("load", "crrnt", "pf", "kva", "kw", "vltg")
 LINES = 100_000  # lines of the file that the line-by-line parse reads
@@ -57,7 +62,7 @@ def floor(file: Path, folder: Path) -> Figures:
     times = {"time": pl.Datetime("us"), "arrival_time": pl.Datetime("us")}
     watch = Stopwatch()
     _write_by_type_and_hour(pl.scan_csv(file, schema_overrides=times), folder)
-    return watch.figures() | {"readings": _parquet_rows(folder)}
+    return watch.figures() | {"readings": parquet_rows(folder)}
 
 
 def floor_text(file: Path, folder: Path) -> Figures:
@@ -70,18 +75,19 @@ def floor_text(file: Path, folder: Path) -> Figures:
         times.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us")
     )
     _write_by_type_and_hour(rows, folder)
-    return watch.figures() | {"readings": _parquet_rows(folder)}
+    return watch.figures() | {"readings": parquet_rows(folder)}
 
 
 def lines(file: Path, folder: Path) -> Figures:
-    """Python, line by line: typed times and values, an object per reading."""
+    """Python, line by line: times and values typed, an object per reading."""
     del folder
-    readings = 0
-    with gzip.open(file, "rt", newline="") as text:
-        watch = Stopwatch()
-        for row in islice(csv.DictReader(text), LINES):
-            readings += len(_objects(row))
-        return watch.figures() | {"readings": readings}
+    return _by_line(file, len)
+
+
+def worker(file: Path, folder: Path) -> Figures:
+    """The same, each object handed on as JSON: what a worker of the guide does."""
+    del folder
+    return _by_line(file, lambda objects: sum(1 for one in objects if json.dumps(one).encode()))
 
 
 def duckdb(file: Path, folder: Path) -> Figures:
@@ -159,17 +165,34 @@ def postgresql(file: Path, folder: Path) -> Figures:
         return {"seconds": seconds, "readings": int(psql("SELECT count(*) FROM readings"))}
 
 
+def parquet_rows(folder: Path) -> int:
+    """Rows of all Parquet files under a folder, from the files themselves."""
+    import polars as pl
+
+    return int(pl.scan_parquet(folder / "**/*.parquet").select(pl.len()).collect().item())
+
+
+def postgresql_version() -> str | None:
+    """Version of the PostgreSQL that would be used; None where there is none."""
+    found = _programs()
+    if found is None:
+        return None
+    said = subprocess.run([found["postgres"], "-V"], check=True, capture_output=True, text=True)
+    return said.stdout.split()[2]
+
+
 LOADS: dict[str, Load] = {
     "floor": floor,
     "floor_text": floor_text,
     "lines": lines,
+    "worker": worker,
     "duckdb": duckdb,
     "chdb": chdb,
     "postgresql": postgresql,
 }
 
 
-def _write_by_type_and_hour(rows: "pl.LazyFrame", folder: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _write_by_type_and_hour(rows: "pl.LazyFrame", folder: Path) -> None:
     import polars as pl
 
     index = ["time", "arrival_time", "device_id", "hour"]
@@ -180,14 +203,18 @@ def _write_by_type_and_hour(rows: "pl.LazyFrame", folder: Path) -> None:  # type
     long.sink_parquet(sink, mkdir=True, compression="zstd", compression_level=ZSTD_LEVEL)
 
 
-def _parquet_rows(folder: Path) -> int:
-    import polars as pl
-
-    return int(pl.scan_parquet(folder / "**/*.parquet").select(pl.len()).collect().item())
+def _by_line(file: Path, hand_on: Callable[[list[dict[str, object]]], int]) -> Figures:
+    readings = 0
+    watch = Stopwatch()
+    with gzip.open(file, "rt", newline="") as text:
+        for row in islice(csv.DictReader(text), LINES):
+            readings += hand_on(_objects(row))
+    return watch.figures() | {"readings": readings}
 
 
 def _objects(row: dict[str, str]) -> list[dict[str, object]]:
-    time_, arrival = (datetime.fromisoformat(row[name]) for name in ("time", "arrival_time"))
+    time_ = datetime.fromisoformat(row["time"]).isoformat()
+    arrival = datetime.fromisoformat(row["arrival_time"]).isoformat()
     return [
         {
             "meter_id": row["device_id"],
@@ -205,24 +232,29 @@ def _require(module: str) -> None:
         raise NotInstalled(module)
 
 
+def _programs() -> dict[str, str] | None:
+    """Where PostgreSQL's programs lie; Debian keeps most of them off the path."""
+    installed = sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
+    path = os.pathsep.join([os.environ.get("PATH", ""), *installed])
+    found = {name: shutil.which(name, path=path) for name in ("initdb", "postgres", "psql")}
+    return None if None in found.values() else {name: str(at) for name, at in found.items()}
+
+
 @contextmanager
 def _server(folder: Path) -> Iterator[Callable[[str], str]]:
     """Run PostgreSQL in a folder for itself; gives a function that runs SQL."""
-    installed = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-    path = os.pathsep.join([os.environ.get("PATH", ""), *reversed(installed)])
-    programs = [shutil.which(name, path=path) for name in ("initdb", "postgres", "psql")]
-    if None in programs:
+    found = _programs()
+    if found is None:
         raise NotInstalled("postgresql")
-    initdb, postgres, psql = (str(name) for name in programs)
     # It refuses to run as root; Debian's package brings the user.
     user = "postgres" if getpass.getuser() == "root" else None
     data = folder / "data"
     data.mkdir(mode=0o700)
     if user is not None:
         shutil.chown(data, user, user)
-    environment = {"PATH": path, "LC_ALL": "C", "TZ": "UTC"}
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
     subprocess.run(
-        [initdb, "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+        [found["initdb"], "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale"],
         check=True, capture_output=True, user=user, env=environment, cwd=data,
     )  # fmt: skip
     settings = {
@@ -233,11 +265,21 @@ def _server(folder: Path) -> Iterator[Callable[[str], str]]:
     }  # fmt: skip
     options = [o for name, value in settings.items() for o in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
-        [postgres, "-D", data, *options],
+        [found["postgres"], "-D", data, *options],
         user=user, env=environment, cwd=data,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    client = [psql, "-h", str(data), "-U", "bench", "-d", "postgres", "-v", "ON_ERROR_STOP=1"]
+    client = [
+        found["psql"],
+        "-h",
+        str(data),
+        "-U",
+        "bench",
+        "-d",
+        "postgres",
+        "-v",
+        "ON_ERROR_STOP=1",
+    ]
 
     def run(sql: str) -> str:
         return subprocess.run(

@@ -98,7 +98,7 @@ def ingest(
             with fetched(location) as delivery:
                 _ingest_one(
                     store, delivery, done,
-                    engine=engine, settings=settings, now=now, profile=profile,
+                    engine=engine, settings=settings, now=now, profile=profile, progress=progress,
                 )  # fmt: skip
         except BadInput as error:
             done.failures.append(Failure(location, str(error)))
@@ -116,6 +116,7 @@ def _ingest_one(
     settings: Settings,
     now: datetime,
     profile: str | None,
+    progress: Progress,
 ) -> None:
     key = KEY_PREFIX + delivery.sha256
     if consumed_version(store, STAGING, key) >= 0:
@@ -128,7 +129,10 @@ def _ingest_one(
         else:
             fmt = named_format(profile, default_zone=settings.timezone)
         work = stage_block(store, fmt, sha256=delivery.sha256, received_at=now)
-        results: list[Staged] = list(engine.map(work, fmt.split(source)))
+        results: list[Staged] = []
+        for result in engine.map(work, fmt.split(source)):
+            results.append(result)
+            progress("rows", None, done.rows + sum(r.rows for r in results))
     except NotReadable:
         set_aside(store, delivery)
         raise

@@ -65,7 +65,10 @@ def post_late_reads(event: LateReads, settings: Settings) -> None:
             pass
     except (urllib.error.URLError, OSError) as error:
         cause = getattr(error, "code", None) or getattr(error, "reason", None) or "no answer"
-        raise Unavailable(f"The late-reads webhook did not take the event: {cause}") from error
+        raise Unavailable(
+            f"The webhook of late reads did not take the event: {cause}. The reads are integrated "
+            "and recorded all the same: see meterlake late"
+        ) from error
 
 
 def late_hooks(names: Iterable[str]) -> list[Hook]:

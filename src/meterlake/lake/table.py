@@ -232,6 +232,8 @@ def _create(store: Store, table: Table) -> DeltaTable:
             description=table.meaning,
             configuration=_CONFIGURATION,
         )
+    except CommitFailedError:  # another writer created it at the same moment
+        return DeltaTable(store.uri(table.path))
     except (DeltaError, OSError) as error:
         raise Unavailable(f"Table '{table.name}' could not be created: {error}") from error
 

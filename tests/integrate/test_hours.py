@@ -55,15 +55,17 @@ def test_the_latest_arrival_wins_whichever_file_comes_first(store: Store, delive
     assert values(store) == [("m1", 2.0)]
 
 
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_of_equal_arrivals_the_later_row_of_the_later_named_file_wins(
-    store: Store, deliver: Deliver
+    store: Store, deliver: Deliver, order: tuple[str, str]
 ) -> None:
-    late_name = deliver(
-        "b.csv.gz", row("01 00:00", "01 00:05", "m1", 2), row("01 00:00", "01 00:05", "m1", 3)
-    )
-    early_name = deliver("a.csv.gz", row("01 00:00", "01 00:05", "m1", 9))
-    for path in (late_name, early_name):
-        ingest(store, path)
+    same = ("01 00:00", "01 00:05", "m1")
+    paths = {
+        "b": deliver("b.csv.gz", row(*same, 2), row(*same, 3)),
+        "a": deliver("a.csv.gz", row(*same, 9)),
+    }
+    for name in order:
+        ingest(store, paths[name])
         integrate(store)
     assert values(store) == [("m1", 3.0)]
 

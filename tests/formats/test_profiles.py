@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterlake.errors import BadInput
+from meterlake.errors import BadInput, NotReadable
 from meterlake.formats import tabular
 from meterlake.formats.port import Parsed
 from meterlake.formats.profile import read_profile
@@ -189,3 +189,19 @@ def test_where_a_file_is_cut_does_not_change_what_it_says(
     assert parsed.rejected["source_row"].sort().to_list() == sorted(i + 2 for i in bad)
     reads = {r["source_row"]: r["kw"] for r in parsed.reads.iter_rows(named=True)}
     assert reads == {i + 2: float(i) for i in range(100) if i not in bad}
+
+
+def test_a_header_with_bare_carriage_returns_is_no_known_format(tmp_path: Path) -> None:
+    path = tmp_path / "mac.csv"
+    path.write_bytes(b"time,arrival_time,device_id\r1,2,3\r")
+    with pytest.raises(NotReadable, match="no known format"):
+        recognise(Source("mac.csv", str(path), "none"), default_zone="UTC")
+
+
+def test_a_quoted_cell_of_any_length_is_one_cell_or_one_rejected_row(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    cell = '"' + "x" * 200_000 + '"'
+    path.write_text(f"nmi;at;register;amount\n{cell};01/07/2024 01:00;E1;oops\n")
+    fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("long.csv", str(path), "none"))
+    assert parsed.rejected["reason"].to_list() == ["amount is not a number: 'oops'"]

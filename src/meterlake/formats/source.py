@@ -122,8 +122,8 @@ def chunks(file: IO[bytes], name: str, *, size: int, limit: int | None = None) -
             piece = file.read(size if left is None else min(size, left))
         except EOFError as error:
             raise NotReadable(
-                f"'{name}' needs to be a whole gzip file; it ends in the middle "
-                "(cut off on the way?). Deliver it again"
+                f"'{name}' needs to be a whole gzip file; it is cut off, or something that is no "
+                "gzip follows it. Deliver it again"
             ) from error
         except _DAMAGED as error:
             raise NotReadable(

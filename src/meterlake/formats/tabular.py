@@ -85,8 +85,7 @@ class ProfileFormat:
                 raise _damaged_parquet(source, error) from error
         line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
         text = line.decode("utf-8", errors="replace")
-        cells = next(csv.reader([text], delimiter=self.profile.delimiter), [])
-        return tuple(cell.strip() for cell in cells)
+        return tuple(cell.strip() for cell in self._cells(text))
 
     def _require_columns(self, source: Source, columns: tuple[str, ...]) -> None:
         needed = self.profile.needed
@@ -250,8 +249,11 @@ class ProfileFormat:
         lines = lines.filter(pl.col("line").str.strip_chars() != "")
         lines = lines.with_columns(self._fields(lines["line"]).alias("fields"))
         width = pl.col("fields").list.len()
-        reason = pl.when(width != len(columns)).then(
-            pl.format(f"needs {len(columns)} fields, found {{}}", width)
+        reason = (
+            pl.when(~pl.col("is_text"))
+            .then(pl.lit("needs to be UTF-8 text"))
+            .when(width != len(columns))
+            .then(pl.format(f"needs {len(columns)} fields, found {{}}", width))
         )
         lines = lines.with_columns(reason.alias("reason"))
         misshapen = lines.filter(pl.col("reason").is_not_null())
@@ -281,13 +283,16 @@ class ProfileFormat:
         if quote is None or not lines.str.contains(quote, literal=True).any():
             return lines.str.split(self.profile.delimiter)
         # A quote that is never closed ends with its line; it does not swallow the next one.
-        return pl.Series(
-            [
-                next(csv.reader([line], delimiter=self.profile.delimiter, quotechar=quote), [])
-                for line in lines
-            ],
-            dtype=pl.List(pl.String),
-        )
+        return pl.Series([self._cells(line) for line in lines], dtype=pl.List(pl.String))
+
+    def _cells(self, line: str) -> list[str]:
+        quote, delimiter = self.profile.quote, self.profile.delimiter
+        if quote is None or quote not in line:
+            return line.split(delimiter)
+        try:
+            return next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
+        except csv.Error:  # a carriage return in the middle, or a cell of over 128 KiB
+            return line.split(delimiter)
 
     @property
     def _needs_whole_meters(self) -> bool:
@@ -297,15 +302,23 @@ class ProfileFormat:
 
 
 def _lines(data: bytes, first_row: int = 1) -> pl.DataFrame:
-    """The lines of a text: source_row, line (undecodable bytes escaped), start [byte]."""
+    """The lines of a text: source_row, line (undecodable bytes escaped), is_text, start [byte]."""
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
     starts = np.concatenate([[0], ends + 1])
     if starts[-1] == len(data):
         starts = starts[:-1]
-    text = data.decode("utf-8", errors="backslashreplace").split("\n")[: len(starts)]
+    try:
+        text = data.decode("utf-8").split("\n")[: len(starts)]
+        is_text = [True] * len(text)
+    except UnicodeDecodeError:
+        raw = data.split(b"\n")[: len(starts)]
+        text = [line.decode("utf-8", errors="backslashreplace") for line in raw]
+        is_text = [line.decode("utf-8", errors="ignore").encode() == line for line in raw]
     lines = pl.Series("line", text, dtype=pl.String).str.strip_suffix("\r")
     rows = pl.Series("source_row", range(first_row, first_row + len(starts)), dtype=pl.Int64)
-    return pl.DataFrame([rows, lines, pl.Series("start", starts, dtype=pl.Int64)])
+    return pl.DataFrame(
+        [rows, lines, pl.Series("is_text", is_text), pl.Series("start", starts, dtype=pl.Int64)]
+    )
 
 
 def _good(typed: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,316 @@
+"""The docs say what is: their commands run, their pages are complete, their links lead somewhere.
+
+A page's `bash` blocks are run in order in one folder, and a `text` block below one is what
+it prints, where `…` stands for anything. `<!-- exits 1 -->` before a block gives another exit
+code than 0. `console` blocks are not run.
+"""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from meterlake import jobs
+from meterlake.cli import app
+from meterlake.engine.local import LocalEngine
+from meterlake.formats.profile import _ENERGY_UNITS, _POWER_UNITS, Long, Profile, Time, Value
+from meterlake.formats.registry import known_formats
+from meterlake.integrate.events import LateReads
+from meterlake.lake.store import open_store
+from meterlake.schema import LATE_ARRIVALS, READING_TYPES, TABLES
+from meterlake.settings import Settings, load_settings
+from meterlake.simulate.faults import FAULT_KINDS
+from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+HOWTO = DOCS / "howto"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+GENERATED = {DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings")}
+WRITTEN = "\n".join(p.read_text(encoding="utf-8") for p in PAGES if p not in GENERATED)
+
+_FENCE = re.compile(
+    r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, the note above it, the `text` block below it."""
+
+    kind: str
+    text: str
+    note: str
+    prints: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    found = list(_FENCE.finditer(page.read_text(encoding="utf-8")))
+    below = [m["text"] if m["kind"] == "text" else None for m in found[1:]] + [None]
+    return [
+        Block(m["kind"], m["text"], m["note"] or "", after)
+        for m, after in zip(found, below, strict=True)
+    ]
+
+
+def exit_code(block: Block) -> int:
+    return int(block.note.removeprefix("exits ")) if block.note.startswith("exits ") else 0
+
+
+def check_output(block: Block, output: str) -> None:
+    """Compare line by line, blanks and rules of any length alike."""
+    if block.prints is None:
+        return
+    shown, expected = (_even(text) for text in (output, block.prints))
+    pattern = ".*".join(re.escape(part.strip(" ")) for part in expected.split("…"))
+    assert re.fullmatch(pattern, shown, re.S), f"{block.text}\nprints\n{output}"
+
+
+def _even(text: str) -> str:
+    lines = (re.sub(r"\s+", " ", re.sub("─+", "─", line)).strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def clean_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("METERLAKE_")}
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def tutorial_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as it is after the first three steps of the tutorial."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    plan = ReadingsPlan(
+        devices=120,
+        interval_minutes=15,
+        start=datetime(2024, 1, 1, tzinfo=UTC),
+        end=datetime(2024, 1, 4, tzinfo=UTC),
+        late_percent=5.0,
+        bad_percent=0.02,
+    )
+    simulate_readings(plan, folder / "inbox")
+    store, engine = open_store(str(folder / "lake")), LocalEngine(2)
+    settings, now = load_settings(late_hooks=()), datetime.now(UTC)
+    jobs.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
+    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    return folder
+
+
+@pytest.fixture
+def page_folder(
+    tutorial_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A copy of that folder, as the working folder."""
+    folder = tmp_path / "page"
+    shutil.copytree(tutorial_lake, folder)
+    monkeypatch.chdir(folder)
+    yield folder
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=lambda p: p.stem)
+def test_the_page_can_be_followed_from_an_empty_folder(page: Path, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for block in blocks(page):
+        if block.kind == "bash":
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=tmp_path,
+                env=clean_environment() | {"PATH": path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert done.returncode == exit_code(block), f"{block.text}\n{done.stdout}"
+            check_output(block, done.stdout)
+
+
+@pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda p: p.stem)
+def test_the_how_to_works_on_the_lake_of_the_tutorial(page: Path, page_folder: Path) -> None:
+    for block in blocks(page):
+        if block.kind == "bash":
+            printed, code = "", 0
+            for statement in _statements(block.text):
+                assert code == 0, f"before: {statement}"
+                if isinstance(statement, str):
+                    printed += subprocess.check_output(["bash", "-euc", statement], text=True)
+                else:
+                    result = CliRunner().invoke(app, statement)
+                    printed, code = printed + result.stdout, result.exit_code
+                    assert result.exception is None or isinstance(result.exception, SystemExit)
+            assert code == exit_code(block), block.text
+            check_output(block, printed)
+
+
+def _statements(script: str) -> Iterator[str | list[str]]:
+    """A script cut into the arguments of `meterlake`, and what lies between for the shell.
+
+    The how-to pages are run in this process, which saves starting it some thirty times.
+    """
+    held, rest = "", ""
+    for line in script.splitlines(keepends=True):
+        if held or line.startswith("meterlake "):
+            held += line
+            if held.endswith("\\\n") or held.count('"') % 2:
+                continue
+            if rest:
+                yield rest
+            yield shlex.split(held)[1:]
+            held, rest = "", ""
+        else:
+            rest += line
+    if rest:
+        yield rest
+
+
+def test_other_engines_read_the_lake_as_the_docs_show(
+    page_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [b for b in blocks(HOWTO / "query.md") if b.kind == "python" and not b.note]
+    assert len(run) == 3
+    for block in run:
+        exec(compile(block.text, "query.md", "exec"), {})
+        check_output(block, capsys.readouterr().out)
+
+
+def test_the_format_and_the_hook_of_the_docs_work_when_they_are_installed(tmp_path: Path) -> None:
+    pages = {"our_formats": "custom-format", "our_hooks": "late-reads"}
+    points = ""
+    for module, page in pages.items():
+        python = next(b for b in blocks(HOWTO / f"{page}.md") if b.kind == "python")
+        toml = next(b for b in blocks(HOWTO / f"{page}.md") if "entry-points" in b.text)
+        (tmp_path / f"{module}.py").write_text(python.text, encoding="utf-8")
+        group, point = re.findall(r'entry-points."(.*)"\]\n(.*)', toml.text)[0]
+        points += f"[{group}]\n{point.replace(chr(34), '')}\n"
+    info = tmp_path / "ours-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+    (tmp_path / "meterlake.toml").write_text('late_hooks = ["tell"]\n')
+    (tmp_path / "late.csv").write_text(
+        "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg\n"
+        "2024-01-31 05:00:00,2024-01-31 06:00:01,M-2,readings,,,,,1.5,\n"
+    )
+    (tmp_path / "reads.jsonl").write_text(
+        '{"meter": "M-1", "at": "2024-01-31T05:00:00Z", "kw": 0.4}\nno json\n'
+    )
+    script = (
+        "meterlake formats; meterlake ingest reads.jsonl late.csv; meterlake integrate; "
+        "meterlake readings M-1 --output csv; meterlake query 'select source_row from quarantine'"
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=tmp_path,
+        env=clean_environment() | {"PATH": path, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "json_lines" in done.stdout
+    assert "M-1,0.4,2024-01-31T05:00:00Z,kW" in done.stdout
+    assert re.search(r"quarantined +1\n", done.stdout)
+    assert (tmp_path / "late.log").read_text() == "1 late readings in 1 partitions\n"
+
+
+def test_the_docs_name_every_command_and_option() -> None:
+    missing = []
+    for path, command in generator().walk_commands():
+        name = " ".join(["meterlake", *path])
+        missing += [name] if name not in WRITTEN else []
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                option = parameter.opts[0]
+                missing += [f"{name} {option}"] if f"{option}" not in WRITTEN else []
+    assert missing == []
+
+
+def test_the_docs_name_every_setting() -> None:
+    assert [name for name in Settings.model_fields if f"`{name}`" not in WRITTEN] == []
+
+
+def test_the_docs_name_every_table_and_the_glossary_every_column_and_reading_type() -> None:
+    glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    columns = {c.name for table in TABLES.values() for c in table.columns}
+    for name in [*TABLES, *sorted(columns), *READING_TYPES]:
+        assert f"`{name}`" in glossary, name
+
+
+def test_the_how_to_on_ingest_explains_every_figure_and_every_format() -> None:
+    page = (HOWTO / "ingest.md").read_text(encoding="utf-8")
+    figures = {f.name for f in fields(jobs.Ingested)} | {"seconds"}
+    figures |= {f.name for f in fields(jobs.IntegrationResult)}
+    for name in [*sorted(figures - {"failures"}), *known_formats(default_zone="UTC")]:
+        assert f"`{name}`" in page, name
+
+
+def test_the_how_to_on_profiles_explains_every_key_and_unit() -> None:
+    page = (HOWTO / "profiles.md").read_text(encoding="utf-8")
+    parts: list[type[BaseModel]] = [Profile, Time, Value, Long]
+    for name in (n for part in parts for n in part.model_fields):
+        shown = f"`[{name}]`" if name in ("time", "arrival", "values", "long") else f"`{name}`"
+        assert shown in page, name
+    for unit in [*_POWER_UNITS, *_ENERGY_UNITS]:
+        assert re.search(rf"(?<![\w%]){re.escape(unit)}(?![\w%])", page), unit
+
+
+def test_the_how_to_on_late_reads_names_every_field_of_the_event() -> None:
+    page = (HOWTO / "late-reads.md").read_text(encoding="utf-8")
+    for name in [f.name for f in fields(LateReads)] + [c.name for c in LATE_ARRIVALS.columns[1:7]]:
+        assert f"`{name}`" in page, name
+
+
+def test_the_how_to_on_simulation_explains_every_fault() -> None:
+    page = (HOWTO / "simulate.md").read_text(encoding="utf-8")
+    assert [kind.name for kind in FAULT_KINDS if f"| `{kind.name}` |" not in page] == []
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    module = generator()
+    assert {DOCS / name for name in module.PAGES} == GENERATED
+    for name, page in module.PAGES.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == page(), f"{name}: run make docs"
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    broken = []
+    for page in PAGES:
+        text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" in target:
+                continue
+            file, _, anchor = target.partition("#")
+            to = (page.parent / file).resolve() if file else page
+            if not to.is_file() or (anchor and anchor not in _anchors(to)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -71,7 +71,7 @@ def commands() -> str:
         "Exit codes: 0 done; 1 bad input, trying again will not help; 2 wrong usage; 3 something",
         "needed is not there at the moment. Messages, warnings and progress go to stderr, results",
         "to stdout. With `--output json` a command prints one JSON object on stdout and nothing",
-        "else there. `meterlake --version` prints the version, `--help` after any command its help.",
+        "else there. `meterlake --version` prints the version; `--help` after a command, its help.",
     ]
     for path, command in walk_commands():
         about, example = _about(command.help)

@@ -133,7 +133,9 @@ def test_one_bad_file_in_a_folder_does_not_keep_the_others_out(run: Run, tmp_pat
     assert (code, facts["files"], len(facts["failed"])) == (1, 2, 1)
     assert facts["failed"][0]["file"].endswith("b.csv.gz")
     kept = [p.name for p in (tmp_path / "lake" / "inbound" / "failed").rglob("*") if p.is_file()]
-    assert kept == ["b.csv.gz"]
+    assert sorted(kept) == ["b.csv.gz", "b.csv.gz.reason.txt"]
+    landed = [p.name for p in (tmp_path / "lake" / "inbound").glob("[!f]*/*")]
+    assert sorted(landed) == ["a.csv.gz", "c.csv.gz"]
 
 
 def test_a_broken_stream_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
@@ -188,12 +190,41 @@ def test_rows_come_as_parquet_too(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_argument_is_answered_with_what_would_be_right(
-    run: Run, arguments: list[str], words: str
+    run: Run, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
+    (tmp_path / "lake").mkdir()
     code, out, err = run(*arguments)
     assert code == 1
     assert words in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["catalog"], ["integrate"], ["query", "select 1"], ["readings", "m"], ["late"]]
+)
+def test_a_lake_that_is_not_there_is_said_to_be_missing_and_not_made(
+    run: Run, tmp_path: Path, arguments: list[str]
+) -> None:
+    code, _, err = run(*arguments, "--lake", "lakke")
+    assert code == 1
+    assert "no lake at" in err
+    assert not (tmp_path / "lakke").exists()
+
+
+def test_show_tables_shows_the_catalogs_tables(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.0)
+    run("ingest", "a.csv.gz")
+    _, out, _ = run("query", "show tables", "--output", "csv")
+    assert set(out.split()) >= {"readings", "staging", "quarantine", "late_arrivals"}
+
+
+def test_hooks_are_named_with_commas_in_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METERLAKE_LATE_HOOKS", "log, webhook")
+    _, out, _ = run("settings", "--output", "json")
+    values = {s["setting"]: s["value"] for s in json.loads(out)["settings"]}
+    assert values["late_hooks"] == "log, webhook"
 
 
 def test_usage_errors_end_with_two(run: Run) -> None:
@@ -205,9 +236,9 @@ def test_a_lake_that_cannot_be_written_is_unavailable(run: Run, tmp_path: Path) 
     good_file(tmp_path / "a.csv.gz", 1.0)
     (tmp_path / "lake").mkdir()
     (tmp_path / "lake" / "inbound").write_text("a file where a folder must be")
-    code, _, err = run("ingest", "a.csv.gz")
+    code, out, _ = run("ingest", "a.csv.gz", "--output", "json")
     assert code == 3
-    assert "Cannot write" in err
+    assert "Cannot write" in json.loads(out)["failed"][0]["reason"]
 
 
 def test_settings_come_from_flag_then_environment_then_file(

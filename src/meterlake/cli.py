@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from meterlake import __version__, show
-from meterlake.errors import BadInput, MeterlakeError
+from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.settings import Settings, load_settings, settings_table
 
 app = typer.Typer(
@@ -76,14 +76,18 @@ def simulate_readings_command(
     start: Annotated[str, typer.Option(help="First moment, e.g. 2024-01-01 (UTC).")],
     end: Annotated[str, typer.Option(help="End, not included.")],
     devices: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
-    interval_minutes: Annotated[int, typer.Option(help="Length of an interval [min].")] = 15,
+    interval_minutes: Annotated[int, typer.Option(help="Length of an interval in minutes.")] = 15,
     file_every: Annotated[str, typer.Option(help="A file for each 1d, 6h or 15m.")] = "1d",
-    region_voltage: Annotated[float, typer.Option(help="Nominal voltage [V].")] = 220.0,
-    min_load_kw: Annotated[float, typer.Option(help="Smallest contract load [kW].")] = 5.0,
-    max_load_kw: Annotated[float, typer.Option(help="Largest contract load [kW].")] = 20.0,
-    late_percent: Annotated[float, typer.Option(help="Share of meters that are late [%].")] = 0.0,
-    late_minutes: Annotated[int, typer.Option(help="How late they are [min].")] = 1440,
-    bad_percent: Annotated[float, typer.Option(help="Share of rows that are damaged [%].")] = 0.0,
+    region_voltage: Annotated[float, typer.Option(help="Nominal voltage in V.")] = 220.0,
+    min_load_kw: Annotated[float, typer.Option(help="Smallest contract load in kW.")] = 5.0,
+    max_load_kw: Annotated[float, typer.Option(help="Largest contract load in kW.")] = 20.0,
+    late_percent: Annotated[
+        float, typer.Option(help="Share of meters that are late, in percent.")
+    ] = 0.0,
+    late_minutes: Annotated[int, typer.Option(help="How late they are in minutes.")] = 1440,
+    bad_percent: Annotated[
+        float, typer.Option(help="Share of rows that are damaged, in percent.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     truth: Annotated[
         Path | None, typer.Option(help="Inject faults and write here (csv, parquet) which.")
@@ -153,7 +157,7 @@ def ingest(
     """
     from meterlake import jobs
 
-    with _errors(), _context(lake) as context:
+    with _errors(), _context(lake, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = jobs.ingest(
@@ -176,7 +180,7 @@ def ingest(
         }
         show.result(facts, output is Output.json)
         if done.failures:
-            raise typer.Exit(1)
+            raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
 
 
 @app.command()
@@ -198,7 +202,11 @@ def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> N
                 progress=progress,
             )
         facts = {**vars(done), "seconds": round(time.perf_counter() - began, 3)}
+        if not done.hook_failures:
+            del facts["hook_failures"]
         show.result(facts, output is Output.json)
+        if done.hook_failures:
+            raise Unavailable(" ".join(done.hook_failures))
 
 
 @app.command()
@@ -370,12 +378,13 @@ class Context:
 
 
 @contextmanager
-def _context(lake: str | None) -> Iterator[Context]:
+def _context(lake: str | None, *, may_be_new: bool = False) -> Iterator[Context]:
     from meterlake.engine.local import LocalEngine
-    from meterlake.lake.store import open_store
+    from meterlake.lake.store import existing_store, open_store
 
     found = load_settings(lake=lake)
-    yield Context(found, open_store(found.lake), LocalEngine(found.workers), datetime.now(UTC))
+    store = (open_store if may_be_new else existing_store)(found.lake)
+    yield Context(found, store, LocalEngine(found.workers), datetime.now(UTC))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One function per job: plan, map, commit. The moment is passed in, never looked up."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -12,13 +12,14 @@ from meterlake.formats.registry import named_format, recognise
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Staged, stage_block
 from meterlake.integrate import hours
-from meterlake.integrate.events import LateReads, late_hooks
+from meterlake.integrate.events import Hook, LateReads, late_hooks
 from meterlake.lake.store import Store
 from meterlake.lake.table import (
     DataFile,
     added_since,
     commit,
     consumed_version,
+    scan,
     snapshot,
     write_file,
 )
@@ -37,10 +38,11 @@ def _silent(what: str, total: int | None, done: int) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A delivered file that was not taken in, and why."""
+    """A delivered file that was not taken in, and why: it is bad, or was not to be had."""
 
     file: str
     reason: str
+    is_bad: bool
 
 
 @dataclass
@@ -55,7 +57,6 @@ class Ingested:
     readings: int = 0
     quarantined: int = 0
     already_ingested: int = 0
-    failed: list[MeterlakeError] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -69,6 +70,7 @@ class IntegrationResult:
     duplicates: int = 0
     late: int = 0
     late_partitions: int = 0
+    hook_failures: tuple[str, ...] = ()
 
 
 def ingest(
@@ -100,9 +102,8 @@ def ingest(
                     store, delivery, done,
                     engine=engine, settings=settings, now=now, profile=profile, progress=progress,
                 )  # fmt: skip
-        except BadInput as error:
-            done.failures.append(Failure(location, str(error)))
-            done.failed.append(error)
+        except MeterlakeError as error:
+            done.failures.append(Failure(location, str(error), isinstance(error, BadInput)))
     progress("ingest", len(files), len(files))
     return done
 
@@ -122,6 +123,7 @@ def _ingest_one(
     if consumed_version(store, STAGING, key) >= 0:
         done.already_ingested += 1
         return
+    source = None
     try:
         source = land(store, delivery)
         if profile is None:
@@ -133,8 +135,8 @@ def _ingest_one(
         for result in engine.map(work, fmt.split(source)):
             results.append(result)
             progress("rows", None, done.rows + sum(r.rows for r in results))
-    except NotReadable:
-        set_aside(store, delivery)
+    except NotReadable as error:
+        set_aside(store, delivery, source, str(error))
         raise
     rejected = [f for r in results for f in r.quarantine]
     # Quarantine first: a file counts as taken in only when its staging commit is there.
@@ -182,10 +184,20 @@ def integrate(
             continue
         if not late.is_empty():
             event = LateReads(result.late, result.late_partitions, late.to_dicts())
-            for hook in hooks:
-                hook(event, settings)
+            result = replace(result, hook_failures=_announce(event, hooks, settings))
         return result
     raise AssertionError("the last attempt returns or raises")
+
+
+def _announce(event: LateReads, hooks: Sequence[Hook], settings: Settings) -> tuple[str, ...]:
+    """Tell every hook; what kept one from listening does not keep the others."""
+    failures = []
+    for hook in hooks:
+        try:
+            hook(event, settings)
+        except MeterlakeError as error:
+            failures.append(str(error))
+    return tuple(failures)
 
 
 def _integrate_once(
@@ -214,6 +226,8 @@ def _integrate_once(
     late = pl.concat([r.late for r in results])
     if not late.is_empty():
         _record_late(store, late, staging_version=staging.version, now=now)
+    if recorded > consumed:
+        late = pl.concat([_late_recorded(store, after=consumed, until=recorded), late])
     live = {tuple(f.partition.values()): f for f in integrated.files}
     replaced = [live[p] for f in files if (p := tuple(f.partition.values())) in live]
     commit(
@@ -236,6 +250,15 @@ def _integrate_once(
         late=int(late["late"].sum()),
         late_partitions=partitions,
     ), late
+
+
+def _late_recorded(store: Store, *, after: int, until: int) -> pl.DataFrame:
+    """Late reads that jobs recorded which were then cut off, or overtaken."""
+    rows = scan(store, LATE_ARRIVALS, snapshot(store, LATE_ARRIVALS).files)
+    consumed = pl.col("staging_version")
+    return (
+        rows.filter((consumed > after) & (consumed <= until)).select(*hours.LATE_SCHEMA).collect()
+    )
 
 
 def _record_late(store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime) -> None:

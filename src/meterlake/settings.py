@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
     late_after_minutes: float = Field(
         60.0, gt=0, description="A read is late when it arrives more than this after its time [min]"
     )
-    late_hooks: tuple[str, ...] = Field(
+    late_hooks: Annotated[tuple[str, ...], NoDecode] = Field(
         ("log",), description="Hooks told of late reads: log, webhook, or an entry point's name"
     )
     late_webhook_url: SecretStr | None = Field(
@@ -40,6 +41,13 @@ class Settings(BaseSettings):
     workers: int = Field(
         min(4, os.cpu_count() or 1), ge=1, le=64, description="Units of work at a time"
     )
+
+    @field_validator("late_hooks", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -132,6 +132,51 @@ def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_p
     assert parsed.rejected["source_row"].to_list() == [5]
 
 
+def test_registers_of_a_long_table_are_told_apart_in_the_repeated_hour(tmp_path: Path) -> None:
+    path = tmp_path / "autumn.csv"
+    rows = [f"n1;27/10/2024 01:30;{register};{n}" for n in (1, 2) for register in ("E1", "V")]
+    path.write_text("\n".join(["nmi;at;register;amount", *rows, ""]))
+    fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    assert parsed.rejected.is_empty()
+    reads = parsed.reads.sort("source_row")
+    assert (
+        reads["reading_date_time"].dt.strftime("%H:%M").to_list() == ["00:00"] * 2 + ["01:00"] * 2
+    )
+
+
+@pytest.mark.parametrize("order", [",calendar_key", ""])
+def test_a_doubled_hour_in_a_csv_is_ordered_by_number_or_else_by_row(
+    tmp_path: Path, order: str
+) -> None:
+    path = tmp_path / "sgsc.csv"
+    rows = [("01:30", 8, 1), ("02:00", 9, 2), ("02:00", 11, 3)]
+    lines = [
+        f"c1,2012-10-07 {time}:00,{kwh},0,0,0,0" + (f",{key}" if order else "")
+        for time, key, kwh in rows
+    ]
+    header = "customer_id,reading_datetime,general_supply_kwh,controlled_load_kwh"
+    header += ",gross_generation_kwh,net_generation_kwh,other_kwh" + order
+    path.write_text("\n".join([header, *lines, ""]))
+    source = Source("sgsc.csv", str(path), "none")
+    fmt = recognise(source, default_zone="UTC")
+    assert isinstance(fmt, ProfileFormat)
+    reads = read_all(fmt, source).reads.sort("reading_date_time")
+    assert reads["kw"].to_list() == [2.0, 4.0, 6.0]
+    assert reads["reading_date_time"].dt.hour().to_list() == [15, 16, 17]
+
+
+def test_further_spellings_and_no_quotes(tmp_path: Path) -> None:
+    text = LONG.replace('unit = "Wh" }', 'unit = "Wh", also = ["E01"] }').replace(
+        'delimiter = ";"', 'delimiter = ";"\nquote = ""'
+    )
+    path = tmp_path / "t.csv"
+    path.write_text('nmi;at;register;amount\n"n1;01/07/2024 01:00;E01;500\n')
+    fmt = ProfileFormat(read_profile(text, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("t.csv", str(path), "none"))
+    assert parsed.reads.select("meter_id", "kw").rows() == [('"n1', 1.0)]
+
+
 def test_without_a_zone_the_lakes_zone_counts(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("m,t,v\nm1,2024-07-01 12:00:00,1\n")

@@ -3,7 +3,7 @@
 import functools
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from meterlake.ingest import land
 from meterlake.integrate.events import LateReads, post_late_reads
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
+from meterlake.lake.table import snapshot
+from meterlake.schema import STAGING
 from meterlake.settings import load_settings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -133,6 +135,29 @@ def test_parquet_is_a_table_too(store: Store, tmp_path: Path) -> None:
     rows = query(store, "select source_row, raw, reason from quarantine order by 1").rows()
     assert [r[0] for r in rows] == [2, 3]
     assert '"id": 8' in rows[0][1]
+
+
+def test_staging_files_are_ordered_by_hour_so_that_statistics_find_one(
+    store: Store, deliver: Callable[..., Path]
+) -> None:
+    rows = [
+        f"2024-01-01 {hour:02d}:{minute:02d}:00,2024-01-02 00:00:00,m1,readings,,,,,1,"
+        for minute in (45, 0)
+        for hour in (23, 5, 11)
+    ]
+    ingest(store, str(deliver("a.csv.gz", *rows)))
+    (file,) = snapshot(store, STAGING).files
+    times = pl.read_parquet(store.uri(f"{STAGING.path}/{file.path}"))["reading_date_time"]
+    assert times.dt.hour().to_list() == [5, 5, 11, 11, 23, 23]
+
+
+def test_a_url_that_cannot_be_had_does_not_keep_the_others_out(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    done = ingest(store, "http://127.0.0.1:9/x.csv.gz", str(tmp_path / "a.csv"))
+    assert (done.files, [f.is_bad for f in done.failures]) == (1, [False])
+    assert "cannot be fetched" in done.failures[0].reason
 
 
 class _Answers(http.server.SimpleHTTPRequestHandler):

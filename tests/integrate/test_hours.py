@@ -160,7 +160,11 @@ def test_a_job_cut_off_between_its_two_commits_records_late_reads_once(
     assert snapshot(store, LATE_ARRIVALS).rows == 1
     assert snapshot(store, READINGS).rows == 0
     ingest(store, deliver("b.csv.gz", row("01 00:15", "02 00:00", "m1", 1)))
-    assert integrate(store).added == 2
+    told: list[LateReads] = []
+    monkeypatch.setattr(events, "log_late_reads", lambda event, settings: told.append(event))
+    done = integrate(store, load_settings(late_hooks=("log",)))
+    assert (done.added, done.late) == (2, 2)
+    assert [(e.late, len(e.rows)) for e in told] == [(2, 2)]
     recorded = query(store, "select source_file, late from late_arrivals order by 1").rows()
     assert recorded == [("a.csv.gz", 1), ("b.csv.gz", 1)]
 
@@ -247,6 +251,18 @@ def test_two_ingests_of_one_file_at_once_stage_it_once(
 def test_a_hook_that_is_not_known_is_refused_before_anything_is_done(store: Store) -> None:
     with pytest.raises(BadInput, match="log, webhook"):
         integrate(store, load_settings(late_hooks=("pigeon",)))
+
+
+def test_a_hook_that_fails_keeps_neither_the_result_nor_the_other_hooks(
+    store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[LateReads] = []
+    monkeypatch.setattr(events, "log_late_reads", lambda event, settings: told.append(event))
+    conf = load_settings(late_hooks=("webhook", "log"), late_webhook_url="http://127.0.0.1:9/x")
+    ingest(store, deliver("a.csv.gz", row("01 00:00", "02 00:00", "m1", 1)))
+    done = integrate(store, conf)
+    assert (done.added, done.late, len(told)) == (1, 1, 1)
+    assert "webhook" in done.hook_failures[0]
 
 
 def test_conflicts_end_after_a_bound(

@@ -22,6 +22,7 @@ from isal import igzip
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
+from meterlake.integrate import hours
 from meterlake.lake.reader import read_readings
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
@@ -132,13 +133,18 @@ files_of_rows = st.lists(
 
 
 @settings(max_examples=40)
-@given(files=files_of_rows, seed=st.integers(0, 1000))
+@given(
+    files=files_of_rows,
+    seed=st.integers(0, 1000),
+    unit_rows=st.sampled_from([1, 8, 250_000]),
+)
 def test_any_files_in_any_order_integrated_at_any_moments_give_what_the_oracle_says(
-    files: list[list[str | tuple[str, int, int, float]]], seed: int
+    files: list[list[str | tuple[str, int, int, float]]], seed: int, unit_rows: int
 ) -> None:
     chance = random.Random(seed)
     oracle = Oracle()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hours, "UNIT_ROWS", unit_rows)
         lake = Path(folder) / "lake"
         paths: list[Path] = []
         for number, rows in enumerate(files):
@@ -207,7 +213,7 @@ def test_simulated_late_and_bad_rows_balance_and_match_the_oracle(
 
 
 def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
-    plan = ReadingsPlan(devices=5, interval_minutes=60, start=START, end=START + timedelta(days=2))
+    plan = ReadingsPlan(devices=5, interval_minutes=15, start=START, end=START + timedelta(days=2))
     simulate_readings(plan, tmp_path / "inbox")
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())
@@ -215,11 +221,11 @@ def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
     jobs.integrate(store, engine=engine, settings=conf, now=NOW)
     everything = query(store, "select * from readings where reading_type = 'vltg'")
     meter = everything["meter_id"][0]
-    start, end = START + timedelta(hours=5), START + timedelta(hours=30)
+    start, end = START + timedelta(hours=5), START + timedelta(hours=30, minutes=30)
     found = read_readings(store, [meter], reading_type="vltg", start=start, end=end)
     wanted = everything.filter(
         pl.col("meter_id") == meter,
         pl.col("reading_date_time").is_between(start, end, closed="left"),
     ).sort("reading_date_time")
     assert found["reading_value"].to_list() == wanted["reading_value"].to_list()
-    assert found.height == 25
+    assert found.height == 25 * 4 + 2

@@ -5,23 +5,14 @@ are "not read"; everything else must be a finite number in a value column.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
-from typing import Literal
-from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from meterlake.formats.profile import Profile, Time
+from meterlake.formats.clock import METER, ORDER, REGISTER, with_utc
+from meterlake.formats.profile import Profile
 from meterlake.schema import READING_TYPES
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2100, 1, 1, tzinfo=UTC)
-
-# Columns that are worked out lie beside the delivered ones, whose names may be the same.
-_METER, _TIME, _ARRIVAL = "~meter_id", "~reading_date_time", "~arrival_time"
-
-_NAIVE = pl.Datetime("us")
+_TIME, _ARRIVAL = "~reading_date_time", "~arrival_time"
 
 
 def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl.DataFrame:
@@ -39,8 +30,12 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
     the row is good, else why it is not.
     """
     reasons: list[pl.Expr] = []
-    frame = cells.with_columns(_meter_id(cells, profile).alias(_METER))
-    reasons.append(pl.when(pl.col(_METER).is_null()).then(pl.lit(f"{profile.meter} is empty")))
+    frame = cells.with_columns(
+        _meter_id(cells, profile).alias(METER),
+        _order(cells, profile).alias(ORDER),
+        _register(profile).alias(REGISTER),
+    )
+    reasons.append(pl.when(pl.col(METER).is_null()).then(pl.lit(f"{profile.meter} is empty")))
     for column, wanted in profile.require.items():
         text = pl.col(column).cast(pl.String).str.strip_chars()
         reasons.append(
@@ -48,16 +43,25 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
                 pl.format(f"{column} needs to be '{wanted}', found '{{}}'", text.fill_null(""))
             )
         )
-    frame = _with_utc(frame, profile.time, _TIME, default_zone, reasons)
+    frame = with_utc(
+        frame, profile.time, _TIME, default_zone=default_zone, reasons=reasons, in_pairs=True
+    )
     typed: list[str | pl.Expr] = [
         "source_row",
-        pl.col(_METER).alias("meter_id"),
+        pl.col(METER).alias("meter_id"),
         pl.col(_TIME).alias("reading_date_time"),
     ]
     if profile.time.stamps == "end":
         frame = frame.with_columns(pl.col(_TIME) - profile.interval)
     if profile.arrival is not None:
-        frame = _with_utc(frame, profile.arrival, _ARRIVAL, default_zone, reasons)
+        frame = with_utc(
+            frame,
+            profile.arrival,
+            _ARRIVAL,
+            default_zone=default_zone,
+            reasons=reasons,
+            in_pairs=False,
+        )
         typed.append(pl.col(_ARRIVAL).alias("arrival_time"))
     if profile.quality is not None and profile.quality in cells.columns:
         text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
@@ -75,6 +79,22 @@ def _meter_id(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
     return pl.when(text != "").then(text)
 
 
+def _order(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
+    """What tells rows with equal stamps apart: the order column's number, else the row's."""
+    row = pl.col("source_row").cast(pl.Float64)
+    order = profile.time.order
+    if order is None or order not in cells.columns:
+        return row
+    return pl.coalesce(pl.col(order).cast(pl.Float64, strict=False), row)
+
+
+def _register(profile: Profile) -> pl.Expr:
+    """What a row of a long table measures; nothing where a row has all of a meter's values."""
+    if profile.long is None:
+        return pl.lit(None, pl.String)
+    return pl.col(profile.long.type_column).cast(pl.String).str.strip_chars()
+
+
 def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> list[pl.Expr]:
     if profile.long is None:
         return [
@@ -83,10 +103,11 @@ def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> li
             )
             for name, value in profile.values.items()
         ]
-    kind = pl.col(profile.long.type_column).cast(pl.String).str.strip_chars()
+    kind = pl.col(REGISTER)
+    spellings = {n for name, value in profile.values.items() for n in (name, *value.also)}
     number = _number(cells, profile.long.value_column, profile.not_read, reasons)
     reasons.append(
-        pl.when(~kind.is_in(list(profile.values)) | kind.is_null()).then(
+        pl.when(~kind.is_in(sorted(spellings)) | kind.is_null()).then(
             pl.format(
                 f"{profile.long.type_column} needs to be one of {', '.join(profile.values)}, "
                 "found '{}'",
@@ -126,166 +147,6 @@ def _number(
         )
     )
     return number
-
-
-def _with_utc(
-    frame: pl.DataFrame,
-    time: Time,
-    into: str,
-    default_zone: str,
-    reasons: list[pl.Expr],
-) -> pl.DataFrame:
-    """Add the time column in UTC under the name `into`, null where it is no time."""
-    dtype = frame.schema[time.column]
-    zone = time.zone or default_zone
-    shown = pl.col(time.column).cast(pl.String).fill_null("")
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        frame = frame.with_columns(
-            pl.col(time.column).dt.convert_time_zone("UTC").dt.cast_time_unit("us").alias(into)
-        )
-    else:
-        frame = _with_wall_clock(frame, time, into)
-        frame = _untwin_doubled_hour(frame, time, into)
-        frame = _from_wall_clock(frame, time, into, zone)
-        if dtype == pl.String and frame[into].null_count() > 0:
-            frame = frame.with_columns(pl.coalesce(into, _offset_time(time)).alias(into))
-    wall = f"{into}_wall"
-    if wall in frame.columns:
-        reasons.append(
-            pl.when(pl.col(into).is_null() & pl.col(wall).is_not_null()).then(
-                pl.format(
-                    f"{time.column} '{{}}' does not exist in {zone}, or twice and the file does "
-                    "not say which",
-                    shown,
-                )
-            )
-        )
-    reasons.append(
-        pl.when(pl.col(into).is_null()).then(pl.format(f"{time.column} is no time: '{{}}'", shown))
-    )
-    reasons.append(
-        pl.when(~pl.col(into).is_between(EARLIEST, LATEST, closed="left")).then(
-            pl.format(f"{time.column} is outside 1970 to 2099: '{{}}'", shown)
-        )
-    )
-    return frame
-
-
-def _with_wall_clock(frame: pl.DataFrame, time: Time, into: str) -> pl.DataFrame:
-    column = pl.col(time.column)
-    dtype = frame.schema[time.column]
-    if dtype == pl.String:
-        text = column.str.strip_chars()
-        if time.format is not None:
-            wall = text.str.to_datetime(time.format, strict=False, time_unit="us")
-        else:
-            # Seconds and their fraction apart: the minute repeats from row to row, and its
-            # parsing is remembered; with the fraction every text is new (6 times slower).
-            date_and_time = text.str.slice(0, 19)
-            if frame.select(text.str.slice(10, 1).eq("T").any()).item():
-                date_and_time = date_and_time.str.replace("T", " ", literal=True)
-            second = date_and_time.str.to_datetime(
-                "%Y-%m-%d %H:%M:%S", strict=False, time_unit="us"
-            )
-            rest = text.str.slice(19)
-            fraction = pl.when(rest.str.contains(r"^\.\d{1,9}$")).then(
-                rest.str.slice(1, 6).str.pad_end(6, "0").cast(pl.Int64, strict=False)
-            )
-            wall = second + pl.duration(
-                microseconds=pl.when(rest.str.len_bytes() == 0).then(0).otherwise(fraction)
-            )
-    elif isinstance(dtype, pl.Datetime) or dtype == pl.Date:
-        wall = column.cast(_NAIVE)
-    else:
-        wall = pl.lit(None, _NAIVE)
-    return frame.with_columns(wall.alias(f"{into}_wall"))
-
-
-def _offset_time(time: Time) -> pl.Expr:
-    """ISO 8601 with T, or with Z or an offset, which then says the zone."""
-    text = pl.col(time.column).str.strip_chars().str.replace("T", " ", literal=True)
-    return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%#z", strict=False, time_unit="us")
-
-
-def _from_wall_clock(frame: pl.DataFrame, time: Time, into: str, zone: str) -> pl.DataFrame:
-    wall = pl.col(f"{into}_wall")
-    if zone == "UTC":
-        return frame.with_columns(wall.dt.replace_time_zone("UTC").alias(into))
-    if zone[0] in "+-":
-        sign = -1 if zone[0] == "-" else 1
-        offset = sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
-        return frame.with_columns((wall - offset).dt.replace_time_zone("UTC").alias(into))
-
-    def in_utc(ambiguous: Literal["earliest", "latest", "null"]) -> pl.Expr:
-        local = wall.dt.replace_time_zone(zone, ambiguous=ambiguous, non_existent="null")
-        return local.dt.convert_time_zone("UTC")
-
-    # An hour that the clock shows twice: of a meter's two rows the first is the earlier.
-    order = pl.col(time.order) if time.order in frame.columns else pl.col("source_row")
-    key = [_METER, f"{into}_wall"]
-    frame = frame.with_columns(
-        in_utc("null").alias(into),
-        in_utc("earliest").alias("_earliest"),
-        in_utc("latest").alias("_latest"),
-    )
-    twice = pl.col(into).is_null() & pl.col("_earliest").is_not_null()
-    if not frame.select(twice.any()).item():
-        return frame.drop("_earliest", "_latest")
-    rank = order.rank("ordinal").over(key)
-    pair = twice & (pl.len().over(key) == 2)
-    return frame.with_columns(
-        pl.when(pair & (rank == 1))
-        .then("_earliest")
-        .when(pair & (rank == 2))
-        .then("_latest")
-        .otherwise(pl.col(into))
-        .alias(into)
-    ).drop("_earliest", "_latest")
-
-
-def _untwin_doubled_hour(frame: pl.DataFrame, time: Time, into: str) -> pl.DataFrame:
-    """Move the second of two equal stamps out of the hour that summer time skips."""
-    if time.doubled_hour is None or time.order is None or frame.is_empty():
-        return frame
-    wall = pl.col(f"{into}_wall")
-    first, last = frame.select(wall.min().alias("first"), wall.max().alias("last")).row(0)
-    if first is None:
-        return frame
-    key = [_METER, f"{into}_wall"]
-    rank = pl.col(time.order).rank("ordinal").over(key)
-    for start, shift in _skipped_hours(ZoneInfo(time.doubled_hour), first, last):
-        doubled = wall.is_between(start, start + shift, closed="left") & (pl.len().over(key) == 2)
-        frame = frame.with_columns(
-            pl.when(doubled & (rank == 2)).then(wall + shift).otherwise(wall).alias(f"{into}_wall")
-        )
-    return frame
-
-
-def _skipped_hours(
-    zone: ZoneInfo, first: datetime, last: datetime
-) -> list[tuple[datetime, timedelta]]:
-    """Wall-clock starts and lengths of the hours that a zone skips in a span of days."""
-    skipped = []
-    day = max(first.date(), date(1970, 1, 1))
-    final = min(last.date(), date(2099, 12, 31))
-    while day <= final:
-        midnight = datetime.combine(day, time_of_day.min)
-        before, after = (
-            (midnight + timedelta(days=d)).replace(tzinfo=zone).utcoffset() for d in (0, 1)
-        )
-        if before is not None and after is not None and after > before:
-            minute = timedelta(minutes=1)
-            skip = midnight
-            while (
-                skip.replace(tzinfo=zone).utcoffset() == before and skip < midnight + 1440 * minute
-            ):
-                skip += 15 * minute
-            # `skip` is the first stamp after the gap began; fold 0 in a gap still counts the
-            # old offset, so it lies at the gap's end.
-            shift = after - before
-            skipped.append((skip - shift, shift))
-        day += timedelta(days=1)
-    return skipped
 
 
 def reading_type_columns(frame: pl.DataFrame) -> list[str]:

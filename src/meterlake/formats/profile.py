@@ -92,7 +92,7 @@ class Profile(_Part):
     description: str = ""
     recognise: tuple[str, ...] = ()  # columns that tell the format; none: all that it needs
     delimiter: str = Field(",", min_length=1, max_length=1)
-    quote: str | None = Field('"', min_length=1, max_length=1)
+    quote: str = Field('"', max_length=1)  # empty: none
     interval_minutes: float | None = Field(None, gt=0)
     meter: str
     time: Time

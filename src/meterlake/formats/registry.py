@@ -52,7 +52,8 @@ def recognise(source: Source, *, default_zone: str) -> Format:
     for candidate in formats.values():
         if candidate.recognises(source, head):
             return candidate
-    first = head.split(b"\n", 1)[0][:100].decode("utf-8", errors="backslashreplace")
+    begin = head.split(b"\n", 1)[0][:100].decode("utf-8", errors="replace")
+    first = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in begin)
     raise NotReadable(
         f"'{source.name}' is of no known format ({', '.join(formats)}); it begins with "
         f"'{first.strip()}'. Describe its columns in a profile and name it with --profile FILE"

@@ -231,7 +231,7 @@ class ProfileFormat:
                 has_header=False,
                 schema={**schema, "_beyond": pl.String()},
                 separator=self.profile.delimiter,
-                quote_char=self.profile.quote,
+                quote_char=self.profile.quote or None,
                 ignore_errors=True,
                 truncate_ragged_lines=True,
                 missing_columns="insert",
@@ -280,14 +280,14 @@ class ProfileFormat:
 
     def _fields(self, lines: pl.Series) -> pl.Series:
         quote = self.profile.quote
-        if quote is None or not lines.str.contains(quote, literal=True).any():
+        if not quote or not lines.str.contains(quote, literal=True).any():
             return lines.str.split(self.profile.delimiter)
         # A quote that is never closed ends with its line; it does not swallow the next one.
         return pl.Series([self._cells(line) for line in lines], dtype=pl.List(pl.String))
 
     def _cells(self, line: str) -> list[str]:
         quote, delimiter = self.profile.quote, self.profile.delimiter
-        if quote is None or quote not in line:
+        if not quote or quote not in line:
             return line.split(delimiter)
         try:
             return next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])

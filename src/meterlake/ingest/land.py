@@ -97,9 +97,13 @@ def land(store: Store, delivery: Delivery) -> Source:
     return Source(delivery.name, store.uri(f"{kept}.zst"), "zstd", tuple(ranges))
 
 
-def set_aside(store: Store, delivery: Delivery) -> None:
-    """Keep a file that could not be read at all under `inbound/failed/`."""
-    store.put(f"inbound/failed/{delivery.sha256[:16]}/{_safe(delivery.name)}", delivery.path)
+def set_aside(store: Store, delivery: Delivery, source: Source | None, reason: str) -> None:
+    """Move a file that could not be read at all to `inbound/failed/`, the reason beside it."""
+    path = f"inbound/failed/{delivery.sha256[:16]}/{_safe(delivery.name)}"
+    store.put(path, delivery.path)
+    store.put(f"{path}.reason.txt", f"{reason}\n".encode())
+    if source is not None:
+        store.delete(source.url.removeprefix(f"{store.url}/"))
 
 
 def _read(name: str, path: Path) -> Delivery:

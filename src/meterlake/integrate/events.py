@@ -2,7 +2,9 @@
 
 A hook is a callable that takes a `LateReads` and the settings. Packages add their own
 under the entry point group `meterlake.late_hooks`; `log` and `webhook` are shipped. Hooks
-are called after the commit, at least once for each job that found late reads.
+are called once the reads are integrated and recorded in late_arrivals, with all that was
+recorded since the last integration: a job that was cut off is told of by the next one. A
+hook that fails is not called again; the table has what it missed.
 """
 
 import json
@@ -11,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -57,7 +60,7 @@ def post_late_reads(event: LateReads, settings: Settings) -> None:
     body = {"event": "late_reads", "late": event.late, "partitions": event.partitions}
     request = urllib.request.Request(
         url,
-        data=json.dumps(body | {"rows": event.rows}, default=str).encode(),
+        data=json.dumps(body | {"rows": event.rows}, default=_iso).encode(),
         headers={"Content-Type": "application/json"},
     )
     try:
@@ -69,6 +72,12 @@ def post_late_reads(event: LateReads, settings: Settings) -> None:
             f"The webhook of late reads did not take the event: {cause}. The reads are integrated "
             "and recorded all the same: see meterlake late"
         ) from error
+
+
+def _iso(value: object) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f"no JSON for {type(value)}")
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def late_hooks(names: Iterable[str]) -> list[Hook]:

@@ -42,9 +42,9 @@ def query(store: Store, sql: str) -> pl.DataFrame:
                 + (", ".join(sorted(str(k).split(".")[-1] for k in kinds)) or "nothing")
             )
         connection.execute("SET TimeZone = 'UTC'")
-        for table in TABLES.values():
-            if table.name in sql.lower():
-                _create_view(connection, store, snapshot(store, table))
+        named = [table for table in TABLES.values() if table.name in sql.lower()]
+        for table in named or TABLES.values():
+            _create_view(connection, store, snapshot(store, table))
         connection.execute(f"SET allowed_directories = [{_quoted(store.url + '/')}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

@@ -47,6 +47,13 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._unavailable("write", path, error) from error
 
+    def delete(self, path: str) -> None:
+        """Remove an object that no table knows. Raises Unavailable where that fails."""
+        try:
+            obstore.delete(self._objects, path)
+        except (BaseError, OSError) as error:
+            raise self._unavailable("remove", path, error) from error
+
     def read(self, path: str) -> bytes:
         """All bytes of a small object. Raises Unavailable where it cannot be read."""
         try:
@@ -66,6 +73,23 @@ class Store:
         if self.is_local:
             return LocalStore(self.url, mkdir=True)
         return from_url(self.url)
+
+
+def existing_store(location: str) -> Store:
+    """The storage of a lake that is there already.
+
+    Raises
+    ------
+    BadInput
+        As `open_store`; and where there is no such folder.
+    """
+    store = open_store(location)
+    if store.is_local and not Path(store.url).exists():
+        raise BadInput(
+            f"There is no lake at '{store.url}' yet: ingest a file into it, or name another one "
+            "with --lake, METERLAKE_LAKE or meterlake.toml"
+        )
+    return store
 
 
 def open_store(location: str) -> Store:

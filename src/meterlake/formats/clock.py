@@ -1,7 +1,7 @@
 """Wall clocks to UTC: zones, stamps without one, and the hours that a clock skips or repeats.
 
-Nothing is guessed: a time that its zone does not have, or has twice without the file saying
-which, is no time, and its row is rejected with that reason.
+A reading's time is not guessed: one that its zone does not have, or has twice without the file
+saying which, is no time, and its row is rejected with that reason.
 """
 
 from datetime import UTC, date, datetime, timedelta

@@ -102,7 +102,12 @@ STAGING = Table(
     columns=(
         _METER_ID,
         _READING_DATE_TIME,
-        Column("arrival_time", "timestamp", "UTC", "Arrival at the source system; null: not in the format"),
+        Column(
+            "arrival_time",
+            "timestamp",
+            "UTC",
+            "Arrival at the source system; null: not in the format",
+        ),
         Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
         *(Column(t.name, "double", t.unit, t.meaning) for t in READING_TYPES.values()),
         _QUALITY,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from meterlake.formats.clock import METER, ORDER, REGISTER, with_utc
+from meterlake.formats.clock import METER, ORDER, REGISTER, Reason, with_utc
 from meterlake.formats.profile import Profile
 from meterlake.schema import READING_TYPES
 
@@ -29,18 +29,19 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
     quality and reading types where the profile has them, source_row, and `reason`: null where
     the row is good, else why it is not.
     """
-    reasons: list[pl.Expr] = []
+    reasons: list[Reason] = []
     frame = cells.with_columns(
         _meter_id(cells, profile).alias(METER),
         _order(cells, profile).alias(ORDER),
         _register(profile).alias(REGISTER),
     )
-    reasons.append(pl.when(pl.col(METER).is_null()).then(pl.lit(f"{profile.meter} is empty")))
+    reasons.append((pl.col(METER).is_null(), pl.lit(f"{profile.meter} is empty")))
     for column, wanted in profile.require.items():
         text = pl.col(column).cast(pl.String).str.strip_chars()
         reasons.append(
-            pl.when(text.ne_missing(pl.lit(wanted))).then(
-                pl.format(f"{column} needs to be '{wanted}', found '{{}}'", text.fill_null(""))
+            (
+                text.ne_missing(pl.lit(wanted)),
+                pl.format(f"{column} needs to be '{wanted}', found '{{}}'", text.fill_null("")),
             )
         )
     frame = with_utc(
@@ -67,8 +68,18 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
         text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
         typed.append(pl.when(text != "").then(text).alias("quality"))
     values = _values(cells, profile, reasons)
-    # `when` without `otherwise` is null, so the first reason that applies is the row's.
-    return frame.select(*typed, *values, pl.coalesce(reasons).alias("reason"))
+    return frame.select(*typed, *values, _reasons(frame, reasons))
+
+
+def _reasons(frame: pl.DataFrame, reasons: Sequence[Reason]) -> pl.Series:
+    """Each row's first reason, null for the good ones; the words are made for bad rows only."""
+    wrong = frame.select(pl.any_horizontal(rows.fill_null(False) for rows, _ in reasons))
+    bad = wrong.to_series().arg_true()
+    none = pl.repeat(None, frame.height, dtype=pl.String, eager=True).alias("reason")
+    if bad.is_empty():
+        return none
+    first = pl.coalesce(pl.when(rows).then(words) for rows, words in reasons)
+    return none.scatter(bad, frame[bad].select(first).to_series())
 
 
 def _meter_id(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
@@ -95,7 +106,7 @@ def _register(profile: Profile) -> pl.Expr:
     return pl.col(profile.long.type_column).cast(pl.String).str.strip_chars()
 
 
-def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> list[pl.Expr]:
+def _values(cells: pl.DataFrame, profile: Profile, reasons: list[Reason]) -> list[pl.Expr]:
     if profile.long is None:
         return [
             _scaled(_number(cells, name, profile.not_read, reasons), profile.factor(value)).alias(
@@ -107,12 +118,13 @@ def _values(cells: pl.DataFrame, profile: Profile, reasons: list[pl.Expr]) -> li
     spellings = {n for name, value in profile.values.items() for n in (name, *value.also)}
     number = _number(cells, profile.long.value_column, profile.not_read, reasons)
     reasons.append(
-        pl.when(~kind.is_in(sorted(spellings)) | kind.is_null()).then(
+        (
+            ~kind.is_in(sorted(spellings)) | kind.is_null(),
             pl.format(
                 f"{profile.long.type_column} needs to be one of {', '.join(profile.values)}, "
                 "found '{}'",
                 kind.fill_null(""),
-            )
+            ),
         )
     )
     by_type: dict[str, list[pl.Expr]] = {}
@@ -128,22 +140,24 @@ def _scaled(number: pl.Expr, factor: float) -> pl.Expr:
 
 
 def _number(
-    cells: pl.DataFrame, name: str, not_read: Sequence[str], reasons: list[pl.Expr]
+    cells: pl.DataFrame, name: str, not_read: Sequence[str], reasons: list[Reason]
 ) -> pl.Expr:
     column = pl.col(name)
     if cells.schema[name] == pl.String:
         text = column.str.strip_chars()
         number = text.cast(pl.Float64, strict=False)
         reasons.append(
-            pl.when(~text.is_in(["", *not_read]) & number.is_null()).then(
-                pl.format(f"{name} is not a number: '{{}}'", text)
+            (
+                ~text.is_in(["", *not_read]) & number.is_null(),
+                pl.format(f"{name} is not a number: '{{}}'", text),
             )
         )
     else:
         number = column.cast(pl.Float64, strict=False)
     reasons.append(
-        pl.when(~number.is_finite()).then(
-            pl.format(f"{name} is not a finite number: '{{}}'", column.cast(pl.String))
+        (
+            ~number.is_finite(),
+            pl.format(f"{name} is not a finite number: '{{}}'", column.cast(pl.String)),
         )
     )
     return number

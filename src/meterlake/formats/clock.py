@@ -19,6 +19,9 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 # Columns that are worked out lie beside the delivered ones, whose names may be the same.
 METER, ORDER, REGISTER = "~meter_id", "~order", "~register"
 
+Reason = tuple[pl.Expr, pl.Expr]
+"""Which rows cannot be used, and the words that say why."""
+
 _NAIVE = pl.Datetime("us")
 
 
@@ -28,7 +31,7 @@ def with_utc(
     into: str,
     *,
     default_zone: str,
-    reasons: list[pl.Expr],
+    reasons: list[Reason],
     in_pairs: bool,
 ) -> pl.DataFrame:
     """Add the time column in UTC under the name `into`, null where it is no time.
@@ -56,20 +59,20 @@ def with_utc(
     wall = f"{into}_wall"
     if wall in frame.columns:
         reasons.append(
-            pl.when(pl.col(into).is_null() & pl.col(wall).is_not_null()).then(
+            (
+                pl.col(into).is_null() & pl.col(wall).is_not_null(),
                 pl.format(
                     f"{time.column} '{{}}' does not exist in {zone}, or twice and the file does "
                     "not say which",
                     shown,
-                )
+                ),
             )
         )
+    reasons.append((pl.col(into).is_null(), pl.format(f"{time.column} is no time: '{{}}'", shown)))
     reasons.append(
-        pl.when(pl.col(into).is_null()).then(pl.format(f"{time.column} is no time: '{{}}'", shown))
-    )
-    reasons.append(
-        pl.when(~pl.col(into).is_between(EARLIEST, LATEST, closed="left")).then(
-            pl.format(f"{time.column} is outside 1970 to 2099: '{{}}'", shown)
+        (
+            ~pl.col(into).is_between(EARLIEST, LATEST, closed="left"),
+            pl.format(f"{time.column} is outside 1970 to 2099: '{{}}'", shown),
         )
     )
     return frame
@@ -79,25 +82,16 @@ def _with_wall_clock(frame: pl.DataFrame, time: Time, into: str) -> pl.DataFrame
     column = pl.col(time.column)
     dtype = frame.schema[time.column]
     if dtype == pl.String:
+        # As it stands first: Polars remembers the texts that it met, and times repeat.
+        form = time.format or "%Y-%m-%d %H:%M:%S%.f"
+        wall = column.str.to_datetime(form, strict=False, time_unit="us")
+        frame = frame.with_columns(wall.alias(f"{into}_wall"))
+        if frame[f"{into}_wall"].null_count() == 0:
+            return frame
         text = column.str.strip_chars()
-        if time.format is not None:
-            wall = text.str.to_datetime(time.format, strict=False, time_unit="us")
-        else:
-            # Seconds and their fraction apart: the minute repeats from row to row, and its
-            # parsing is remembered; with the fraction every text is new (6 times slower).
-            date_and_time = text.str.slice(0, 19)
-            if frame.select(text.str.slice(10, 1).eq("T").any()).item():
-                date_and_time = date_and_time.str.replace("T", " ", literal=True)
-            second = date_and_time.str.to_datetime(
-                "%Y-%m-%d %H:%M:%S", strict=False, time_unit="us"
-            )
-            rest = text.str.slice(19)
-            fraction = pl.when(rest.str.contains(r"^\.\d{1,9}$")).then(
-                rest.str.slice(1, 6).str.pad_end(6, "0").cast(pl.Int64, strict=False)
-            )
-            wall = second + pl.duration(
-                microseconds=pl.when(rest.str.len_bytes() == 0).then(0).otherwise(fraction)
-            )
+        if time.format is None:
+            text = text.str.replace("T", " ", literal=True)
+        wall = pl.coalesce(f"{into}_wall", text.str.to_datetime(form, strict=False, time_unit="us"))
     elif isinstance(dtype, pl.Datetime) or dtype == pl.Date:
         wall = column.cast(_NAIVE)
     else:

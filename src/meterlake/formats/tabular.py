@@ -19,7 +19,7 @@ from meterlake.formats.port import REJECTED, Block, Parsed
 from meterlake.formats.profile import Profile
 from meterlake.formats.source import Range, Source, chunks
 
-BLOCK_BYTES = 48 * 1024 * 1024  # decompressed text of one unit of work
+BLOCK_BYTES = 24 * 1024 * 1024  # decompressed text of one unit of work
 BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
 PIECE_BYTES = 4 * 1024 * 1024
 

@@ -6,12 +6,12 @@ start of a server are not counted. Every rival is set up as kindly as we know ho
 """
 
 import csv
-import getpass
 import glob
 import gzip
 import importlib.util
 import json
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -150,7 +150,7 @@ def postgresql(file: Path, folder: Path) -> Figures:
     load = f"""
         CREATE UNLOGGED TABLE delivered (time timestamptz, arrival_time timestamptz,
             device_id text, measure_name text, {wide});
-        COPY delivered FROM PROGRAM 'gzip -dc "{file}"' (FORMAT csv, HEADER);
+        \\copy delivered FROM PROGRAM 'gzip -dc "{file}"' (FORMAT csv, HEADER)
         BEGIN;
         CREATE TABLE readings AS
             SELECT device_id AS meter_id, reading_type, time AS reading_date_time, arrival_time,
@@ -246,12 +246,11 @@ def _server(folder: Path) -> Iterator[Callable[[str], str]]:
     found = _programs()
     if found is None:
         raise NotInstalled("postgresql")
-    # It refuses to run as root; Debian's package brings the user.
-    user = "postgres" if getpass.getuser() == "root" else None
+    user = _server_user()
     data = folder / "data"
     data.mkdir(mode=0o700)
     if user is not None:
-        shutil.chown(data, user, user)
+        shutil.chown(data, user)
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
     subprocess.run(
         [found["initdb"], "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale"],
@@ -293,6 +292,14 @@ def _server(folder: Path) -> Iterator[Callable[[str], str]]:
     finally:
         server.send_signal(signal.SIGINT)  # "fast" shutdown
         server.wait(timeout=60)
+
+
+def _server_user() -> str | None:
+    """PostgreSQL refuses to run as root: then Debian's user for it, or one without rights."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
 
 
 def _wait_until_ready(

@@ -19,9 +19,9 @@ from meterlake.formats.port import REJECTED, Block, Parsed
 from meterlake.formats.profile import Profile
 from meterlake.formats.source import Range, Source, chunks
 
-BLOCK_BYTES = 24 * 1024 * 1024  # decompressed text of one unit of work
+BLOCK_BYTES = 16 * 1024 * 1024  # decompressed text of one unit of work
 BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
-PIECE_BYTES = 4 * 1024 * 1024
+PIECE_BYTES = 1024 * 1024
 
 PARQUET_MAGIC = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
@@ -151,32 +151,35 @@ class ProfileFormat:
     # --- text
 
     def _split_text(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
-        held = bytearray()
-        row = 1
+        held: list[bytes] = []
+        size, row = 0, 1
         with source.open() as file:
             for piece in chunks(file, source.name, size=PIECE_BYTES):
-                held += piece
-                if len(held) < BLOCK_BYTES:
+                held.append(piece)
+                size += len(piece)
+                if size < BLOCK_BYTES:
                     continue
-                cut = self._cut(held, columns)
+                text = b"".join(held)
+                cut = self._cut(text, columns)
                 if cut == 0:
                     raise NotReadable(
                         f"'{source.name}' needs to be lines of text; found no line end in "
-                        f"{len(held):,} bytes"
+                        f"{size:,} bytes"
                     )
-                data = bytes(memoryview(held)[:cut])
-                del held[:cut]
+                held, size = [text[cut:]], size - cut
+                data = text[:cut]
+                del text
                 yield Block(source, row, columns, data=data)
                 row += data.count(b"\n")
-        if held:
-            yield Block(source, row, columns, data=bytes(held))
+        if size:
+            yield Block(source, row, columns, data=b"".join(held))
 
-    def _cut(self, held: bytearray, columns: tuple[str, ...]) -> int:
+    def _cut(self, held: bytes, columns: tuple[str, ...]) -> int:
         """Where a block ends: after a line, and after a meter where meters stay together."""
         end = held.rfind(b"\n") + 1
         if not self._needs_whole_meters or end == 0:
             return end
-        text = bytes(memoryview(held)[:end])
+        text = held[:end]
         lines = _lines(text)
         meter = (
             lines["line"]

@@ -19,7 +19,7 @@ from meterlake.schema import LATE_ARRIVALS, POLARS_TYPES, READING_TYPES, READING
 
 KEY = "integrate"  # idempotency key: the version of staging that was consumed
 
-UNIT_ROWS = 250_000  # staging rows of one unit of work, about
+UNIT_ROWS = 150_000  # staging rows of one unit of work, about
 HOUR = timedelta(hours=1)
 
 LATE_SCHEMA = {
@@ -115,18 +115,23 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
         if not known.is_empty():
             touched = arrived.select(pl.col("_hour").unique())
             known = known.join(touched, on="_hour", how="semi")
-        reads = pl.concat([arrived, known]).sort(
-            "meter_id", "reading_date_time", "_arrival", "source_file", "source_row"
-        )
         files: list[DataFile] = []
         counts = Counts(0, 0, 0)
-        for name in _types_in(reads):
-            one = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
-            if not known.is_empty():
-                one = one.filter(pl.col("_new").any().over("_hour"))
-            winners, became = latest(one, name)
-            counts += became
-            files += _write(store, winners, name)
+        for hour in pl.concat([arrived, known]).partition_by("_hour"):
+            reads = hour.sort(
+                "meter_id", "reading_date_time", "_arrival", "source_file", "source_row"
+            )
+            several = _loses(reads).any()
+            for name in _types_in(reads):
+                one = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
+                new = int(one["_new"].sum())
+                if new == 0:
+                    continue
+                became = Counts(added=new, replaced=0, duplicates=0)
+                if several:
+                    one, became = latest(one, name)
+                counts += became
+                files.append(_write(store, one, name))
         judged = arrived.filter(~pl.col("_path").is_in(list(unit.late_counted)))
         return Integrated(tuple(files), counts, late_reads(judged, late_after))
 
@@ -141,8 +146,7 @@ def latest(reads: pl.DataFrame, value: str) -> tuple[pl.DataFrame, Counts]:
     reads : sorted by meter_id, reading_date_time and arrival; column `value` has no null
     """
     key = ["meter_id", "reading_date_time"]
-    same_as_next = pl.all_horizontal(pl.col(c) == pl.col(c).shift(-1) for c in key)
-    loses = reads.select(same_as_next.fill_null(False).alias("loses"))["loses"]
+    loses = _loses(reads)
     arrived = int(reads["_new"].sum())
     if not loses.any():
         return reads, Counts(added=arrived, replaced=0, duplicates=0)
@@ -243,11 +247,16 @@ def _read(store: Store, files: Sequence[DataFile], within: pl.Expr, *, new: bool
     )
 
 
-def _write(store: Store, winners: pl.DataFrame, name: str) -> Iterator[DataFile]:
+def _loses(reads: pl.DataFrame) -> pl.Series:
+    """Whether a row's meter and time are those of the next row too, which then wins."""
+    same = [pl.col(c) == pl.col(c).shift(-1) for c in ("meter_id", "reading_date_time")]
+    return reads.select(pl.all_horizontal(same).fill_null(False).alias("loses"))["loses"]
+
+
+def _write(store: Store, winners: pl.DataFrame, name: str) -> DataFile:
+    """Write one partition: winners of one hour."""
     kind = READING_TYPES[name]
-    file_name = f"part-{uuid.uuid4().hex}"
     rows = winners.select(
-        "_hour",
         "meter_id",
         pl.col(name).alias("reading_value"),
         "reading_date_time",
@@ -258,9 +267,8 @@ def _write(store: Store, winners: pl.DataFrame, name: str) -> Iterator[DataFile]
         pl.col("_arrival").alias("arrival_time"),
         "quality",
     )
-    for hour in rows.partition_by("_hour", maintain_order=True):
-        partition = {"reading_type": name, **hour_partition(hour["_hour"][0])}
-        yield write_file(store, READINGS, hour.drop("_hour"), partition=partition, name=file_name)
+    partition = {"reading_type": name, **hour_partition(winners["_hour"][0])}
+    return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
 
 
 def hour_partition(hour: datetime) -> dict[str, str]:

@@ -185,6 +185,7 @@ def test_rows_come_as_parquet_too(run: Run, tmp_path: Path) -> None:
     [
         (["readings", "m1", "--type", "watt"], "kw"),
         (["readings", "m1", "--from", "yesterday"], "--from"),
+        (["readings", "m1", "--from", "2024-02-01", "--to", "2024-01-01"], "after --from"),
         (["catalog", "nothing"], "readings"),
         (["ingest", "x", "--profile", "nothing"], "hes_csv"),
         (["catalog", "--lake", "ftp://host/lake"], "s3"),
@@ -210,6 +211,14 @@ def test_a_lake_that_is_not_there_is_said_to_be_missing_and_not_made(
     assert code == 1
     assert "no lake at" in err
     assert not (tmp_path / "lakke").exists()
+
+
+def test_a_meter_without_readings_is_said_to_have_none(run: Run, tmp_path: Path) -> None:
+    good_file(tmp_path / "a.csv.gz", 1.0)
+    run("ingest", "a.csv.gz")
+    code, out, err = run("readings", "m-99", "--output", "json")
+    assert (code, json.loads(out)) == (0, {"rows": []})
+    assert "no kw readings of a meter 'm-99'" in err
 
 
 def test_show_tables_shows_the_catalogs_tables(run: Run, tmp_path: Path) -> None:

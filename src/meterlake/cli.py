@@ -258,14 +258,20 @@ def readings(
                 f"--type needs one of {', '.join(READING_TYPES)}; found '{reading_type}'"
             )
         zone = context.settings.timezone
+        first = None if start is None else _moment(start, "--from", zone)
+        last = None if end is None else _moment(end, "--to", zone)
+        if first is not None and last is not None and first >= last:
+            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
         frame = read_readings(
-            context.store,
-            [meter],
-            reading_type=reading_type,
-            start=None if start is None else _moment(start, "--from", zone),
-            end=None if end is None else _moment(end, "--to", zone),
+            context.store, [meter], reading_type=reading_type, start=first, end=last
         )
         show.frame(frame, output.value)
+        if frame.is_empty():
+            print(
+                f"meterlake: no {reading_type} readings of a meter '{meter}' in that window; "
+                "a question to the table readings tells which meters there are",
+                file=sys.stderr,
+            )
 
 
 @app.command()

@@ -196,6 +196,7 @@ def test_without_a_zone_the_lakes_zone_counts(tmp_path: Path) -> None:
         (("interval_minutes = 30\n", ""), "interval_minutes"),
         (('zone = "Europe/London"', 'zone = "London"'), "no IANA zone"),
         (("delimiter =", "delimeter ="), "delimeter"),
+        (("meter =", "metre ="), "metre: is not permitted"),
         (("name =", "name"), "TOML"),
     ],
 )

@@ -170,11 +170,11 @@ def read_profile(text: str, *, origin: str) -> Profile:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"Profile {origin} needs to be TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise BadInput(
-            f"Profile {origin}: {where}: {first['msg']} (see docs/howto/profiles.md)"
-        ) from error
+        # A key that is not known comes first: it is often the misspelt one that is missing.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        where = "".join(f"{part}: " for part in first["loc"])
+        words = first["msg"].removeprefix("Value error, ").replace("Extra inputs are", "is")
+        raise BadInput(f"Profile {origin}: {where}{words} (see docs/howto/profiles.md)") from error
 
 
 def read_profile_file(path: Path) -> Profile:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -196,13 +197,18 @@ class Bench:
 
     def _run(self, *arguments: str) -> Figures:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("METERLAKE_")}
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), "--child", *arguments],
-            check=False, stdout=subprocess.PIPE, text=True, cwd=self._work, env=environment,
-        )  # fmt: skip
-        if done.returncode != 0:
+        command = [sys.executable, str(Path(__file__).resolve()), "--child", *arguments]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=self._work, env=environment
+        ) as process:
+            try:
+                said, _ = process.communicate()
+            except BaseException:
+                process.terminate()  # it may have a server to stop
+                raise
+        if process.returncode != 0:
             raise SystemExit(f"{arguments[0]} failed")
-        figures: Figures = json.loads(done.stdout.splitlines()[-1])
+        figures: Figures = json.loads(said.splitlines()[-1])
         return figures
 
 
@@ -431,7 +437,13 @@ def _simulator() -> str:
     return digest.hexdigest()[:8]
 
 
+def _leave(number: int, frame: object) -> None:
+    """End as if by an error, so that folders are removed and servers stopped."""
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     if sys.argv[1:2] == ["--child"]:
         sys.exit(child(sys.argv[2], sys.argv[3:]))
     sys.exit(main())

@@ -37,7 +37,8 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/ingest.py
 
-soak: venv  ## Longer proofs on whole real files
+soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[soak]'
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m soak
 
 docs: venv  ## Write the generated pages of docs/

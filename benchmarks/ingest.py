@@ -98,8 +98,9 @@ def load_meterlake(file: Path, folder: Path) -> Figures:
 
     from meterlake import jobs
     from meterlake.engine.local import LocalEngine
+    from meterlake.lake.commit import snapshot
     from meterlake.lake.store import open_store
-    from meterlake.lake.table import scan, snapshot
+    from meterlake.lake.table import scan
     from meterlake.schema import READINGS
     from meterlake.settings import Settings
 

@@ -1,12 +1,15 @@
 """What the tests share: a fresh lake, the real data, and inbound files made by hand."""
 
-from collections.abc import Callable
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from isal import igzip
+from support.seaweed import SeaweedFS
 
 from meterlake.lake.store import Store, open_store
 
@@ -36,8 +39,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in long]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of docs/guarantees.md, of this run: what the tests recorded, summed up."""
+    figures: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "call" and report.passed:
+                for name, figure in report.user_properties:
+                    figures[name] += int(str(figure))
+    if figures:
+        terminalreporter.section("survived")
+        for name, figure in sorted(figures.items()):
+            terminalreporter.line(f"{figure:>9,}  {name}")
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[SeaweedFS]:
+    """A real S3 server on loopback."""
+    with SeaweedFS() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket(seaweed: SeaweedFS) -> str:
+    return seaweed.new_bucket()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def s3_lake(seaweed: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new lake on the S3 server; the usual variables say how to reach it."""
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    return f"s3://{bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A new lake: what a test says of it holds for a folder and for an object store."""
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("s3_lake"))
     return open_store(str(tmp_path / "lake"))
 
 

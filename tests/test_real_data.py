@@ -22,6 +22,9 @@ COLUMNS = {
     "other_kwh": "kw_other",
 }
 
+# Thousands of files: on a test server that would take long and show nothing more.
+ON_A_FOLDER = pytest.mark.parametrize("store", ["file"], indirect=True)
+
 
 def oracle_keys(raw: pl.DataFrame) -> int:
     """Distinct (meter, type, time) after the doubled hours are put in calendar order."""
@@ -61,6 +64,7 @@ def check(store: Store, path: Path, rows: int) -> None:
     assert repeated == jobs.IntegrationResult()
 
 
+@ON_A_FOLDER
 def test_the_weeks_with_doubled_hours_end_with_the_right_keys(
     store: Store, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +81,7 @@ def test_the_weeks_with_doubled_hours_end_with_the_right_keys(
     check(store, tmp_path / "weeks.parquet", raw.height)
 
 
+@ON_A_FOLDER
 @pytest.mark.soak
 def test_the_whole_file_ends_with_the_right_keys(store: Store, shared_data: Path) -> None:
     check(store, shared_data / "sgsc" / "sgsc_50.parquet", 1_278_870)

@@ -51,12 +51,27 @@ class TableOutput(StrEnum):
     parquet = "parquet"
 
 
+class Clock(StrEnum):
+    """What a read had to do by the moment of --as-of."""
+
+    arrival = "arrival"
+    receipt = "receipt"
+
+
 LakeOption = Annotated[
     str | None,
     typer.Option("--lake", metavar="URL", help="The lake: a folder or s3://bucket/prefix."),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="For people, or one JSON object.")]
 RowsOption = Annotated[TableOutput, typer.Option("--output", help="How to print the rows.")]
+AsOfOption = Annotated[
+    str | None,
+    typer.Option("--as-of", help="Only what had arrived by this moment, whatever came since."),
+]
+ClockOption = Annotated[
+    Clock,
+    typer.Option(help="As-of clock: arrival at the source system, or receipt by this lake."),
+]
 
 
 @app.callback()
@@ -107,7 +122,7 @@ def simulate_readings_command(
             interval_minutes=interval_minutes,
             start=_moment(start, "--start"),
             end=_moment(end, "--end"),
-            file_every=_duration(file_every),
+            file_every=_duration(file_every, "--file-every"),
             region_voltage_v=region_voltage,
             min_load_kw=min_load_kw,
             max_load_kw=max_load_kw,
@@ -155,6 +170,8 @@ def ingest(
 
     Example: meterlake ingest inbox/ --lake ./lake
     """
+    import polars as pl
+
     from meterlake import jobs
 
     with _errors(), _context(lake, may_be_new=True) as context:
@@ -172,13 +189,30 @@ def ingest(
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,
-            "readings": done.readings,
+            "stored": done.stored,
             "quarantined": done.quarantined,
+            "readings": done.readings,
             "already_ingested": done.already_ingested,
             "failed": [{"file": f.file, "reason": f.reason} for f in done.failures],
             "seconds": round(time.perf_counter() - began, 3),
         }
-        show.result(facts, output is Output.json)
+        accounts = [
+            {
+                "file": b.file,
+                "rows": b.rows,
+                "stored": b.stored,
+                "quarantined": b.quarantined,
+                "readings": b.readings,
+            }
+            for b in done.balance
+            if not b.already_ingested
+        ]
+        if output is Output.json:
+            show.result({**facts, "balance": accounts}, as_json=True)
+        else:
+            show.result(facts, as_json=False)
+            if len(accounts) > 1:
+                show.frame(pl.DataFrame(accounts), "table")
         if done.failures:
             raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
 
@@ -207,6 +241,80 @@ def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> N
         show.result(facts, output is Output.json)
         if done.hook_failures:
             raise Unavailable(" ".join(done.hook_failures))
+
+
+@app.command()
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Derive again what is wrong and can be derived.")
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Verify the whole lake: logs, files, rows, order, keys, and integrated against staging.
+
+    Exit code 1 where anything is found that is not mended.
+
+    Example: meterlake check --repair
+    """
+    from meterlake import upkeep
+
+    with _errors(), _context(lake) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = upkeep.check(
+                context.store,
+                engine=context.engine,
+                now=context.now,
+                repair=repair,
+                progress=progress,
+            )
+        show.result(
+            {
+                "files": done.files,
+                "rows": done.rows,
+                "repaired": [vars(f) for f in done.repaired],
+                "findings": [vars(f) for f in done.findings],
+                "seconds": round(time.perf_counter() - began, 3),
+            },
+            output is Output.json,
+        )
+        if done.findings:
+            raise typer.Exit(1)
+
+
+@app.command()
+def vacuum(
+    retain: Annotated[
+        str, typer.Option(help="Keep what was needed in the last 7d, 12h or 30m.")
+    ] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    nobody_else: Annotated[
+        bool,
+        typer.Option("--nobody-else", help="Allow less than 1h: no job or query runs on the lake."),
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Remove files that no version within the retention needs: superseded ones and orphans.
+
+    Example: meterlake vacuum --retain 7d --dry-run
+    """
+    from meterlake.lake.vacuum import vacuum as run
+
+    with _errors(), _context(lake) as context:
+        began = time.perf_counter()
+        done = run(
+            context.store,
+            retain=_duration(retain, "--retain", may_be_zero=True),
+            now=context.now,
+            dry_run=dry_run,
+            nobody_else=nobody_else,
+        )
+        facts = {**vars(done), "dry_run": dry_run}
+        show.result(
+            {**facts, "seconds": round(time.perf_counter() - began, 3)}, output is Output.json
+        )
 
 
 @app.command()
@@ -240,12 +348,15 @@ def readings(
     end: Annotated[
         str | None, typer.Option("--to", help="End, not included; default: the end.")
     ] = None,
+    as_of: AsOfOption = None,
+    clock: ClockOption = Clock.arrival,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
     """Show one meter's readings in a half-open window of time.
 
-    Times without a zone are in the lake's time zone.
+    Times without a zone are in the lake's time zone. With --as-of the readings are those that
+    a bill of that moment was made from, worked out anew from staging.
 
     Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
     """
@@ -263,7 +374,12 @@ def readings(
         if first is not None and last is not None and first >= last:
             raise BadInput(f"--to needs to be after --from; found {start} to {end}")
         frame = read_readings(
-            context.store, [meter], reading_type=reading_type, start=first, end=last
+            context.store,
+            [meter],
+            reading_type=reading_type,
+            start=first,
+            end=last,
+            as_of=_as_of(as_of, clock, zone),
         )
         show.frame(frame, output.value)
         if frame.is_empty():
@@ -277,17 +393,36 @@ def readings(
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT.")],
+    as_of: AsOfOption = None,
+    clock: ClockOption = Clock.arrival,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
     """Answer SQL over the lake's tables, by name; nothing can be changed.
+
+    With --as-of the tables are as they were at that moment.
 
     Example: meterlake query "select reading_type, count(*) from readings group by all"
     """
     from meterlake.lake.sql import query as run
 
     with _errors(), _context(lake) as context:
-        show.frame(run(context.store, sql), output.value)
+        moment = _as_of(as_of, clock, context.settings.timezone)
+        show.frame(run(context.store, sql, as_of=moment), output.value)
+
+
+@app.command()
+def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> None:
+    """Account for every delivered row: what became of each file's rows and readings.
+
+    rows = stored + quarantined; readings = standing + superseded + duplicates.
+
+    Example: meterlake balance
+    """
+    from meterlake.lake.sql import balance as run
+
+    with _errors(), _context(lake) as context:
+        show.frame(run(context.store), output.value)
 
 
 @app.command()
@@ -403,6 +538,12 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(1 if isinstance(error, BadInput) else 3) from error
 
 
+def _as_of(text: str | None, clock: Clock, zone: str) -> Any:
+    from meterlake.lake.history import AsOf
+
+    return None if text is None else AsOf(_moment(text, "--as-of", zone), clock.value)
+
+
 def _moment(text: str, flag: str, zone: str = "UTC") -> datetime:
     """An aware moment; text without an offset is in `zone`."""
     from zoneinfo import ZoneInfo
@@ -418,11 +559,12 @@ def _moment(text: str, flag: str, zone: str = "UTC") -> datetime:
     return moment.astimezone(UTC)
 
 
-def _duration(text: str) -> timedelta:
+def _duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta:
     units = {"d": "days", "h": "hours", "m": "minutes"}
     number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in units or int(number) == 0:
-        raise BadInput(f"--file-every needs a length such as 1d, 6h or 15m; found '{text}'")
+    usable = number.isascii() and number.isdigit() and len(number) < 7 and unit in units
+    if not usable or (int(number) == 0 and not may_be_zero):
+        raise BadInput(f"{flag} needs a length such as 1d, 6h or 15m; found '{text}'")
     return timedelta(**{units[unit]: int(number)})
 
 

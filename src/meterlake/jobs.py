@@ -1,38 +1,35 @@
 """One function per job: plan, map, commit. The moment is passed in, never looked up."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import polars as pl
 
+from meterlake import __version__, storage
 from meterlake.engine import Engine
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
+from meterlake.formats.probe import probe
 from meterlake.formats.registry import named_format, recognise
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Staged, stage_block
 from meterlake.integrate import hours
 from meterlake.integrate.events import Hook, LateReads, late_hooks
+from meterlake.lake.commit import ATTEMPTS, commit, settle, snapshots
+from meterlake.lake.journal import added_since
 from meterlake.lake.store import Store
-from meterlake.lake.table import (
-    DataFile,
-    added_since,
-    commit,
-    consumed_version,
-    scan,
-    snapshot,
-    write_file,
-)
-from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING
+from meterlake.lake.table import DataFile, consumed_version, scan, write_file
+from meterlake.lake.table import fetched as fetched_rows
+from meterlake.schema import LATE_ARRIVALS, READINGS, STAGING
 from meterlake.settings import Settings
-
-CONFLICT_RETRIES = 5
 
 Progress = Callable[[str, int | None, int], None]
 """Told of (what, units in all or None, units done)."""
 
 
-def _silent(what: str, total: int | None, done: int) -> None:
+def silent(what: str, total: int | None, done: int) -> None:
     """Progress for callers that want none."""
 
 
@@ -45,19 +42,63 @@ class Failure:
     is_bad: bool
 
 
-@dataclass
-class Ingested:
-    """What an ingest did, over all its files.
+@dataclass(frozen=True)
+class FileBalance:
+    """What became of a delivered file's rows: `rows` = `stored` + `quarantined`.
 
-    `rows` = rows staged + `quarantined`; `readings` are the values in the staged rows.
+    `readings` are the values in the stored rows. A file that was taken in before has no row
+    counted: all of them are there already.
     """
 
-    files: int = 0
+    file: str
+    sha256: str
     rows: int = 0
-    readings: int = 0
     quarantined: int = 0
-    already_ingested: int = 0
+    readings: int = 0
+    already_ingested: bool = False
+
+    @property
+    def stored(self) -> int:
+        """Rows that staging has of the file."""
+        return self.rows - self.quarantined
+
+
+@dataclass
+class Ingested:
+    """What an ingest did, over all its files: `rows` = `stored` + `quarantined`."""
+
+    balance: list[FileBalance] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        """Number of files that were taken in."""
+        return sum(not b.already_ingested for b in self.balance)
+
+    @property
+    def already_ingested(self) -> int:
+        """Number of files that had been taken in before."""
+        return len(self.balance) - self.files
+
+    @property
+    def rows(self) -> int:
+        """Rows of the files that were taken in."""
+        return sum(b.rows for b in self.balance)
+
+    @property
+    def stored(self) -> int:
+        """Rows that staging has got."""
+        return sum(b.stored for b in self.balance)
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that the quarantine has got."""
+        return sum(b.quarantined for b in self.balance)
+
+    @property
+    def readings(self) -> int:
+        """Values in the stored rows."""
+        return sum(b.readings for b in self.balance)
 
 
 @dataclass(frozen=True)
@@ -81,7 +122,7 @@ def ingest(
     settings: Settings,
     now: datetime,
     profile: str | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Ingested:
     """Take delivered files into staging, each in one commit, each once.
 
@@ -94,38 +135,49 @@ def ingest(
     files = expand(list(locations))
     if not files:
         raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
+    settle(store, STAGING, now=now)
     for number, location in enumerate(files):
         progress("ingest", len(files), number)
         try:
             with fetched(location) as delivery:
-                _ingest_one(
-                    store, delivery, done,
-                    engine=engine, settings=settings, now=now, profile=profile, progress=progress,
-                )  # fmt: skip
+                balance = _ingest_one(
+                    store,
+                    delivery,
+                    engine=engine,
+                    settings=settings,
+                    now=now,
+                    profile=profile,
+                    progress=partial(_add_rows, progress, done.rows),
+                )
+                done.balance.append(balance)
         except MeterlakeError as error:
             done.failures.append(Failure(location, str(error), isinstance(error, BadInput)))
     progress("ingest", len(files), len(files))
     return done
 
 
+def _add_rows(progress: Progress, before: int, rows: int) -> None:
+    progress("rows", None, before + rows)
+
+
 def _ingest_one(
     store: Store,
     delivery: Delivery,
-    done: Ingested,
     *,
     engine: Engine,
     settings: Settings,
     now: datetime,
     profile: str | None,
-    progress: Progress,
-) -> None:
+    progress: Callable[[int], None],
+) -> FileBalance:
     key = KEY_PREFIX + delivery.sha256
+    known = FileBalance(delivery.name, delivery.sha256, already_ingested=True)
     if consumed_version(store, STAGING, key) >= 0:
-        done.already_ingested += 1
-        return
+        return known
     source = None
     try:
         source = land(store, delivery)
+        probe(source)
         if profile is None:
             fmt = recognise(source, default_zone=settings.timezone)
         else:
@@ -134,27 +186,43 @@ def _ingest_one(
         results: list[Staged] = []
         for result in engine.map(work, fmt.split(source)):
             results.append(result)
-            progress("rows", None, done.rows + sum(r.rows for r in results))
+            progress(sum(r.rows for r in results))
     except NotReadable as error:
+        if consumed_version(store, STAGING, key) >= 0:
+            return known  # another process could read it meanwhile, by another profile
         set_aside(store, delivery, source, str(error))
         raise
-    rejected = [f for r in results for f in r.quarantine]
-    # Quarantine first: a file counts as taken in only when its staging commit is there.
-    if rejected and consumed_version(store, QUARANTINE, key) < 0:
-        commit(store, QUARANTINE, add=rejected, key=key, version=0, now=now)
+    balance = FileBalance(
+        delivery.name,
+        delivery.sha256,
+        rows=sum(r.rows for r in results),
+        quarantined=sum(r.quarantined for r in results),
+        readings=sum(r.readings for r in results),
+    )
     try:
         commit(
-            store, STAGING, add=[f for r in results for f in r.files], key=key, version=0, now=now
+            store,
+            STAGING,
+            add=[f for r in results for f in r.files],
+            attached=[f for r in results for f in r.quarantine],
+            note={
+                "job": "ingest",
+                **vars(balance),
+                "inbound": source.url.removeprefix(f"{store.url}/"),
+                "format": fmt.name,
+                "timezone": settings.timezone,
+                "received_at": now.isoformat(),
+                "code_version": __version__,
+            },
+            key=key,
+            version=0,
+            now=now,
         )
     except Conflict:
         if consumed_version(store, STAGING, key) < 0:
             raise
-        done.already_ingested += 1  # another process took the same file in meanwhile
-        return
-    done.files += 1
-    done.rows += sum(r.rows for r in results)
-    done.readings += sum(r.readings for r in results)
-    done.quarantined += sum(r.quarantined for r in results)
+        return known  # another process took the same file in meanwhile
+    return balance
 
 
 def integrate(
@@ -163,7 +231,7 @@ def integrate(
     engine: Engine,
     settings: Settings,
     now: datetime,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> IntegrationResult:
     """Bring the integrated table up to staging's version, in one commit.
 
@@ -173,20 +241,22 @@ def integrate(
         Other integrations kept coming first.
     """
     hooks = late_hooks(settings.late_hooks)
-    for attempt in range(CONFLICT_RETRIES):
+    settled = settle(store, READINGS, now=now)
+    for attempt in range(ATTEMPTS):
         try:
-            result, late = _integrate_once(
+            result, more = _integrate_once(
                 store, engine=engine, settings=settings, now=now, progress=progress
             )
+            break
         except Conflict:
-            if attempt == CONFLICT_RETRIES - 1:
+            if attempt == ATTEMPTS - 1:
                 raise
-            continue
-        if not late.is_empty():
-            event = LateReads(result.late, result.late_partitions, late.to_dicts())
-            result = replace(result, hook_failures=_announce(event, hooks, settings))
+            storage.pause(attempt)
+    late = fetched_rows(scan(store, LATE_ARRIVALS, [*settled, *more]).select(*hours.LATE_SCHEMA))
+    if late.is_empty():
         return result
-    raise AssertionError("the last attempt returns or raises")
+    event = LateReads(int(late["late"].sum()), _partitions(late), late.to_dicts())
+    return replace(result, hook_failures=_announce(event, hooks, settings))
 
 
 def _announce(event: LateReads, hooks: Sequence[Hook], settings: Settings) -> tuple[str, ...]:
@@ -202,20 +272,20 @@ def _announce(event: LateReads, hooks: Sequence[Hook], settings: Settings) -> tu
 
 def _integrate_once(
     store: Store, *, engine: Engine, settings: Settings, now: datetime, progress: Progress
-) -> tuple[IntegrationResult, pl.DataFrame]:
-    staging = snapshot(store, STAGING)
-    integrated = snapshot(store, READINGS)
+) -> tuple[IntegrationResult, tuple[DataFile, ...]]:
+    state = snapshots(store, [READINGS, STAGING])
+    # Read after the tables: where it is ahead of them, the commit below is refused.
     consumed = consumed_version(store, READINGS, hours.KEY)
-    arrived = added_since(store, STAGING, after=consumed, until=staging.version)
-    if staging.version <= consumed or not arrived:
-        return IntegrationResult(), pl.DataFrame()
-    # A job cut off between its two commits has recorded its late reads already.
-    recorded = consumed_version(store, LATE_ARRIVALS, hours.KEY)
-    late_counted = frozenset(
-        f.path
-        for f in added_since(store, STAGING, after=consumed, until=min(recorded, staging.version))
-    )
-    units = list(hours.plan_hours(arrived, staging.files, late_counted=late_counted))
+    staging, integrated = state[STAGING.name], state[READINGS.name]
+    live = {f.path for f in staging.files}
+    arrived = [
+        f
+        for f in added_since(store, STAGING, after=consumed, until=staging.version)
+        if f.path in live
+    ]
+    if not arrived:
+        return IntegrationResult(), ()
+    units = list(hours.plan_hours(arrived, staging.files))
     work = hours.integrate_hours(store, late_after=timedelta(minutes=settings.late_after_minutes))
     results = []
     progress("integrate", len(units), 0)
@@ -224,53 +294,56 @@ def _integrate_once(
         progress("integrate", len(units), len(results))
     files = [f for r in results for f in r.files]
     late = pl.concat([r.late for r in results])
-    if not late.is_empty():
-        _record_late(store, late, staging_version=staging.version, now=now)
-    if recorded > consumed:
-        late = pl.concat([_late_recorded(store, after=consumed, until=recorded), late])
-    live = {tuple(f.partition.values()): f for f in integrated.files}
-    replaced = [live[p] for f in files if (p := tuple(f.partition.values())) in live]
-    commit(
-        store,
-        READINGS,
-        add=files,
-        remove=replaced,
-        key=hours.KEY,
-        version=staging.version,
-        read_version=integrated.version,
-        now=now,
-    )
+    present = {tuple(f.partition.values()): f for f in integrated.files}
     counts = sum((r.counts for r in results), hours.Counts(0, 0, 0))
-    partitions = late.select("reading_type", "reading_hour").n_unique() if len(late) else 0
-    return IntegrationResult(
+    done = IntegrationResult(
         partitions=len(files),
         added=counts.added,
         replaced=counts.replaced,
         duplicates=counts.duplicates,
         late=int(late["late"].sum()),
-        late_partitions=partitions,
-    ), late
-
-
-def _late_recorded(store: Store, *, after: int, until: int) -> pl.DataFrame:
-    """Late reads that jobs recorded which were then cut off, or overtaken."""
-    rows = scan(store, LATE_ARRIVALS, snapshot(store, LATE_ARRIVALS).files)
-    consumed = pl.col("staging_version")
-    return (
-        rows.filter((consumed > after) & (consumed <= until)).select(*hours.LATE_SCHEMA).collect()
+        late_partitions=_partitions(late),
     )
+    settled = commit(
+        store,
+        READINGS,
+        add=files,
+        remove=[present[p] for f in files if (p := tuple(f.partition.values())) in present],
+        attached=_late_files(store, late, staging_version=staging.version, now=now),
+        note={
+            "job": "integrate",
+            **vars(done),
+            "staging_version": staging.version,
+            "late_after_minutes": settings.late_after_minutes,
+            "code_version": __version__,
+        },
+        key=hours.KEY,
+        version=staging.version,
+        read_version=integrated.version,
+        now=now,
+    )
+    return done, settled
 
 
-def _record_late(store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime) -> None:
+def _partitions(late: pl.DataFrame) -> int:
+    return late.select("reading_type", "reading_hour").n_unique() if len(late) else 0
+
+
+def _late_files(
+    store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime
+) -> list[DataFile]:
+    if late.is_empty():
+        return []
     rows = late.with_columns(
         pl.lit(now, pl.Datetime("us", "UTC")).alias("detected_at"),
         pl.lit(staging_version, pl.Int64).alias("staging_version"),
     ).select(c.name for c in LATE_ARRIVALS.file_columns)
-    file: DataFile = write_file(
-        store,
-        LATE_ARRIVALS,
-        rows,
-        partition={"detection_date": now.strftime("%Y-%m-%d")},
-        name=f"part-{staging_version:010d}-{now.strftime('%H%M%S%f')}",
-    )
-    commit(store, LATE_ARRIVALS, add=[file], key=hours.KEY, version=staging_version, now=now)
+    return [
+        write_file(
+            store,
+            LATE_ARRIVALS,
+            rows,
+            partition={"detection_date": now.strftime("%Y-%m-%d")},
+            name=f"part-{uuid.uuid4().hex}",
+        )
+    ]

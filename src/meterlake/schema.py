@@ -34,7 +34,8 @@ class Table:
     """One table of the lake.
 
     `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
-    `time_column` is the column whose newest value the catalog shows.
+    `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
+    another table, come in by this table's commits: both are there, or neither (lake/commit.py).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Table:
     columns: tuple[Column, ...]
     partitioned_by: tuple[str, ...]
     time_column: str
+    attached: "Table | None" = None
 
     @property
     def file_columns(self) -> tuple[Column, ...]:
@@ -95,6 +97,26 @@ _QUALITY = Column("quality", "string", "", "Quality flag as delivered; null wher
 _SOURCE_FILE = Column("source_file", "string", "", "Name of the delivered file")
 _SOURCE_SHA256 = Column("source_sha256", "string", "", "SHA-256 of the delivered file's bytes")
 
+QUARANTINE = Table(
+    name="quarantine",
+    path="staging/quarantine",
+    meaning="Every row that could not be typed, with the reason",
+    columns=(
+        _SOURCE_FILE,
+        _SOURCE_SHA256,
+        Column(
+            "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
+        ),
+        Column("raw", "string", "", "The row as it was delivered"),
+        Column("reason", "string", "", "Why it could not be typed"),
+        Column("format", "string", "", "Format or profile that the file was read with"),
+        Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
+        Column("ingest_date", "string", "", "UTC date of received_at, YYYY-MM-DD"),
+    ),
+    partitioned_by=("ingest_date",),
+    time_column="received_at",
+)
+
 STAGING = Table(
     name="staging",
     path="staging/readings",
@@ -120,26 +142,26 @@ STAGING = Table(
     ),
     partitioned_by=("year", "month", "day"),
     time_column="reading_date_time",
+    attached=QUARANTINE,
 )
 
-QUARANTINE = Table(
-    name="quarantine",
-    path="staging/quarantine",
-    meaning="Every row that could not be typed, with the reason",
+LATE_ARRIVALS = Table(
+    name="late_arrivals",
+    path="integrated/late_arrivals",
+    meaning="One row per late partition, delivered file and job",
     columns=(
+        Column("detected_at", "timestamp", "UTC", "When the job found the late reads"),
+        Column("reading_type", "string", "", "Reading type of the partition they belong to"),
+        Column("reading_hour", "timestamp", "UTC", "Start of the hour that they belong to"),
+        Column("late", "long", "readings", "Number of late readings"),
+        Column("min_late_minutes", "double", "min", "Smallest delay, arrival minus reading time"),
+        Column("max_late_minutes", "double", "min", "Largest delay, arrival minus reading time"),
         _SOURCE_FILE,
-        _SOURCE_SHA256,
-        Column(
-            "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
-        ),
-        Column("raw", "string", "", "The row as it was delivered"),
-        Column("reason", "string", "", "Why it could not be typed"),
-        Column("format", "string", "", "Format or profile that the file was read with"),
-        Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
-        Column("ingest_date", "string", "", "UTC date of received_at, YYYY-MM-DD"),
+        Column("staging_version", "long", "", "Version of staging that the job consumed"),
+        Column("detection_date", "string", "", "UTC date of detected_at, YYYY-MM-DD"),
     ),
-    partitioned_by=("ingest_date",),
-    time_column="received_at",
+    partitioned_by=("detection_date",),
+    time_column="detected_at",
 )
 
 READINGS = Table(
@@ -161,25 +183,7 @@ READINGS = Table(
     ),
     partitioned_by=("reading_type", "year", "month", "day", "hour"),
     time_column="reading_date_time",
-)
-
-LATE_ARRIVALS = Table(
-    name="late_arrivals",
-    path="integrated/late_arrivals",
-    meaning="One row per late partition, delivered file and job",
-    columns=(
-        Column("detected_at", "timestamp", "UTC", "When the job found the late reads"),
-        Column("reading_type", "string", "", "Reading type of the partition they belong to"),
-        Column("reading_hour", "timestamp", "UTC", "Start of the hour that they belong to"),
-        Column("late", "long", "readings", "Number of late readings"),
-        Column("min_late_minutes", "double", "min", "Smallest delay, arrival minus reading time"),
-        Column("max_late_minutes", "double", "min", "Largest delay, arrival minus reading time"),
-        _SOURCE_FILE,
-        Column("staging_version", "long", "", "Version of staging that the job consumed"),
-        Column("detection_date", "string", "", "UTC date of detected_at, YYYY-MM-DD"),
-    ),
-    partitioned_by=("detection_date",),
-    time_column="detected_at",
+    attached=LATE_ARRIVALS,
 )
 
 TABLES: dict[str, Table] = {t.name: t for t in (READINGS, LATE_ARRIVALS, STAGING, QUARANTINE)}

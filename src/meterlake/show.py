@@ -31,9 +31,10 @@ def result(facts: Mapping[str, Any], as_json: bool) -> None:
     for name, value in facts.items():
         if isinstance(value, list):
             for item in value:
-                print(f"{name.replace('_', ' '):<{width}}  {item.get('reason', item)}")
+                told = item.get("reason") or ": ".join(map(str, item.values()))
+                print(f"{name.replace('_', ' '):<{width}}  {told}")
         else:
-            shown = f"{value:,}" if isinstance(value, int | float) else str(value)
+            shown = f"{value:,}" if _is_number(value) else str(value)
             print(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
@@ -66,7 +67,7 @@ def frame(data: pl.DataFrame, output: str) -> None:
     else:
         _table(data.columns, [list(row) for row in _iso_times(data.head(MAX_ROWS)).rows()])
         if data.height > MAX_ROWS:
-            print(f"{MAX_ROWS} of {data.height:,} rows; --output csv prints them all")
+            print(f"{MAX_ROWS} of {data.height:,} rows; another --output has them all")
         elif data.is_empty():
             print("no rows")
 
@@ -122,9 +123,13 @@ def _table(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

@@ -24,6 +24,7 @@ def parse(path: Path) -> tuple[str, Parsed]:
     return fmt.name, Parsed(
         pl.concat([p.reads for p in parts], how="diagonal"),
         pl.concat([p.rejected for p in parts]),
+        sum(p.rows for p in parts),
     )
 
 

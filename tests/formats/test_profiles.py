@@ -41,6 +41,7 @@ def read_all(fmt: ProfileFormat, source: Source) -> Parsed:
     return Parsed(
         pl.concat([p.reads for p in parts], how="diagonal"),
         pl.concat([p.rejected for p in parts]),
+        sum(p.rows for p in parts),
     )
 
 
@@ -130,6 +131,31 @@ def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_p
     }
     assert hours == {2: "01:30", 3: "00:00", 4: "01:00"}
     assert parsed.rejected["source_row"].to_list() == [5]
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_row_with_an_empty_cell_keeps_its_companion_of_the_repeated_hour(
+    tmp_path: Path, empty: int
+) -> None:
+    profile = """
+name = "wide"
+interval_minutes = 30
+meter = "meter"
+time = { column = "at", zone = "Europe/London" }
+[values]
+kw = { type = "kw", unit = "kW" }
+v = { type = "vltg", unit = "V" }
+"""
+    path = tmp_path / "autumn.csv"
+    cells = ["230", "230"]
+    cells[empty] = ""
+    rows = [f"a,2024-10-27 01:30:00,{n},{volt}" for n, volt in enumerate(cells)]
+    path.write_text("\n".join(["meter,at,kw,v", *rows, "b,2024-10-27 03:00:00,1,230", ""]))
+    fmt = ProfileFormat(read_profile(profile, origin="test"), default_zone="UTC")
+    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    assert parsed.rejected.is_empty()
+    reads = parsed.reads.sort("source_row")
+    assert reads["reading_date_time"].dt.strftime("%H:%M").to_list() == ["00:30", "01:30", "03:00"]
 
 
 def test_registers_of_a_long_table_are_told_apart_in_the_repeated_hour(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.ingest import land
 from meterlake.integrate.events import LateReads, post_late_reads
+from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
-from meterlake.lake.table import snapshot
 from meterlake.schema import STAGING
 from meterlake.settings import load_settings
 
@@ -82,6 +82,7 @@ def test_plain_text_is_read_in_ranges_with_the_right_line_numbers(
     assert query(store, "select count(*) from staging where kw != source_row - 2").row(0) == (0,)
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)  # looks into the folder
 def test_what_was_delivered_is_kept_and_nothing_uncompressed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(TEXT)
     (tmp_path / "b.csv.gz").write_bytes(packed := igzip.compress(TEXT + b"more\n"))
@@ -104,6 +105,7 @@ def test_a_folder_is_taken_by_name_without_files_still_being_written(
     assert ingest(store, str(inbox)).files == 2
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)  # looks into the folder
 def test_a_file_name_cannot_leave_the_inbound_folder(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "..%2F..\\x=1 ü\n.csv"
     path.write_bytes(TEXT)

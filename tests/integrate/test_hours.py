@@ -8,15 +8,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from meterlake import jobs
+from meterlake import jobs, storage
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Conflict
 from meterlake.integrate import events
 from meterlake.integrate.events import LateReads
-from meterlake.lake import table
+from meterlake.lake import commit as commits
+from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
-from meterlake.lake.table import snapshot
+from meterlake.lake.table import table_at
 from meterlake.schema import LATE_ARRIVALS, READINGS, STAGING
 from meterlake.settings import Settings, load_settings
 
@@ -142,43 +143,48 @@ def test_the_limit_of_lateness_is_a_setting(store: Store, deliver: Deliver) -> N
     assert integrate(store, load_settings(late_hooks=(), late_after_minutes=90)).late == 0
 
 
-def test_a_job_cut_off_between_its_two_commits_records_late_reads_once(
+def test_a_job_cut_off_after_its_commit_has_its_late_reads_and_the_next_one_tells_of_them(
     store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(store, deliver("a.csv.gz", row("01 00:00", "02 00:00", "m1", 1)))
-    real: Any = table.commit
+    ours = commits.settle(store, READINGS, now=NOW)
+    assert ours == ()
 
-    def cut_off(*args: object, **options: object) -> None:
-        if args[1] is READINGS:
-            raise KeyboardInterrupt
-        real(*args, **options)
+    def cut_off(*args: object, **options: object) -> Any:
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(jobs, "commit", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            integrate(store)
-    assert snapshot(store, LATE_ARRIVALS).rows == 1
-    assert snapshot(store, READINGS).rows == 0
-    ingest(store, deliver("b.csv.gz", row("01 00:15", "02 00:00", "m1", 1)))
     told: list[LateReads] = []
     monkeypatch.setattr(events, "log_late_reads", lambda event, settings: told.append(event))
-    done = integrate(store, load_settings(late_hooks=("log",)))
-    assert (done.added, done.late) == (2, 2)
+    conf = load_settings(late_hooks=("log",))
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "settle", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            integrate(store, conf)
+    # Both tables are there for every reader, though the second has no log of its own yet.
+    assert (snapshot(store, READINGS).rows, snapshot(store, LATE_ARRIVALS).rows) == (1, 1)
+    assert table_at(store, LATE_ARRIVALS).version == -1
+    assert told == []
+    ingest(store, deliver("b.csv.gz", row("01 00:15", "02 00:00", "m1", 1)))
+    done = integrate(store, conf)
+    assert (done.added, done.late) == (1, 1)
     assert [(e.late, len(e.rows)) for e in told] == [(2, 2)]
+    assert table_at(store, LATE_ARRIVALS).rows == 2
     recorded = query(store, "select source_file, late from late_arrivals order by 1").rows()
     assert recorded == [("a.csv.gz", 1), ("b.csv.gz", 1)]
+    integrate(store, conf)
+    assert len(told) == 1
 
 
 def test_an_ingest_cut_off_before_its_commit_leaves_nothing_and_can_be_repeated(
     store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = deliver("a.csv.gz", row("01 00:00", "01 00:01", "m1", 1), "damaged")
-    real: Any = table.commit
+    real: Any = commits.commit
 
-    def cut_off(*args: object, **options: object) -> None:
+    def cut_off(*args: object, **options: object) -> Any:
         if args[1] is STAGING:
             raise KeyboardInterrupt
-        real(*args, **options)
+        return real(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "commit", cut_off)
@@ -199,15 +205,15 @@ def test_an_integration_that_another_overtakes_plans_again(
     ingest(store, deliver("a.csv.gz", row("01 00:00", "01 00:01", "m1", 1)))
     integrate(store)
     ingest(store, deliver("b.csv.gz", row("01 00:00", "01 00:02", "m1", 2)))
-    real: Any = table.commit
+    real: Any = commits.commit
     overtaken: list[bool] = []
 
-    def overtaking(*args: object, **options: object) -> None:
+    def overtaking(*args: object, **options: object) -> Any:
         if args[1] is READINGS and not overtaken:
             overtaken.append(True)
             monkeypatch.setattr(jobs, "commit", real)
             assert integrate(store).replaced == 1
-        real(*args, **options)
+        return real(*args, **options)
 
     monkeypatch.setattr(jobs, "commit", overtaking)
     assert integrate(store) == jobs.IntegrationResult()
@@ -218,12 +224,12 @@ def test_a_first_integration_that_another_overtakes_adds_nothing_twice(
     store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(store, deliver("a.csv.gz", row("01 00:00", "01 00:01", "m1", 1)))
-    real: Any = table.commit
+    real: Any = commits.commit
 
-    def overtaking(*args: object, **options: object) -> None:
+    def overtaking(*args: object, **options: object) -> Any:
         monkeypatch.setattr(jobs, "commit", real)
         integrate(store)
-        real(*args, **options)
+        return real(*args, **options)
 
     monkeypatch.setattr(jobs, "commit", overtaking)
     assert integrate(store) == jobs.IntegrationResult()
@@ -235,12 +241,12 @@ def test_two_ingests_of_one_file_at_once_stage_it_once(
 ) -> None:
     path = deliver("a.csv.gz", row("01 00:00", "01 00:01", "m1", 1))
     ingest(store, deliver("first.csv.gz", row("01 00:00", "01 00:01", "m0", 1)))
-    real: Any = table.commit
+    real: Any = commits.commit
 
-    def overtaking(*args: object, **options: object) -> None:
+    def overtaking(*args: object, **options: object) -> Any:
         monkeypatch.setattr(jobs, "commit", real)
         ingest(store, path)
-        real(*args, **options)
+        return real(*args, **options)
 
     monkeypatch.setattr(jobs, "commit", overtaking)
     done = jobs.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
@@ -275,7 +281,10 @@ def test_conflicts_end_after_a_bound(
         tries.append(1)
         raise Conflict("busy")
 
+    waits: list[int] = []
     monkeypatch.setattr(jobs, "commit", never)
+    monkeypatch.setattr(storage, "pause", waits.append)
     with pytest.raises(Conflict):
         integrate(store)
-    assert len(tries) == jobs.CONFLICT_RETRIES
+    assert len(tries) == commits.ATTEMPTS
+    assert waits == list(range(commits.ATTEMPTS - 1))

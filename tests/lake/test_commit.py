@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 
 from meterlake.errors import Conflict
+from meterlake.lake.commit import commit, snapshot
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, commit, consumed_version, scan, snapshot, write_file
+from meterlake.lake.table import DataFile, consumed_version, scan, write_file
 from meterlake.schema import POLARS_TYPES, QUARANTINE
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)

@@ -10,8 +10,10 @@ import pytest
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
+from meterlake.lake.commit import snapshot
+from meterlake.lake.journal import added_since
 from meterlake.lake.store import Store
-from meterlake.lake.table import added_since, scan, snapshot
+from meterlake.lake.table import scan
 from meterlake.schema import READING_TYPES, READINGS, STAGING, TABLES, polars_schema
 from meterlake.settings import load_settings
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
@@ -29,6 +31,7 @@ def filled(store: Store, tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)  # looks into the folder
 def test_each_hour_of_each_type_is_one_file_at_the_guides_path(filled: Store) -> None:
     root = Path(filled.url) / "integrated" / "readings" / "parquet"
     files = sorted(str(p.parent.relative_to(root)) for p in root.rglob("*.parquet"))
@@ -40,6 +43,7 @@ def test_each_hour_of_each_type_is_one_file_at_the_guides_path(filled: Store) ->
     assert [f for f in files if not f.startswith("_delta_log")] == wanted
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)  # looks into the folder
 def test_plain_duckdb_and_plain_polars_read_the_files_with_hive_partitioning(
     filled: Store,
 ) -> None:

@@ -5,6 +5,7 @@ are "not read"; everything else must be a finite number in a value column.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -14,14 +15,20 @@ from meterlake.schema import READING_TYPES
 
 _TIME, _ARRIVAL = "~reading_date_time", "~arrival_time"
 
+# C0, DEL and C1 (Unicode's Cc): terminals, logs and file names do other things with them.
+_CONTROL = r"\p{Cc}"
 
-def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl.DataFrame:
+
+def type_rows(
+    cells: pl.DataFrame, profile: Profile, *, default_zone: str, may_have_control: bool = True
+) -> pl.DataFrame:
     """Type a table's rows.
 
     Parameters
     ----------
     cells : the profile's columns by their names there, and source_row; any order
     default_zone : IANA zone of times for which the profile names none
+    may_have_control : False where it is known that no cell has a control character
 
     Returns
     -------
@@ -30,12 +37,20 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
     the row is good, else why it is not.
     """
     reasons: list[Reason] = []
+    cells = _as_cells(cells, reasons)
     frame = cells.with_columns(
         _meter_id(cells, profile).alias(METER),
         _order(cells, profile).alias(ORDER),
         _register(profile).alias(REGISTER),
     )
     reasons.append((pl.col(METER).is_null(), pl.lit(f"{profile.meter} is empty")))
+    if may_have_control:
+        reasons.append(
+            (
+                pl.col(METER).str.contains(_CONTROL),
+                pl.lit(f"{profile.meter} has a control character, which no meter's id may have"),
+            )
+        )
     for column, wanted in profile.require.items():
         text = pl.col(column).cast(pl.String).str.strip_chars()
         reasons.append(
@@ -71,6 +86,56 @@ def type_rows(cells: pl.DataFrame, profile: Profile, *, default_zone: str) -> pl
     return frame.select(*typed, *values, _reasons(frame, reasons))
 
 
+def without_far_times(column: pl.Series) -> pl.Series:
+    """A time column, null where Polars could not even show the time: outside years 1 to 9999."""
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    if column.dtype == pl.Date:
+        ends = pl.Series([first.date(), last.date()])
+    else:
+        unit = column.dtype.time_unit if isinstance(column.dtype, pl.Datetime) else None
+        seconds = pl.Series([first, last]).dt.epoch("s")
+        # Nanoseconds in 64 bits reach from 1677 to 2262 only.
+        ends = seconds * {"ms": 1_000, "us": 1_000_000}.get(unit or "", 0)
+        if unit == "ns":
+            return column
+    low, high = ends.to_physical()
+    number = column.to_physical()
+    if column.null_count() == len(column) or (number.min() >= low and number.max() <= high):
+        return column
+    return column.set(~number.is_between(low, high).fill_null(True), None)
+
+
+def _as_cells(cells: pl.DataFrame, reasons: list[Reason]) -> pl.DataFrame:
+    """A table's columns as text, numbers and times; what is none of these becomes null."""
+    columns = []
+    for name, dtype in cells.schema.items():
+        column = cells[name]
+        if isinstance(dtype, pl.String) or dtype.is_numeric():
+            continue
+        if isinstance(dtype, pl.Categorical | pl.Enum | pl.Null | pl.Boolean | pl.Time):
+            columns.append(column.cast(pl.String))
+            continue
+        words = f"{name} needs to be text, a number or a time, found {str(dtype)[:100]}"
+        if isinstance(dtype, pl.Datetime | pl.Date):
+            readable = without_far_times(column)
+            words = f"{name} is outside 1970 to 2099"
+        elif isinstance(dtype, pl.Binary):
+            readable = pl.Series(name, [_decoded(cell) for cell in column], dtype=pl.String)
+        else:
+            readable = pl.repeat(None, len(column), dtype=pl.String, eager=True).alias(name)
+        lost = f"~lost {name}"
+        columns += [readable, (column.is_not_null() & readable.is_null()).alias(lost)]
+        reasons.append((pl.col(lost), pl.lit(words)))
+    return cells.with_columns(columns) if columns else cells
+
+
+def _decoded(cell: bytes | None) -> str | None:
+    try:
+        return None if cell is None else cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _reasons(frame: pl.DataFrame, reasons: Sequence[Reason]) -> pl.Series:
     """Each row's first reason, null for the good ones; the words are made for bad rows only."""
     wrong = frame.select(pl.any_horizontal(rows.fill_null(False) for rows, _ in reasons))
@@ -96,7 +161,10 @@ def _order(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
     order = profile.time.order
     if order is None or order not in cells.columns:
         return row
-    return pl.coalesce(pl.col(order).cast(pl.Float64, strict=False), row)
+    number = pl.col(order).cast(pl.Float64, strict=False)
+    # Numbers of the column and of rows are not of one kind: a meter has one or the other.
+    has_all = number.is_not_null().all().over(profile.meter)
+    return pl.when(has_all).then(number).otherwise(row)
 
 
 def _register(profile: Profile) -> pl.Expr:
@@ -152,8 +220,16 @@ def _number(
                 pl.format(f"{name} is not a number: '{{}}'", text),
             )
         )
-    else:
+    elif cells.schema[name].is_numeric():
         number = column.cast(pl.Float64, strict=False)
+    else:
+        number = pl.lit(None, pl.Float64)
+        reasons.append(
+            (
+                column.is_not_null(),
+                pl.format(f"{name} is not a number: '{{}}'", column.cast(pl.String)),
+            )
+        )
     reasons.append(
         (
             ~number.is_finite(),

@@ -1,16 +1,21 @@
 """Wall clocks to UTC: zones, stamps without one, and the hours that a clock skips or repeats.
 
 A reading's time is not guessed: one that its zone does not have, or has twice without the file
-saying which, is no time, and its row is rejected with that reason.
+saying which, is no time, and its row is rejected with that reason. What the zones' clocks do is
+read from the package tzdata, so that it is the same on every machine and as new as that package;
+Polars has a list of its own, which is as old as Polars.
 """
 
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
-from typing import Literal
+from bisect import bisect_left
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib import resources
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from meterlake.errors import BadInput
 from meterlake.formats.profile import Time
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,6 +28,16 @@ Reason = tuple[pl.Expr, pl.Expr]
 """Which rows cannot be used, and the words that say why."""
 
 _NAIVE = pl.Datetime("us")
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+_ISO = "%Y-%m-%d %H:%M:%S%.f"
+_SECOND = timedelta(seconds=1)
+_STEP = timedelta(days=5)  # no zone has changed its offset twice within a week since 1970
+
+_AmongEquals = tuple[pl.Expr, pl.Expr]
+"""A row's place among the usable rows of its register and stamp, and their number."""
+
+_Change = tuple[datetime, timedelta, timedelta]
+"""When a zone's offset changes [UTC, without saying so], and the offsets before and after."""
 
 
 def with_utc(
@@ -41,147 +56,243 @@ def with_utc(
     frame : with `time.column`, METER, ORDER and REGISTER
     in_pairs : whether an hour that the clock repeats has each stamp twice, in order, as the
         readings of a meter do; else the earlier of the two instants is meant, as for arrivals
-    reasons : the reasons why a row's time cannot be used are added to it
+    reasons : the reasons why a row's time cannot be used are added to it; rows that have one
+        already are no half of a pair
     """
-    dtype = frame.schema[time.column]
     zone = time.zone or default_zone
-    shown = pl.col(time.column).cast(pl.String).fill_null("")
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        frame = frame.with_columns(
-            pl.col(time.column).dt.convert_time_zone("UTC").dt.cast_time_unit("us").alias(into)
-        )
+    stamp, wall = f"{into}_stamp", f"{into}_wall"
+    said = _said(frame, time)
+    if said.dtype == _NAIVE:
+        usable = ~pl.any_horizontal(pl.lit(False), *(rows.fill_null(False) for rows, _ in reasons))
+        frame = frame.with_columns(said.alias(stamp), said.alias(wall))
+        among_equals = _among_equals(wall, usable)
+        frame = _untwin_doubled_hour(frame, time, wall, among_equals)
+        frame = _from_wall_clock(frame, wall, into, zone, among_equals if in_pairs else None)
+        if frame.schema[time.column] == pl.String and said.null_count() > 0:
+            with_offset = _offset_time(frame[time.column])
+            frame = frame.with_columns(pl.coalesce(into, with_offset).alias(into))
     else:
-        frame = _with_wall_clock(frame, time, into)
-        frame = _untwin_doubled_hour(frame, time, into)
-        frame = _from_wall_clock(frame, into, zone, in_pairs=in_pairs)
-        if dtype == pl.String and frame[into].null_count() > 0:
-            frame = frame.with_columns(pl.coalesce(into, _offset_time(time)).alias(into))
-    wall = f"{into}_wall"
-    if wall in frame.columns:
-        reasons.append(
-            (
-                pl.col(into).is_null() & pl.col(wall).is_not_null(),
-                pl.format(
-                    f"{time.column} '{{}}' does not exist in {zone}, or twice and the file does "
-                    "not say which",
-                    shown,
-                ),
-            )
-        )
-    reasons.append((pl.col(into).is_null(), pl.format(f"{time.column} is no time: '{{}}'", shown)))
+        frame = frame.with_columns(said.alias(into), pl.lit(None, _NAIVE).alias(stamp))
+    name = pl.lit(time.column)
+    shown = _bounded(frame, time.column).cast(pl.String).fill_null("")
+    undecided = pl.format(
+        "{} '{}' does not exist in {}, or twice and the file does not say which",
+        *(name, shown, pl.lit(zone)),
+    )
+    reasons.append((pl.col(into).is_null() & pl.col(stamp).is_not_null(), undecided))
+    reasons.append((pl.col(into).is_null(), pl.format("{} is no time: '{}'", name, shown)))
     reasons.append(
         (
             ~pl.col(into).is_between(EARLIEST, LATEST, closed="left"),
-            pl.format(f"{time.column} is outside 1970 to 2099: '{{}}'", shown),
+            pl.format("{} is outside 1970 to 2099: '{}'", name, shown),
         )
     )
     return frame
 
 
-def _with_wall_clock(frame: pl.DataFrame, time: Time, into: str) -> pl.DataFrame:
-    column = pl.col(time.column)
+def _said(frame: pl.DataFrame, time: Time) -> pl.Series:
+    """The times as they stand: by a wall clock, or in UTC where they say their offset."""
     dtype = frame.schema[time.column]
     if dtype == pl.String:
-        # As it stands first: Polars remembers the texts that it met, and times repeat.
-        form = time.format or "%Y-%m-%d %H:%M:%S%.f"
-        wall = column.str.to_datetime(form, strict=False, time_unit="us")
-        frame = frame.with_columns(wall.alias(f"{into}_wall"))
-        if frame[f"{into}_wall"].null_count() == 0:
-            return frame
-        text = column.str.strip_chars()
-        if time.format is None:
-            text = text.str.replace("T", " ", literal=True)
-        wall = pl.coalesce(f"{into}_wall", text.str.to_datetime(form, strict=False, time_unit="us"))
-    elif isinstance(dtype, pl.Datetime) or dtype == pl.Date:
-        wall = column.cast(_NAIVE)
-    else:
-        wall = pl.lit(None, _NAIVE)
-    return frame.with_columns(wall.alias(f"{into}_wall"))
+        return _parsed(frame[time.column], time.format)
+    if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
+        aware = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+        us = pl.Datetime("us", "UTC") if aware else _NAIVE
+        return frame.select(_bounded(frame, time.column).cast(us)).to_series()
+    return pl.repeat(None, frame.height, dtype=_NAIVE, eager=True)
 
 
-def _offset_time(time: Time) -> pl.Expr:
-    """ISO 8601 with T, or with Z or an offset, which then says the zone."""
-    text = pl.col(time.column).str.strip_chars().str.replace("T", " ", literal=True)
-    return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%#z", strict=False, time_unit="us")
+def _bounded(frame: pl.DataFrame, name: str) -> pl.Expr:
+    """A column; its times within what Python can hold; at some beyond Polars stops."""
+    column, dtype = pl.col(name), frame.schema[name]
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        dtype = pl.Datetime(dtype.time_unit, "UTC")
+        column = column.dt.convert_time_zone("UTC")
+    if dtype == pl.Date or (isinstance(dtype, pl.Datetime) and dtype.time_unit != "ns"):
+        zone = UTC if isinstance(dtype, pl.Datetime) and dtype.time_zone else None
+        first, last = (pl.lit(t.replace(tzinfo=zone)).cast(dtype) for t in (_FIRST, _LAST))
+        column = column.clip(first, last)
+    return column
 
 
-def _from_wall_clock(frame: pl.DataFrame, into: str, zone: str, *, in_pairs: bool) -> pl.DataFrame:
-    wall = pl.col(f"{into}_wall")
-    if zone == "UTC":
-        return frame.with_columns(wall.dt.replace_time_zone("UTC").alias(into))
-    if zone[0] in "+-":
-        sign = -1 if zone[0] == "-" else 1
-        offset = sign * timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
-        return frame.with_columns((wall - offset).dt.replace_time_zone("UTC").alias(into))
+def _parsed(texts: pl.Series, form: str | None) -> pl.Series:
+    """Texts to times by a strftime format; without one by ISO 8601 with blank or T, no offset."""
+    # `.%f` are the digits after the point in strftime, but a count of nanoseconds in Polars.
+    given = _ISO if form is None else form.replace(".%f", "%.f")
+    # As it stands first: Polars remembers the texts that it met, and times repeat.
+    times = _to_time(texts, given)
+    if times.null_count() > texts.null_count():
+        bare = texts.str.strip_chars()
+        if form is None:
+            bare = bare.str.replace("T", " ", literal=True)
+        times = times.zip_with(times.is_not_null(), _to_time(bare, given))
+    return times.dt.replace_time_zone("UTC") if "%s" in given else times
 
-    def in_utc(ambiguous: Literal["earliest", "latest", "null"]) -> pl.Expr:
-        local = wall.dt.replace_time_zone(zone, ambiguous=ambiguous, non_existent="null")
-        return local.dt.convert_time_zone("UTC")
 
-    if not in_pairs:
-        return frame.with_columns(in_utc("earliest").alias(into))
-    # An hour that the clock shows twice: of a register's two rows the first is the earlier.
-    key = [METER, REGISTER, f"{into}_wall"]
-    frame = frame.with_columns(
-        in_utc("null").alias(into),
-        in_utc("earliest").alias("_earliest"),
-        in_utc("latest").alias("_latest"),
+def _offset_time(texts: pl.Series) -> pl.Series:
+    """ISO 8601 with Z or an offset, which then says the zone."""
+    bare = texts.str.strip_chars().str.replace("T", " ", literal=True)
+    return _to_time(bare, _ISO + "%#z")
+
+
+def _to_time(texts: pl.Series, form: str) -> pl.Series:
+    """Texts to times, null where they are none. A second 60 is none.
+
+    Polars takes 23:59:60 for the next day's midnight. It is told by the text with 59 for 60,
+    which is then a second earlier; a 60 of a year or of 06:00 is not.
+    """
+    times = texts.str.to_datetime(form, strict=False, time_unit="us")
+    zone = None if times.dtype == _NAIVE else UTC
+    times = times.clip(_FIRST.replace(tzinfo=zone), _LAST.replace(tzinfo=zone))
+    odd = (times.is_not_null() & texts.str.contains("60", literal=True)).arg_true()
+    if odd.is_empty() or "%s" in form:
+        return times
+    some, late = texts.gather(odd), times.gather(odd)
+    for before in range(max(some.str.count_matches("60"))):
+        other = some.str.replace(f"^((?:.*?60){{{before}}}.*?)60", "${1}59")
+        second = late - other.str.to_datetime(form, strict=False, time_unit="us")
+        leap = second == _SECOND
+        times = times.scatter(odd.filter(leap.fill_null(False)), None)
+    return times
+
+
+def _from_wall_clock(
+    frame: pl.DataFrame, wall: str, into: str, zone: str, among_equals: _AmongEquals | None
+) -> pl.DataFrame:
+    offsets = _offsets(zone)
+    if offsets.height == 1:
+        utc = (pl.col(wall) - offsets["earlier"][0]).dt.replace_time_zone("UTC")
+        return frame.with_columns(utc.alias(into))
+    at = (offsets["since"].search_sorted(frame[wall], side="right").cast(pl.Int64) - 1).clip(0)
+    earlier, later = (
+        (frame[wall] - offsets[offset].gather(at)).dt.replace_time_zone("UTC")
+        for offset in ("earlier", "later")
     )
-    twice = pl.col(into).is_null() & pl.col("_earliest").is_not_null()
-    if not frame.select(twice.any()).item():
-        return frame.drop("_earliest", "_latest")
-    rank = pl.col(ORDER).rank("ordinal").over(key)
-    pair = twice & (pl.len().over(key) == 2)
+    twice = earlier != later
+    if among_equals is None or not twice.any():
+        return frame.with_columns(earlier.alias(into))
+    # An hour that the clock shows twice: of a register's two rows the first is the earlier.
+    frame = frame.with_columns(earlier.alias("_earlier"), later.alias("_later"))
+    rank, rows = among_equals
     return frame.with_columns(
-        pl.when(pair & (rank == 1))
-        .then("_earliest")
-        .when(pair & (rank == 2))
-        .then("_latest")
-        .otherwise(pl.col(into))
+        pl.when((pl.col("_earlier") == pl.col("_later")) | ((rows == 2) & (rank == 1)))
+        .then("_earlier")
+        .when((rows == 2) & (rank == 2))
+        .then("_later")
         .alias(into)
-    ).drop("_earliest", "_latest")
+    ).drop("_earlier", "_later")
 
 
-def _untwin_doubled_hour(frame: pl.DataFrame, time: Time, into: str) -> pl.DataFrame:
-    """Move the second of two equal stamps out of the hour that summer time skips."""
-    if time.doubled_hour is None or frame.is_empty():
+def _untwin_doubled_hour(
+    frame: pl.DataFrame, time: Time, wall: str, among_equals: _AmongEquals
+) -> pl.DataFrame:
+    """Move the second of two equal stamps out of the hour that summer time skips.
+
+    Where the meter's next hour is stamped as what it is, a stamp means what it says, and two of
+    it cannot be told apart; where it is not, one that stands alone could be either. Both become
+    null.
+    """
+    if time.doubled_hour is None:
         return frame
-    wall = pl.col(f"{into}_wall")
-    first, last = frame.select(wall.min().alias("first"), wall.max().alias("last")).row(0)
-    if first is None:
-        return frame
-    key = [METER, REGISTER, f"{into}_wall"]
-    rank = pl.col(ORDER).rank("ordinal").over(key)
-    for start, shift in _skipped_hours(ZoneInfo(time.doubled_hour), first, last):
-        doubled = wall.is_between(start, start + shift, closed="left") & (pl.len().over(key) == 2)
+    first, last = frame.select(pl.col(wall).min().alias("first"), pl.col(wall).max()).row(0)
+    _, changes = _clock(time.doubled_hour)
+    for moment, before, after in changes:
+        start, shift = moment + before, after - before
+        if first is None or shift <= timedelta(0) or not first - shift < start <= last:
+            continue
+        rank, rows = among_equals
+        at = pl.col(wall)
+        hour_after = frame.filter(at.is_between(start + shift, start + 2 * shift, closed="left"))
+        after_it = pl.struct(METER, REGISTER, at + shift).is_in(
+            hour_after.select(pl.struct(METER, REGISTER, wall)).to_series().implode()
+        )
         frame = frame.with_columns(
-            pl.when(doubled & (rank == 2)).then(wall + shift).otherwise(wall).alias(f"{into}_wall")
+            pl.when(~at.is_between(start, start + shift, closed="left"))
+            .then(at)
+            .when(pl.when(after_it).then(rows == 1).otherwise((rows == 2) & (rank == 1)))
+            .then(at)
+            .when(~after_it & (rows == 2))
+            .then(at + shift)
+            .alias(wall)
         )
     return frame
 
 
-def _skipped_hours(
-    zone: ZoneInfo, first: datetime, last: datetime
-) -> list[tuple[datetime, timedelta]]:
-    """Wall-clock starts and lengths of the hours that a zone skips in a span of days."""
-    skipped = []
-    day = max(first.date(), date(1970, 1, 1))
-    final = min(last.date(), date(2099, 12, 31))
-    while day <= final:
-        midnight = datetime.combine(day, time_of_day.min)
-        before, after = (
-            (midnight + timedelta(days=d)).replace(tzinfo=zone).utcoffset() for d in (0, 1)
+def _among_equals(wall: str, usable: pl.Expr) -> _AmongEquals:
+    key = [pl.col(METER), pl.col(REGISTER), pl.col(wall), usable]
+    return pl.col(ORDER).rank("ordinal").over(key), pl.len().over(key)
+
+
+@cache
+def _offsets(zone: str) -> pl.DataFrame:
+    """What to take off a wall clock's time, from a time `since` on.
+
+    Returns
+    -------
+    since, earlier, later; the offsets differ where the clock shows a time twice, and are null
+    where it skips it
+    """
+    first, changes = _clock(zone)
+    rows: list[tuple[datetime, timedelta | None, timedelta | None]] = [
+        (_FIRST.replace(tzinfo=None), first, first)
+    ]
+    for moment, before, after in changes:
+        skips = after > before
+        rows.append(
+            (
+                moment + min(before, after),
+                None if skips else before,
+                None if skips else after,
+            )
         )
-        if before is not None and after is not None and after > before:
-            minute = timedelta(minutes=1)
-            skip = midnight
-            while (
-                skip.replace(tzinfo=zone).utcoffset() == before and skip < midnight + 1440 * minute
-            ):
-                skip += 15 * minute
-            # `skip` is the first stamp after the gap began; fold 0 in a gap still counts the
-            # old offset, so it lies at the gap's end.
-            shift = after - before
-            skipped.append((skip - shift, shift))
-        day += timedelta(days=1)
-    return skipped
+        rows.append((moment + max(before, after), after, after))
+    length = pl.Duration("us")
+    return pl.DataFrame(
+        rows, schema={"since": _NAIVE, "earlier": length, "later": length}, orient="row"
+    )
+
+
+@cache
+def _clock(zone: str) -> tuple[timedelta, tuple[_Change, ...]]:
+    """A zone's offset before 1970, and its changes until 2100.
+
+    Raises
+    ------
+    BadInput
+        There is no such zone.
+    """
+    if zone[0] in "+-":
+        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
+        return -offset if zone[0] == "-" else offset, ()
+    try:
+        with resources.files("tzdata").joinpath("zoneinfo", *zone.split("/")).open("rb") as file:
+            rules = ZoneInfo.from_file(file, key=zone)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"A time zone needs to be one of the package tzdata, such as Europe/London; found "
+            f"'{zone}'. Correct it, or update tzdata"
+        ) from error
+
+    def offset_at(moment: datetime) -> timedelta:
+        offset = rules.fromutc(moment.replace(tzinfo=rules)).utcoffset()
+        return offset or timedelta(0)
+
+    moment, end = (t.replace(tzinfo=None) for t in (EARLIEST - 2 * _STEP, LATEST + 2 * _STEP))
+    first = before = offset_at(moment)
+    changes = []
+    while moment < end:
+        after = offset_at(moment + _STEP)
+        if after != before:
+            changes.append((_first_other(offset_at, moment), before, after))
+        moment, before = moment + _STEP, after
+    return first, tuple(changes)
+
+
+def _first_other(offset_at: Callable[[datetime], timedelta], moment: datetime) -> datetime:
+    """The second at which an offset changes, in the step after a moment."""
+    old = offset_at(moment)
+
+    def is_other(seconds: int) -> bool:
+        return offset_at(moment + seconds * _SECOND) != old
+
+    return moment + bisect_left(range(_STEP // _SECOND), True, key=is_other) * _SECOND

@@ -46,10 +46,15 @@ class Parsed:
     `reads` has meter_id, reading_date_time, source_row and any of arrival_time, quality and
     the reading types' columns, with the types of `schema.STAGING`. A null value means not
     read. `rejected` has the rows that could not be typed: source_row, raw, reason.
+
+    `rows` is how many rows the block holds, counted in its bytes before any is typed (lines
+    that are not blank, rows of a table). Each must be in `reads` or in `rejected`, by its
+    source_row, and in one of them only: a block for which that is not so is not taken in.
     """
 
     reads: pl.DataFrame
     rejected: pl.DataFrame
+    rows: int
 
 
 class Format(Protocol):

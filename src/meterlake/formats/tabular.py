@@ -7,24 +7,53 @@ the lines do not agree on how many rows there are, all lines are read the slow w
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from meterlake import storage
 from meterlake.errors import NotReadable
-from meterlake.formats.cells import type_rows
+from meterlake.formats.cells import type_rows, without_far_times
 from meterlake.formats.port import REJECTED, Block, Parsed
 from meterlake.formats.profile import Profile
-from meterlake.formats.source import Range, Source, chunks
+from meterlake.formats.source import (
+    HEAD_BYTES,
+    MAX_LINE_BYTES,
+    MAX_PARQUET_EXPANSION,
+    PARQUET_MAGIC,
+    PIECE_BYTES,
+    Range,
+    Source,
+    chunks,
+    shorten_lines,
+)
 
 BLOCK_BYTES = 16 * 1024 * 1024  # decompressed text of one unit of work
 BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
-PIECE_BYTES = 1024 * 1024
+RAW_BYTES = 64 * 1024  # of an overlong row, what the quarantine keeps
 
-PARQUET_MAGIC = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
+
+# Unicode's white space in UTF-8, as Polars strips it: a line of nothing else is blank.
+_WHITE = (
+    rb"[\t\x0b-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
+    rb"|\xe2\x81\x9f|\xe3\x80\x80"
+)
+_BLANK = re.compile(rb"(?:" + _WHITE + rb")*+(?:\n|\Z)")
+_MAY_BE_BLANK = np.isin(np.arange(256), [*b"\t\n\x0b\x0c\r \xc2\xe1\xe2\xe3"])
+
+# What Polars looks for at the beginning, to take it off or to decompress what follows; here it
+# is the first row's: a byte order mark, the signs of gzip, zstd and zlib.
+_POLARS_TAKES_OFF = (
+    _BOM, b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"
+)  # fmt: skip
+
+_PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 class ProfileFormat:
@@ -47,6 +76,8 @@ class ProfileFormat:
         NotReadable
             It is a Parquet file, and damaged.
         """
+        if _is_endless(head):
+            return False
         wanted = self.profile.recognise or tuple(self.profile.needed)
         return set(wanted) <= set(self._columns(source, head))
 
@@ -56,9 +87,14 @@ class ProfileFormat:
         Raises
         ------
         NotReadable
-            A column is missing or stands twice, or the bytes are damaged.
+            A column is missing or stands twice, the header is endless, or the bytes are damaged.
         """
         head = source.head()
+        if _is_endless(head):
+            raise NotReadable(
+                f"'{source.name}' needs a line with the columns' names; found no line end in its "
+                f"first {HEAD_BYTES:,} bytes. Deliver it as lines of text"
+            )
         columns = self._columns(source, head)
         self._require_columns(source, columns)
         if head.startswith(PARQUET_MAGIC):
@@ -80,8 +116,8 @@ class ProfileFormat:
     def _columns(self, source: Source, head: bytes) -> tuple[str, ...]:
         if head.startswith(PARQUET_MAGIC):
             try:
-                return tuple(pl.read_parquet_schema(source.url))
-            except (pl.exceptions.PolarsError, OSError) as error:
+                return tuple(_scan_parquet(source).collect_schema())
+            except _PARQUET_ERRORS as error:
                 raise _damaged_parquet(source, error) from error
         line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
         text = line.decode("utf-8", errors="replace")
@@ -93,13 +129,13 @@ class ProfileFormat:
         if missing:
             raise NotReadable(
                 f"'{source.name}' needs the columns {', '.join(needed)} to be read as {self.name}; "
-                f"it lacks {', '.join(missing)} (found {', '.join(columns)}). Correct its header, "
+                f"it lacks {', '.join(missing)} (found {_shown(columns)}). Correct its header, "
                 "or name another --profile"
             )
-        double = sorted({c for c in columns if columns.count(c) > 1})
+        double = sorted(c for c, times in Counter(columns).items() if times > 1)
         if double:
             raise NotReadable(
-                f"'{source.name}' needs each column once; {', '.join(double)} stands twice in its "
+                f"'{source.name}' needs each column once; {_shown(double)} stands twice in its "
                 "header. Correct the header"
             )
 
@@ -113,40 +149,44 @@ class ProfileFormat:
     # --- Parquet
 
     def _split_parquet(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
-        scan = pl.scan_parquet(source.url)
-        rows = scan.select(pl.len()).collect().item()
-        cuts = list(range(0, rows, BLOCK_ROWS))
-        if self._needs_whole_meters and len(cuts) > 1:
-            starts = (
-                scan.select(pl.col(self.profile.meter) != pl.col(self.profile.meter).shift())
-                .collect()
-                .to_series()
-                .arg_true()
-                .to_numpy()
-            )
-            after = np.searchsorted(starts, cuts[1:])
-            cuts = [0, *sorted({int(starts[i]) for i in after if i < len(starts)})]
+        try:
+            scan = _scan_parquet(source)
+            rows = scan.select(pl.len()).collect().item()
+            source.check_expansion(rows * len(columns) * 8, at_most=MAX_PARQUET_EXPANSION)
+            cuts = list(range(0, rows, BLOCK_ROWS))
+            if self._needs_whole_meters and len(cuts) > 1:
+                starts = (
+                    scan.select(pl.col(self.profile.meter) != pl.col(self.profile.meter).shift())
+                    .collect()
+                    .to_series()
+                    .arg_true()
+                    .to_numpy()
+                )
+                after = np.searchsorted(starts, cuts[1:])
+                cuts = [0, *sorted({int(starts[i]) for i in after if i < len(starts)})]
+        except _PARQUET_ERRORS as error:
+            raise _damaged_parquet(source, error) from error
         for start, end in zip(cuts, [*cuts[1:], rows], strict=True):
             yield Block(source, start + 1, columns, part=Range(start, end, start + 1))
 
     def _parse_parquet(self, block: Block, part: Range) -> Parsed:
         names = self._names(block.columns)
-        scan = pl.scan_parquet(block.source.url)
+        wanted = part.end - part.start
         try:
-            rows = scan.slice(part.start, part.end - part.start).collect()
-        except (pl.exceptions.PolarsError, OSError) as error:
+            rows = _scan_parquet(block.source).slice(part.start, wanted).collect()
+        except _PARQUET_ERRORS as error:
             raise _damaged_parquet(block.source, error) from error
-        rows = rows.with_columns(
-            pl.int_range(block.first_row, block.first_row + pl.len()).alias("source_row")
+        if rows.height != wanted:
+            raise _damaged_parquet(block.source, f"{rows.height} rows where {wanted} should be")
+        cells = rows.select(
+            pl.int_range(block.first_row, block.first_row + pl.len()).alias("source_row"),
+            *(pl.col(n).alias(as_) for n, as_ in names.items()),
         )
-        cells = rows.select("source_row", *(pl.col(n).alias(as_) for n, as_ in names.items()))
         typed = type_rows(cells, self.profile, default_zone=self._default_zone)
         bad = typed["reason"].is_not_null()
-        raw = [
-            json.dumps(row, default=str, ensure_ascii=False)
-            for row in rows.filter(bad).drop("source_row").iter_rows(named=True)
-        ]
-        return Parsed(_good(typed), _rejected(typed.filter(bad), pl.Series(raw, dtype=pl.String)))
+        raw = _as_json(rows.filter(bad))
+        rejected = _rejected(typed.filter(bad), raw)
+        return Parsed(_good(typed), rejected, wanted)
 
     # --- text
 
@@ -154,7 +194,7 @@ class ProfileFormat:
         held: list[bytes] = []
         size, row = 0, 1
         with source.open() as file:
-            for piece in chunks(file, source.name, size=PIECE_BYTES):
+            for piece in shorten_lines(chunks(file, source.name, size=PIECE_BYTES)):
                 held.append(piece)
                 size += len(piece)
                 if size < BLOCK_BYTES:
@@ -162,10 +202,8 @@ class ProfileFormat:
                 text = b"".join(held)
                 cut = self._cut(text, columns)
                 if cut == 0:
-                    raise NotReadable(
-                        f"'{source.name}' needs to be lines of text; found no line end in "
-                        f"{size:,} bytes"
-                    )
+                    held = [text]
+                    continue
                 held, size = [text[cut:]], size - cut
                 data = text[:cut]
                 del text
@@ -196,24 +234,41 @@ class ProfileFormat:
         if first_row == 1:
             data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
             first_row = 2
-        count = data.count(b"\n") + (0 if data.endswith(b"\n") or not data else 1)
+        ends, plain = _scan(data, self.profile.delimiter)
+        rows = len(ends) - _count_blank(data, ends)
         cells = self._read_fast(data, block.columns, first_row)
-        if cells is None or cells.height != count:
-            return self._parse_lines(_lines(data, first_row), block.columns)
-        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        longest = np.diff(ends, prepend=-1).max(initial=0) - 1
+        if cells is None or cells.height != len(ends) or longest > MAX_LINE_BYTES:
+            return self._parse_lines(_lines(data, first_row), block.columns, rows)
+        typed = type_rows(
+            cells, self.profile, default_zone=self._default_zone, may_have_control=not plain
+        )
         # A null may be an empty cell or one that is no number: the line itself tells.
         values = [v.type for v in self.profile.values.values()]
         odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
+        # So may an empty cell too many, in the end: Polars knows of it nothing but null.
+        odd |= pl.lit(_ends_empty(data, ends, self.profile.delimiter))
         if self.profile.long is None:
             odd |= pl.any_horizontal(pl.col(values).is_null())
         else:
             odd |= pl.all_horizontal(pl.col(values).is_null())
         suspect = typed.with_columns(cells["_beyond"]).select(odd.alias("odd"))["odd"]
         if not suspect.any():
-            return Parsed(_good(typed), pl.DataFrame(schema=REJECTED))
-        again = self._parse_lines(_lines(data, first_row).filter(suspect), block.columns)
+            return Parsed(_good(typed), pl.DataFrame(schema=REJECTED), rows)
+        if self._needs_whole_meters:
+            suspect = self._with_companions(suspect, cells)
+        lines = _lines(data, first_row).filter(suspect)
+        again = self._parse_lines(lines, block.columns, rows)
         reads = pl.concat([_good(typed.filter(~suspect)), again.reads], how="diagonal")
         return replace(again, reads=reads)
+
+    def _with_companions(self, suspect: pl.Series, cells: pl.DataFrame) -> pl.Series:
+        """Also the rows that tell of a suspect row's time which of two it is: see clock.py."""
+        time = self.profile.time
+        key = [self.profile.meter] if time.doubled_hour else [self.profile.meter, time.column]
+        keys = cells.select(pl.col(key).str.strip_chars())
+        told = keys.with_columns(suspect.alias("~suspect"))
+        return told.select(pl.col("~suspect").any().over(key)).to_series()
 
     def _read_fast(
         self, data: bytes, columns: tuple[str, ...], first_row: int
@@ -228,6 +283,8 @@ class ProfileFormat:
             f"{i}": pl.Float64() if names.get(name) in numbers else pl.String()
             for i, name in enumerate(columns)
         }
+        if data.startswith(_POLARS_TAKES_OFF):
+            return None
         try:
             frame = pl.read_csv(
                 data,
@@ -236,24 +293,25 @@ class ProfileFormat:
                 separator=self.profile.delimiter,
                 quote_char=self.profile.quote or None,
                 ignore_errors=True,
-                truncate_ragged_lines=True,
                 missing_columns="insert",
             )
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
             return None
         used = [pl.col(f"{i}").alias(names[n]) for i, n in enumerate(columns) if n in names]
         return frame.select(
             *used, "_beyond", pl.int_range(first_row, first_row + pl.len()).alias("source_row")
         )
 
-    def _parse_lines(self, lines: pl.DataFrame, columns: tuple[str, ...]) -> Parsed:
+    def _parse_lines(self, lines: pl.DataFrame, columns: tuple[str, ...], rows: int) -> Parsed:
         """Read lines cell by cell, all as text; blank lines are no rows."""
         names = self._names(columns)
-        lines = lines.filter(pl.col("line").str.strip_chars() != "")
+        lines = lines.filter((pl.col("line").str.strip_chars() != "") | pl.col("is_long"))
         lines = lines.with_columns(self._fields(lines["line"]).alias("fields"))
         width = pl.col("fields").list.len()
         reason = (
-            pl.when(~pl.col("is_text"))
+            pl.when("is_long")
+            .then(pl.lit(f"is longer than {MAX_LINE_BYTES:,} bytes"))
+            .when(~pl.col("is_text"))
             .then(pl.lit("needs to be UTF-8 text"))
             .when(width != len(columns))
             .then(pl.format(f"needs {len(columns)} fields, found {{}}", width))
@@ -279,6 +337,7 @@ class ProfileFormat:
                     _rejected(misshapen, misshapen["line"]),
                 ]
             ),
+            rows,
         )
 
     def _fields(self, lines: pl.Series) -> pl.Series:
@@ -304,12 +363,53 @@ class ProfileFormat:
         return self.profile.time.order is not None or not (zone == "UTC" or zone[0] in "+-")
 
 
+def _scan(data: bytes, delimiter: str) -> tuple[NDArray[np.int64], bool]:
+    """Where each line ends, and whether there is no control character but in line ends.
+
+    One pass finds both: what is below a blank is nearly always a line end.
+    """
+    text = np.frombuffer(data, np.uint8)
+    low = np.flatnonzero(text < ord(" "))
+    kinds = text[low]
+    is_end = kinds == ord("\n")
+    ends = low[is_end]
+    others = low[~is_end & (kinds != ord(delimiter) % 256)]
+    # A carriage return belongs to the line end that it stands before.
+    next_ = text[np.minimum(others + 1, len(text) - 1)]
+    plain = data.isascii() and b"\x7f" not in data
+    plain = plain and bool(((text[others] == ord("\r")) & (next_ == ord("\n"))).all())
+    if data and not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    return ends, plain
+
+
+def _ends_empty(data: bytes, ends: NDArray[np.int64], delimiter: str) -> pl.Series:
+    """Which lines end with a delimiter."""
+    text = np.frombuffer(data, np.uint8)
+    last = np.maximum(ends - 1, 0)
+    last -= text[last] == ord("\r")
+    return pl.Series(text[last] == ord(delimiter))
+
+
+def _count_blank(data: bytes, ends: NDArray[np.int64]) -> int:
+    """How many lines are white space only; an overlong one, whose end is not seen, is none."""
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    first = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
+    sizes = ends - starts
+    maybe = _MAY_BE_BLANK[first] & (sizes > 0) & (sizes <= MAX_LINE_BYTES)
+    return int((sizes == 0).sum()) + sum(
+        _BLANK.match(data, int(start)) is not None for start in starts[maybe]
+    )
+
+
 def _lines(data: bytes, first_row: int = 1) -> pl.DataFrame:
-    """The lines of a text: source_row, line (undecodable bytes escaped), is_text, start [byte]."""
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
-    starts = np.concatenate([[0], ends + 1])
-    if starts[-1] == len(data):
-        starts = starts[:-1]
+    """The lines of a text.
+
+    source_row, line (undecodable bytes escaped, overlong ones cut), is_text, is_long, start [byte].
+    """
+    ends, _ = _scan(data, ",")
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    is_long = ends - starts > MAX_LINE_BYTES
     try:
         text = data.decode("utf-8").split("\n")[: len(starts)]
         is_text = [True] * len(text)
@@ -317,10 +417,17 @@ def _lines(data: bytes, first_row: int = 1) -> pl.DataFrame:
         raw = data.split(b"\n")[: len(starts)]
         text = [line.decode("utf-8", errors="backslashreplace") for line in raw]
         is_text = [line.decode("utf-8", errors="ignore").encode() == line for line in raw]
-    lines = pl.Series("line", text, dtype=pl.String).str.strip_suffix("\r")
-    rows = pl.Series("source_row", range(first_row, first_row + len(starts)), dtype=pl.Int64)
+    for number in np.flatnonzero(is_long):
+        start = starts[number]
+        text[number] = data[start : start + RAW_BYTES].decode("utf-8", errors="backslashreplace")
     return pl.DataFrame(
-        [rows, lines, pl.Series("is_text", is_text), pl.Series("start", starts, dtype=pl.Int64)]
+        [
+            pl.int_range(first_row, first_row + len(starts), eager=True).alias("source_row"),
+            pl.Series("line", text, dtype=pl.String).str.strip_suffix("\r"),
+            pl.Series("is_text", is_text, dtype=pl.Boolean),
+            pl.Series("is_long", is_long, dtype=pl.Boolean),
+            pl.Series("start", starts, dtype=pl.Int64),
+        ]
     )
 
 
@@ -334,8 +441,48 @@ def _rejected(rows: pl.DataFrame, raw: pl.Series) -> pl.DataFrame:
     )
 
 
-def _damaged_parquet(source: Source, error: Exception) -> NotReadable:
-    cause = str(error).splitlines()[0][:200]
+def _as_json(rows: pl.DataFrame) -> pl.Series:
+    """Each row of a table as text, to be shown."""
+    times = [c for c in rows if isinstance(c.dtype, pl.Datetime | pl.Date)]
+    rows = rows.with_columns(
+        without_far_times(c).cast(pl.String).fill_null(c.to_physical().cast(pl.String))
+        for c in times
+    )
+    texts = []
+    for number in range(rows.height):
+        try:
+            row = rows.row(number, named=True)
+        except (ValueError, OverflowError, pl.exceptions.PanicException):
+            row = {"not shown": "a time in a nested column is out of all range"}
+        texts.append(_short(json.dumps(row, default=str, ensure_ascii=False)))
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _is_endless(head: bytes) -> bool:
+    """Whether a text's first line is longer than what is looked at to know its columns."""
+    return len(head) >= HEAD_BYTES and b"\n" not in head and not head.startswith(PARQUET_MAGIC)
+
+
+def _shown(columns: Sequence[str]) -> str:
+    text = _short(", ".join(columns), 500)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _short(text: str, size: int = RAW_BYTES) -> str:
+    return text[:size]
+
+
+def _scan_parquet(source: Source) -> pl.LazyFrame:
+    return pl.scan_parquet(
+        source.url,
+        glob=False,
+        hive_partitioning=False,
+        storage_options=storage.polars_options(source.url),
+    )
+
+
+def _damaged_parquet(source: Source, error: Exception | str) -> NotReadable:
+    cause = (str(error).splitlines() or [""])[0][:200]
     return NotReadable(
         f"'{source.name}' needs to be a sound Parquet file; it is damaged ({cause}). "
         "Deliver it again"

@@ -1,6 +1,6 @@
 """Delivered files into the lake's inbound folder: kept as they came, known by content.
 
-Text that comes uncompressed is packed on the way (zstd, in frames of whole lines, so that
+Text that comes uncompressed is packed on the way (zstd, in runs of whole lines, so that
 each can be read by itself); everything else is copied byte for byte. The name under
 `inbound/` begins with the content's SHA-256, so the same file lands in the same place.
 """
@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from meterlake.errors import BadInput, NotReadable, Unavailable
-from meterlake.formats.source import Range, Source, compression_of
+from meterlake.formats.source import Range, Source, chunks, compression_of
 from meterlake.lake.store import Store
 
 FRAME_BYTES = 16 * 1024 * 1024
@@ -106,6 +106,31 @@ def set_aside(store: Store, delivery: Delivery, source: Source | None, reason: s
         store.delete(source.url.removeprefix(f"{store.url}/"))
 
 
+def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> Source:
+    """A file that was delivered before, from `inbound/`, where it is still what it was.
+
+    Raises
+    ------
+    NotReadable
+        It is another file now, or damaged.
+    Unavailable
+        It is not there, or cannot be read at the moment.
+    """
+    bare = Source(name, store.uri(inbound), "none")
+    with bare.open() as file:
+        compression = compression_of(next(chunks(file, name, size=4, limit=4), b""))
+    kept = replace(bare, compression=compression)
+    # What came uncompressed was packed on its way in; its name alone tells.
+    delivered = kept if inbound.endswith(f"/{_safe(name)}.zst") else bare
+    digest = hashlib.sha256()
+    with delivered.open() as file:
+        for piece in chunks(file, name, size=_READ_BYTES):
+            digest.update(piece)
+    if digest.hexdigest() != sha256:
+        raise NotReadable(f"'{inbound}' needs to be the file that was delivered; it has changed")
+    return kept
+
+
 def _read(name: str, path: Path) -> Delivery:
     digest = hashlib.sha256()
     size = 0
@@ -126,29 +151,30 @@ def _read(name: str, path: Path) -> Delivery:
 
 
 def _pack(path: Path, packed: Path) -> list[Range]:
-    """Compress a text in frames of whole lines; where each lies and its first line."""
+    """Compress a text in frames; the runs of whole lines, where they lie, their first line.
+
+    A frame is of so many bytes at most, a line may be of any number: a range whose last line is
+    long spans several frames.
+    """
     ranges = []
     compressor = zstandard.ZstdCompressor(level=1)
-    row = 1
+    start, row, lines = 0, 1, 0
+    held = b""
     with path.open("rb") as text, packed.open("wb") as out:
-        held = b""
         while True:
             piece = text.read(FRAME_BYTES)
             held += piece
-            cut = len(held) if not piece else held.rfind(b"\n") + 1
-            if cut:
-                start = out.tell()
-                out.write(compressor.compress(held[:cut]))
+            line_end = held.rfind(b"\n") + 1
+            frame = held[: line_end if line_end and piece else len(held)]
+            held = held[len(frame) :]
+            if frame:
+                out.write(compressor.compress(frame))
+                lines += frame.count(b"\n")
+            if (line_end or not piece) and out.tell() > start:
                 ranges.append(Range(start, out.tell(), row))
-                row += held.count(b"\n", 0, cut)
-                held = held[cut:]
+                start, row, lines = out.tell(), row + lines, 0
             if not piece:
                 return ranges
-            if len(held) > 4 * FRAME_BYTES:
-                raise NotReadable(
-                    f"'{path.name}' needs to be lines of text; found no line end in "
-                    f"{len(held):,} bytes"
-                )
 
 
 def _download(location: str, path: Path) -> None:

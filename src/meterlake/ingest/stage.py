@@ -13,6 +13,7 @@ from datetime import datetime
 
 import polars as pl
 
+from meterlake.errors import NotReadable
 from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Block, Format, Parsed
 from meterlake.lake.store import Store
@@ -42,10 +43,16 @@ def stage_block(
     ----------
     sha256 : of the delivered file
     received_at : the moment of this ingest, aware
+
+    Raises
+    ------
+    NotReadable
+        From the work: the block cannot be read, or its rows are not all accounted for.
     """
 
     def work(block: Block) -> Staged:
         parsed = fmt.parse(block)
+        quarantined = _check_balance(parsed, block, fmt.name)
         constants = [
             pl.lit(block.source.name).alias("source_file"),
             pl.lit(sha256).alias("source_sha256"),
@@ -54,12 +61,29 @@ def stage_block(
         return Staged(
             files=_write_staging(store, parsed.reads, constants),
             quarantine=_write_quarantine(store, parsed, constants, fmt.name, received_at),
-            rows=parsed.reads.height + parsed.rejected.height,
+            rows=parsed.rows,
             readings=_count_readings(parsed.reads),
-            quarantined=parsed.rejected.height,
+            quarantined=quarantined,
         )
 
     return work
+
+
+def _check_balance(parsed: Parsed, block: Block, format_name: str) -> int:
+    """How many rows are rejected, where rows = rows read + rows rejected; else NotReadable."""
+    read, rejected = (frame["source_row"].drop_nulls() for frame in (parsed.reads, parsed.rejected))
+    bad = rejected.n_unique()
+    accounted = pl.concat([read, rejected]).n_unique() if bad else read.n_unique()
+    twice = read.n_unique() + bad - accounted if bad else 0
+    if accounted != parsed.rows or twice:
+        also = f", {twice:,} of them both as read and as rejected" if twice else ""
+        raise NotReadable(
+            f"'{block.source.name}' needs every row to be read or rejected; of the block from row "
+            f"{block.first_row:,} on, format {format_name} counts {parsed.rows:,} rows and "
+            f"accounts for {accounted:,}{also}. Nothing was taken in: report it to the format's "
+            "author"
+        )
+    return bad
 
 
 def _write_staging(

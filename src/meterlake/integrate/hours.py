@@ -14,13 +14,16 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, scan, write_file
+from meterlake.lake.table import DataFile, fetched, scan, write_file
 from meterlake.schema import LATE_ARRIVALS, POLARS_TYPES, READING_TYPES, READINGS, STAGING
 
 KEY = "integrate"  # idempotency key: the version of staging that was consumed
 
 UNIT_ROWS = 150_000  # staging rows of one unit of work, about
 HOUR = timedelta(hours=1)
+
+# Among a meter's reads of one time the last one in this order stands.
+_ORDER = ("meter_id", "reading_date_time", "_arrival", "source_file", "source_row")
 
 LATE_SCHEMA = {
     c.name: POLARS_TYPES[c.type]
@@ -33,15 +36,13 @@ LATE_SCHEMA = {
 class Hours:
     """A unit of work: the hours from `start` to before `end`, and staging's files of them.
 
-    `arrived` came since the last integration, `known` before. Of `arrived`, the files in
-    `late_counted` have their late reads recorded already (a job that was cut off did so).
+    `arrived` came since the last integration, `known` before.
     """
 
     start: datetime
     end: datetime
     arrived: tuple[DataFile, ...]
     known: tuple[DataFile, ...]
-    late_counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,13 @@ class Integrated:
     late: pl.DataFrame = field(repr=False)
 
 
-def plan_hours(
-    arrived: Sequence[DataFile],
-    staged: Sequence[DataFile],
-    *,
-    late_counted: frozenset[str] = frozenset(),
-) -> Iterator[Hours]:
+def plan_hours(arrived: Sequence[DataFile], staged: Sequence[DataFile]) -> Iterator[Hours]:
     """Cut the hours that the arrived files span into units, in time order.
 
     Parameters
     ----------
     arrived : staging files added since the last integration
     staged : all of staging's files, the arrived ones included
-    late_counted : paths of arrived files whose late reads are recorded already
     """
     new = {f.path for f in arrived}
     days: dict[datetime, list[DataFile]] = {}
@@ -97,12 +92,12 @@ def plan_hours(
     for day in sorted({_hour(f.first).replace(hour=0) for f in arrived}):
         for start, end, weight in _runs(day, days[day], new):
             if held and rows + weight > UNIT_ROWS:
-                yield _unit(held, new, late_counted)
+                yield _unit(held, new)
                 held, rows = [], 0.0
             held.append((start, end, days[day]))
             rows += weight
     if held:
-        yield _unit(held, new, late_counted)
+        yield _unit(held, new)
 
 
 def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours], Integrated]:
@@ -118,9 +113,7 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
         files: list[DataFile] = []
         counts = Counts(0, 0, 0)
         for hour in pl.concat([arrived, known]).partition_by("_hour"):
-            reads = hour.sort(
-                "meter_id", "reading_date_time", "_arrival", "source_file", "source_row"
-            )
+            reads = hour.sort(*_ORDER)
             several = _loses(reads).any()
             for name in _types_in(reads):
                 one = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
@@ -132,10 +125,20 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
                     one, became = latest(one, name)
                 counts += became
                 files.append(_write(store, one, name))
-        judged = arrived.filter(~pl.col("_path").is_in(list(unit.late_counted)))
-        return Integrated(tuple(files), counts, late_reads(judged, late_after))
+        return Integrated(tuple(files), counts, late_reads(arrived, late_after))
 
     return work
+
+
+def standing_reads(store: Store, unit: Hours) -> Iterator[tuple[datetime, str, pl.DataFrame]]:
+    """Each hour and reading type of a unit, with the reads that stand there, sorted."""
+    within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")
+    reads = _read(store, (*unit.arrived, *unit.known), within, new=True)
+    for hour in reads.partition_by("_hour"):
+        in_order = hour.sort(*_ORDER)
+        for name in _types_in(in_order):
+            standing, _ = latest(in_order.drop_nulls(name), name)
+            yield hour["_hour"][0], name, standing
 
 
 def latest(reads: pl.DataFrame, value: str) -> tuple[pl.DataFrame, Counts]:
@@ -214,7 +217,6 @@ def _runs(
 def _unit(
     parts: Sequence[tuple[datetime, datetime, Sequence[DataFile]]],
     new: set[str],
-    late_counted: frozenset[str],
 ) -> Hours:
     files = {
         file.path: file
@@ -227,24 +229,18 @@ def _unit(
         end=parts[-1][1],
         arrived=tuple(f for path, f in files.items() if path in new),
         known=tuple(f for path, f in files.items() if path not in new),
-        late_counted=late_counted & files.keys(),
     )
 
 
 def _read(store: Store, files: Sequence[DataFile], within: pl.Expr, *, new: bool) -> pl.DataFrame:
-    """Rows of staging files in a unit's hours, with `_arrival`, `_hour`, `_new` and `_path`."""
-    paths = {store.uri(f"{STAGING.path}/{f.path}"): f.path for f in files}
-    rows = scan(store, STAGING, files, path_column="_path").filter(within)
-    return (
-        rows.drop("source_sha256", *STAGING.partitioned_by)
-        .with_columns(
-            pl.coalesce("arrival_time", "received_at").alias("_arrival"),
-            pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
-            pl.lit(new).alias("_new"),
-            pl.col("_path").replace(paths),
-        )
-        .collect()
+    """Rows of staging files in a unit's hours, with `_arrival`, `_hour` and `_new`."""
+    rows = scan(store, STAGING, files).filter(within)
+    typed = rows.drop("source_sha256", *STAGING.partitioned_by).with_columns(
+        pl.coalesce("arrival_time", "received_at").alias("_arrival"),
+        pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
+        pl.lit(new).alias("_new"),
     )
+    return fetched(typed)
 
 
 def _loses(reads: pl.DataFrame) -> pl.Series:
@@ -255,8 +251,15 @@ def _loses(reads: pl.DataFrame) -> pl.Series:
 
 def _write(store: Store, winners: pl.DataFrame, name: str) -> DataFile:
     """Write one partition: winners of one hour."""
+    partition = {"reading_type": name, **hour_partition(winners["_hour"][0])}
+    rows = integrated_rows(winners, name)
+    return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
+
+
+def integrated_rows(winners: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Winners as the integrated table has them, without the partition columns."""
     kind = READING_TYPES[name]
-    rows = winners.select(
+    return winners.select(
         "meter_id",
         pl.col(name).alias("reading_value"),
         "reading_date_time",
@@ -267,8 +270,6 @@ def _write(store: Store, winners: pl.DataFrame, name: str) -> DataFile:
         pl.col("_arrival").alias("arrival_time"),
         "quality",
     )
-    partition = {"reading_type": name, **hour_partition(winners["_hour"][0])}
-    return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
 
 
 def hour_partition(hour: datetime) -> dict[str, str]:

@@ -3,16 +3,17 @@
 from typing import Any
 
 from meterlake.errors import BadInput
+from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store
-from meterlake.lake.table import snapshot
 from meterlake.schema import TABLES
 
 
 def tables(store: Store) -> list[dict[str, Any]]:
     """Each table's rows, files, bytes and newest time, from the log alone."""
     listed = []
+    states = snapshots(store, TABLES.values())
     for table in TABLES.values():
-        state = snapshot(store, table)
+        state = states[table.name]
         newest = state.newest
         listed.append(
             {

@@ -5,18 +5,36 @@ an object store and a folder behave alike. Credentials come from the usual varia
 the store (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …) and are never shown.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
+from meterlake import storage
 from meterlake.errors import BadInput, Unavailable
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+
+_UNFINISHED = re.compile(r"#\d+$")  # what obstore writes to before it gives the file its name
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object: its path below the lake, size [B], and when it was written (store's clock)."""
+
+    path: str
+    size: int
+    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,10 @@ class Store:
     def delete(self, path: str) -> None:
         """Remove an object that no table knows. Raises Unavailable where that fails."""
         try:
-            obstore.delete(self._objects, path)
+            if self.is_local:  # also what obstore does not see: a leftover
+                Path(self.url, path).unlink(missing_ok=True)
+            else:
+                obstore.delete(self._objects, path)
         except (BaseError, OSError) as error:
             raise self._unavailable("remove", path, error) from error
 
@@ -61,18 +82,56 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._unavailable("read", path, error) from error
 
+    def list(self, prefix: str) -> list[Stored]:
+        """The objects below a prefix, whole ones only. Raises Unavailable."""
+        try:
+            found = storage.steadily(
+                lambda: [o for page in obstore.list(self._objects, prefix) for o in page],
+                failures=() if self.is_local else (BaseError, OSError),
+            )
+            return [Stored(o["path"], o["size"], o["last_modified"]) for o in found]
+        except FileNotFoundError:
+            return []
+        except (BaseError, OSError) as error:
+            raise self._unavailable("list", prefix, error) from error
+
+    def leftovers(self) -> Iterator[Stored]:
+        """Files of a folder whose writing was cut off; an object store shows none."""
+        if not self.is_local:
+            return
+        for path in Path(self.url).rglob("*#*"):
+            if _UNFINISHED.search(path.name) and path.is_file():
+                there = path.stat()
+                yield Stored(
+                    str(path.relative_to(self.url)),
+                    there.st_size,
+                    datetime.fromtimestamp(there.st_mtime, UTC),
+                )
+
     def _unavailable(self, verb: str, path: str, error: Exception) -> Unavailable:
-        cause = str(error).splitlines()[0][:300]
         return Unavailable(
-            f"Cannot {verb} {self.uri(path)}: {cause}. Check that the lake's storage is there, "
-            "has space and may be written, then run the command again"
+            f"Cannot {verb} {self.uri(path)}: {storage.cause(error)}. Check that the lake's "
+            "storage is there, has space and may be written, then run the command again"
         )
+
+    @property
+    def delta_options(self) -> dict[str, str] | None:
+        """What deltalake needs to know to reach the storage."""
+        return storage.delta_options(self.url)
+
+    @property
+    def polars_options(self) -> dict[str, Any] | None:
+        """What Polars needs to know to reach the storage."""
+        return storage.polars_options(self.url)
+
+    def register(self, connection: "DuckDBPyConnection") -> None:
+        """Let a DuckDB connection read the storage, where it cannot by itself."""
+        if not self.is_local:
+            connection.register_filesystem(storage.filesystem(self.url))
 
     @cached_property
     def _objects(self) -> ObjectStore:
-        if self.is_local:
-            return LocalStore(self.url, mkdir=True)
-        return from_url(self.url)
+        return storage.objects_at(self.url)
 
 
 def existing_store(location: str) -> Store:

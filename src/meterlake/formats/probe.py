@@ -1,0 +1,56 @@
+"""A Parquet file read once in a process of its own, before this one touches it.
+
+Some damage of a page's header makes the reader ask for memory without end, which ends its
+process and cannot be caught. So a child goes first: where it does not come back, the file is
+damaged.
+"""
+
+import subprocess
+import sys
+
+import polars as pl
+
+from meterlake import storage
+from meterlake.errors import NotReadable
+from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, Source
+
+_CELL_BYTES = 8
+
+
+def probe(source: Source) -> None:
+    """Read all of a Parquet file elsewhere; other files are left alone.
+
+    Raises
+    ------
+    NotReadable
+        That process ended otherwise than by reading it, or the file is a bomb.
+    """
+    with source.open_stored() as file:
+        if file.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
+            return
+    done = subprocess.run(
+        [sys.executable, "-m", "meterlake.formats.probe", source.name, source.url],
+        check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise NotReadable(
+            done.stdout.strip()
+            or f"'{source.name}' needs to be a sound Parquet file; it is damaged. Deliver it again"
+        )
+
+
+def _main(name: str, url: str) -> None:
+    scan = pl.scan_parquet(url, storage_options=storage.polars_options(url))
+    cells = scan.select(pl.len()).collect().item() * len(scan.collect_schema())
+    try:
+        Source(name, url, "none").check_expansion(
+            cells * _CELL_BYTES, at_most=MAX_PARQUET_EXPANSION
+        )
+    except NotReadable as error:
+        print(error)
+        raise SystemExit(1) from error
+    scan.select(pl.all().null_count()).collect(engine="streaming")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

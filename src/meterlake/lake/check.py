@@ -1,0 +1,142 @@
+"""Whether a table is whole: its log against its files, and each file against its partition."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+
+from meterlake import storage
+from meterlake.lake.journal import log_path
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, Snapshot, scan
+from meterlake.schema import READINGS, STAGING, Table
+
+_FILES_A_UNIT = 200
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: in which table and file (or partition), and what."""
+
+    table: str
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """A unit of work: some of a table's files."""
+
+    table: Table
+    files: tuple[DataFile, ...]
+
+
+def sizes(store: Store, state: Snapshot) -> dict[str, int]:
+    """Size [B] of each file below the table's path, by its path there."""
+    prefix = f"{state.table.path}/"
+    return {f.path.removeprefix(prefix): f.size for f in store.list(state.table.path)}
+
+
+def missing_files(state: Snapshot, there: Mapping[str, int]) -> list[Finding]:
+    """Files that the log has and the storage has not, or of another size."""
+    findings = []
+    for file in state.files:
+        size = there.get(file.path)
+        if size is None:
+            findings.append(Finding(state.table.name, file.path, "the file is missing"))
+        elif size != file.size:
+            problem = f"the file needs to have {file.size:,} bytes; it has {size:,}"
+            findings.append(Finding(state.table.name, file.path, problem))
+    return findings
+
+
+def missing_commits(store: Store, table: Table) -> list[Finding]:
+    """Commits that a table's log lacks: what arrived is read forward from it."""
+    there = {f.path for f in store.list(f"{table.path}/_delta_log")}
+    versions = [int(Path(path).stem) for path in there if re.search(r"/\d{20}\.json$", path)]
+    return [
+        Finding(table.name, path, "the commit is missing from the log")
+        for version in range(max(versions, default=0))
+        if (path := log_path(table, version)) not in there
+    ]
+
+
+def crowded_partitions(state: Snapshot) -> list[Finding]:
+    """Partitions of more than one file."""
+    seen: dict[tuple[str, ...], str] = {}
+    findings = []
+    for file in state.files:
+        partition = tuple(file.partition.values())
+        if partition in seen:
+            problem = f"the partition needs to be one file; it has {seen[partition]} too"
+            findings.append(Finding(state.table.name, file.path, problem))
+        seen[partition] = file.path
+    return findings
+
+
+def plan_files(state: Snapshot, there: Mapping[str, int]) -> Iterator[Files]:
+    """The table's files in units, but for those that are not there."""
+    files = [f for f in state.files if f.path in there]
+    for start in range(0, len(files), _FILES_A_UNIT):
+        yield Files(state.table, tuple(files[start : start + _FILES_A_UNIT]))
+
+
+def check_files(store: Store) -> Callable[[Files], list[Finding]]:
+    """The work on one unit: read every file and hold it against the log and its partition."""
+
+    def work(unit: Files) -> list[Finding]:
+        findings = []
+        for file in unit.files:
+            try:
+                rows = scan(store, unit.table, [file]).collect()
+            except (pl.exceptions.PolarsError, OSError) as error:
+                problem = f"the file cannot be read: {storage.cause(error)}"
+                findings.append(Finding(unit.table.name, file.path, problem))
+                continue
+            findings += [
+                Finding(unit.table.name, file.path, problem)
+                for problem in _problems(unit.table, file, rows)
+            ]
+        return findings
+
+    return work
+
+
+def _problems(table: Table, file: DataFile, rows: pl.DataFrame) -> Iterator[str]:
+    if rows.height != file.rows:
+        yield f"the log says {file.rows:,} rows; the file has {rows.height:,}"
+    if rows.is_empty():
+        return
+    times = rows[table.time_column]
+    first, last = cast(datetime, times.min()), cast(datetime, times.max())
+    if (first, last) != (file.first, file.last):
+        yield f"the log says {file.first} to {file.last}; the file has {first} to {last}"
+    key = ["meter_id", "reading_date_time"]
+    if table == READINGS:
+        start, end = _hours_of(file)
+        if not times.is_between(start, end, closed="left").all():
+            yield "it has readings of another hour than its partition's"
+        if not rows.select(key).equals(rows.select(key).sort(key)):
+            yield "its rows need to be sorted by meter_id and reading_date_time; they are not"
+        double = rows.height - rows.select(key).n_unique()
+        if double:
+            yield f"{double:,} of its readings have the meter and time of another"
+        if rows["reading_value"].null_count() or not rows["reading_value"].is_finite().all():
+            yield "it has values that are no finite numbers"
+    elif table == STAGING:
+        start, end = _hours_of(file)
+        if not times.is_between(start, end, closed="left").all():
+            yield "it has reads of another day than its partition's"
+        if not times.dt.truncate("1h").is_sorted():
+            yield "its rows need to be ordered by hour; they are not"
+
+
+def _hours_of(file: DataFile) -> tuple[datetime, datetime]:
+    """The hour or day of a file's partition."""
+    year, month, day = (int(file.partition[name]) for name in ("year", "month", "day"))
+    start = datetime(year, month, day, int(file.partition.get("hour", 0)), tzinfo=UTC)
+    return start, start + timedelta(hours=1 if "hour" in file.partition else 24)

@@ -1,0 +1,120 @@
+"""What staging says: the readings as of any moment, and what became of every stored row.
+
+Staging keeps every read that ever came, so both are questions to it alone. The rule of which
+read of a key stands is that of integrate/hours.py: the latest arrival, and among equal ones
+the later row of the later-named file.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READING_TYPES, READINGS, STAGING
+
+_ARRIVAL = "coalesce(arrival_time, received_at)"
+_ORDER = "arrival DESC, source_file DESC, source_row DESC"
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """A moment (aware), and the clock that a read had to arrive by.
+
+    `arrival`: when the read reached its source system, or where the file does not say that,
+    this lake; `receipt`: when this lake took the file in, which is what it could answer then.
+    """
+
+    moment: datetime
+    clock: Literal["arrival", "receipt"] = "arrival"
+
+
+def views_as_of(as_of: AsOf) -> dict[str, str]:
+    """SQL of each table as it was, by table; `{table}` stands for the table as it is.
+
+    The tables: `staging`, `quarantine` and `late_arrivals` without what came later, and
+    `readings`, worked out from staging.
+    """
+    clock = _ARRIVAL if as_of.clock == "arrival" else "received_at"
+    moment = f"TIMESTAMPTZ '{as_of.moment.astimezone(UTC).isoformat()}'"
+    return {
+        STAGING.name: f"SELECT * FROM {{staging}} WHERE {clock} <= {moment}",
+        QUARANTINE.name: f"SELECT * FROM {{quarantine}} WHERE received_at <= {moment}",
+        LATE_ARRIVALS.name: f"SELECT * FROM {{late_arrivals}} WHERE detected_at <= {moment}",
+        READINGS.name: _standing(f"SELECT * FROM {{staging}} WHERE {clock} <= {moment}"),
+    }
+
+
+def balance_sql() -> str:
+    """SQL: what became of each delivered file's rows and readings, over staging and quarantine.
+
+    `rows` = `stored` + `quarantined`, and `readings` = `standing` + `superseded` +
+    `duplicates`: of a key's versions (another value, quality or arrival) one stands, the
+    others are superseded, and what is the same as a version is a duplicate of it.
+    """
+    return f"""
+        WITH judged AS (
+            SELECT source_file, source_sha256,
+                row_number() OVER (
+                    PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}
+                ) = 1 AS stands,
+                row_number() OVER (
+                    PARTITION BY meter_id, reading_type, reading_date_time,
+                        reading_value, arrival, quality
+                    ORDER BY {_ORDER}
+                ) = 1 AS is_version
+            FROM ({_long("SELECT * FROM staging")})
+        ), readings AS (
+            SELECT source_file, source_sha256, count(*) AS readings,
+                count(*) FILTER (stands) AS standing,
+                count(*) FILTER (is_version AND NOT stands) AS superseded,
+                count(*) FILTER (NOT is_version) AS duplicates
+            FROM judged GROUP BY ALL
+        ), stored AS (
+            SELECT source_file, source_sha256, count(*) AS stored FROM staging GROUP BY ALL
+        ), quarantined AS (
+            SELECT source_file, source_sha256, count(*) AS quarantined FROM quarantine GROUP BY ALL
+        )
+        SELECT source_file AS file, source_sha256 AS sha256,
+            coalesce(stored, 0) + coalesce(quarantined, 0) AS rows,
+            coalesce(stored, 0) AS stored, coalesce(quarantined, 0) AS quarantined,
+            coalesce(readings, 0) AS readings, coalesce(standing, 0) AS standing,
+            coalesce(superseded, 0) AS superseded, coalesce(duplicates, 0) AS duplicates
+        FROM stored
+        FULL JOIN quarantined USING (source_file, source_sha256)
+        LEFT JOIN readings USING (source_file, source_sha256)
+        ORDER BY ALL
+    """
+
+
+def _long(staging: str) -> str:
+    """Staging with a row for each reading."""
+    types = ", ".join(READING_TYPES)
+    return (
+        f"UNPIVOT (SELECT *, {_ARRIVAL} AS arrival FROM ({staging})) "
+        f"ON {types} INTO NAME reading_type VALUE reading_value"
+    )
+
+
+def _standing(staging: str) -> str:
+    """The integrated table's rows, from staging."""
+    facts = ", ".join(f"('{t.name}', '{t.unit}', '{t.obis_code}')" for t in READING_TYPES.values())
+    worked_out = {
+        "phase": "NULL::VARCHAR",
+        "reading_source": "'B'",
+        "arrival_time": "arrival",
+        "year": "strftime(reading_date_time, '%Y')",
+        "month": "strftime(reading_date_time, '%m')",
+        "day": "strftime(reading_date_time, '%d')",
+        "hour": "strftime(reading_date_time, '%H')",
+    }
+    columns = ", ".join(
+        f"{worked_out[c.name]} AS {c.name}" if c.name in worked_out else c.name
+        for c in READINGS.columns
+    )
+    return f"""
+        SELECT {columns} FROM (
+            SELECT * FROM ({_long(staging)})
+            QUALIFY row_number() OVER (
+                PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}
+            ) = 1
+        ) JOIN (VALUES {facts}) kinds(reading_type, unit, obis_code) USING (reading_type)
+    """

@@ -1,0 +1,113 @@
+"""Space back: files that no version within the retention needs.
+
+A file is superseded when a commit removed it, an orphan when its job was cut off before its
+commit, and a leftover when even its writing was. All of them go once they are older than the
+retention. What is younger stays: it may be of a job that runs, or of a reader's version.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from meterlake.errors import BadInput
+from meterlake.lake.commit import snapshot
+from meterlake.lake.journal import entries
+from meterlake.lake.store import Store, Stored
+from meterlake.lake.table import table_at
+from meterlake.schema import TABLES, Table
+
+SHORTEST_RETENTION = timedelta(hours=1)
+
+_COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What a vacuum removed, or would: numbers of files by kind, and their bytes."""
+
+    superseded: int
+    orphans: int
+    leftovers: int
+    bytes: int
+
+
+def vacuum(
+    store: Store,
+    *,
+    retain: timedelta,
+    now: datetime,
+    dry_run: bool = False,
+    nobody_else: bool = False,
+) -> Vacuumed:
+    """Remove what no version needs that was current within `retain` before `now`.
+
+    Parameters
+    ----------
+    nobody_else : the caller knows that no job and no query runs, so that `retain` may be
+        shorter than SHORTEST_RETENTION
+
+    Raises
+    ------
+    BadInput
+        `retain` is shorter than that.
+    Unavailable
+        The storage refuses or fails; what was removed until then was not needed either.
+    """
+    if retain < SHORTEST_RETENTION and not nobody_else:
+        raise BadInput(
+            "--retain needs to be at least 1h, since a job or query that runs may need files "
+            f"which look unused; found {retain}. Where nothing runs on the lake, add --nobody-else"
+        )
+    cutoff = now - retain
+    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
+    size = 0
+    for kind, file in _unneeded(store, cutoff):
+        kinds[kind] += 1
+        size += file.size
+        if not dry_run:
+            store.delete(file.path)
+    return Vacuumed(**kinds, bytes=size)
+
+
+def _unneeded(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    for table in TABLES.values():
+        # The files first: whatever is committed while we look is then known to be needed.
+        there = [f for f in store.list(table.path) if f.modified < cutoff]
+        if not there:
+            continue
+        needed, ever = _needed(store, table, cutoff)
+        for file in there:
+            path = file.path.removeprefix(f"{table.path}/")
+            if path.startswith("_delta_log/"):
+                if path.endswith(".tmp"):
+                    yield "leftovers", file
+            elif path.endswith(".parquet") and path not in needed:
+                yield ("superseded" if path in ever else "orphans"), file
+    for file in store.leftovers():
+        if file.modified < cutoff:
+            yield "leftovers", file
+
+
+def _needed(store: Store, table: Table, cutoff: datetime) -> tuple[set[str], set[str]]:
+    """Paths that a version of the table needs which was current at `cutoff` or later.
+
+    And those that the table ever had.
+    """
+    state = snapshot(store, table)  # what an attached table is about to get, too
+    needed = {f.path for f in state.files}
+    ever = set(needed)
+    commits = {
+        int(found[1]): file.modified
+        for file in store.list(f"{table.path}/_delta_log")
+        if (found := _COMMIT.search(file.path))
+    }
+    # The storage's own clock: commits at or before the cutoff, each of them before a later one.
+    since = min((v for v, at in commits.items() if at >= cutoff), default=state.version + 1)
+    if 0 < since <= state.version:
+        needed |= {f.path for f in table_at(store, table, since - 1).files}
+    for entry in entries(store, table, after=-1, until=state.version):
+        ever |= {f.path for f in entry.added}
+        if entry.version >= since:
+            needed |= {f.path for f in entry.added}
+    return needed, ever

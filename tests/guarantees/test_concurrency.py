@@ -1,0 +1,139 @@
+"""Once, and readers never wait: many processes on one lake make what one makes alone."""
+
+import os
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support import work
+from support.fault_proxy import Fault, FaultProxy, share
+
+from meterlake import jobs, upkeep
+from meterlake.engine.local import LocalEngine
+from meterlake.lake.sql import query
+from meterlake.lake.store import Store, open_store
+from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+START = datetime(2024, 1, 1, tzinfo=UTC)
+INGESTING, INTEGRATING = 4, 2
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    plan = ReadingsPlan(
+        devices=15, interval_minutes=60, start=START, end=START + timedelta(days=1),
+        file_every=timedelta(hours=2), late_percent=20, late_minutes=300, bad_percent=2,
+    )  # fmt: skip
+    made = simulate_readings(plan, tmp_path_factory.mktemp("inbox"))
+    assert len(made.files) >= 12
+    return [str(file.path) for file in made.files]
+
+
+@pytest.fixture(scope="module")
+def alone(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one process makes of the files."""
+    lake = str(tmp_path_factory.mktemp("alone") / "lake")
+    work.ingest(lake, files, NOW)
+    work.integrate(lake, NOW)
+    return work.contents(open_store(lake))
+
+
+def together(store: Store, files: list[str], environment: dict[str, str]) -> None:
+    """Four processes ingest, each some files that others ingest too; two integrate meanwhile."""
+    context = work.processes()
+    chance = random.Random(3)
+    children = []
+    for _ in range(INGESTING):
+        some = chance.sample(files, len(files) * 3 // 4)
+        children.append(
+            work.start(context, "ingest", store.url, some, NOW, environment=environment)
+        )
+    for _ in range(INTEGRATING):
+        children.append(
+            work.start(context, "integrate_often", store.url, NOW, 5, environment=environment)
+        )
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * len(children)
+    work.ingest(store.url, files, NOW)
+    work.integrate(store.url, NOW)
+
+
+def aws_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def test_processes_at_once_make_the_lake_that_one_makes_alone(
+    store: Store,
+    files: list[str],
+    alone: dict[str, str],
+    record_property: Callable[[str, object], None],
+) -> None:
+    together(store, files, aws_variables())
+    assert work.contents(store) == alone
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    record_property("concurrent processes", INGESTING + INTEGRATING)
+
+
+def test_processes_at_once_over_a_store_that_fails_make_the_same_lake(
+    s3_lake: str,
+    files: list[str],
+    alone: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    faults = [f for f in Fault if f is not Fault.DELAY]
+    policy = share(5, seed=1, faults=[*faults, Fault.DELAY], at_most=3)
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], policy, delay=0.1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = open_store(s3_lake)
+        together(store, files, aws_variables())
+        assert work.contents(store) == alone
+        assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+        injected = sum(proxy.injected.values())
+        assert injected > 50
+        assert set(proxy.injected) >= set(faults)
+    record_property("requests that failed", injected)
+
+
+def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
+    tmp_path: Path, files: list[str]
+) -> None:
+    lake = str(tmp_path / "lake")
+    work.ingest(lake, files[:1], NOW)
+    work.integrate(lake, NOW)
+    store = open_store(lake)
+    sizes = {}
+    for file in files:
+        alone = open_store(str(tmp_path / "alone" / Path(file).name))
+        done = jobs.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+        sizes[Path(file).name] = (done.stored, done.quarantined)
+    context = work.processes()
+    children = [
+        work.start(context, "ingest", lake, files[1:], NOW),
+        work.start(context, "integrate_often", lake, NOW, 10),
+    ]
+    seen = set()
+    while any(child.is_alive() for child in children):
+        rows = query(
+            store,
+            "SELECT source_file, (SELECT count(*) FROM quarantine q WHERE q.source_file = "
+            "s.source_file), count(*) FROM staging s GROUP BY ALL",
+        )
+        for name, quarantined, stored in rows.iter_rows():
+            assert (stored, quarantined) == sizes[name]
+        ahead = query(
+            store,
+            "SELECT count(*) FROM readings ANTI JOIN staging USING (meter_id, reading_date_time)",
+        ).item()
+        assert ahead == 0, "the integrated table was ahead of staging"
+        hours = query(
+            store,
+            "SELECT reading_type, count(DISTINCT reading_date_time) FROM readings GROUP BY ALL",
+        )
+        assert hours["count(DISTINCT reading_date_time)"].n_unique() == 1
+        seen.add(rows.height)
+    assert len(seen) > 3, "the query was not asked while files came in"

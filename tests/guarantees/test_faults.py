@@ -1,0 +1,212 @@
+"""All or nothing: whichever single write, read, commit or request fails, the lake is whole."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake.exceptions import DeltaError
+from support import work
+from support.fault_proxy import Fault, FaultProxy, from_nth, nth
+
+from meterlake import jobs, storage, upkeep
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import Unavailable
+from meterlake.lake import commit as commits
+from meterlake.lake.store import Store, open_store
+
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+Deliver = Callable[..., Path]
+Record = Callable[[str, object], None]
+
+
+def row(time: str, arrival: str, meter: str, kw: float) -> str:
+    return f"2024-01-{time}:00,2024-01-{arrival}:00,{meter},readings,,,,,{kw},"
+
+
+@pytest.fixture
+def files(deliver: Deliver) -> list[str]:
+    first = [row("01 00:00", "01 00:05", "m1", 1), row("01 01:00", "02 00:00", "m1", 2), "damaged"]
+    then = [row("01 00:00", "01 00:09", "m1", 3), row("01 00:00", "01 00:09", "m1", 3), "bad", ""]
+    return [str(deliver("a.csv.gz", *first)), str(deliver("b.csv", *then))]
+
+
+def take(lake: str, file: str) -> None:
+    done = jobs.ingest(open_store(lake), [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    if done.failures:
+        raise Unavailable(done.failures[0].reason)
+
+
+def the_jobs(lake: str, files: list[str]) -> Iterator[Callable[[], None]]:
+    """A life of a lake, job by job."""
+    for file in files:
+        yield lambda file=file: take(lake, file)  # type: ignore[misc]
+        yield lambda: work.integrate(lake, NOW)
+
+
+@pytest.fixture
+def states(tmp_path: Path, files: list[str]) -> list[dict[str, str]]:
+    """What the lake holds before the first job and after each."""
+    lake = str(tmp_path / "clean")
+    held = [work.contents(open_store(lake))]
+    for job in the_jobs(lake, files):
+        job()
+        held.append(work.contents(open_store(lake)))
+    return held
+
+
+class OneFails:
+    """Counts the lake's operations and fails one of them, before or after it took effect."""
+
+    def __init__(self, number: int, *, afterwards: bool) -> None:
+        self.number, self.afterwards, self.seen, self.failed = number, afterwards, 0, False
+
+    def around(self, real: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def operation(*args: Any, **options: Any) -> Any:
+            self.seen += 1
+            mine = self.seen == self.number
+            self.failed |= mine
+            if mine and not self.afterwards:
+                raise error
+            result = real(*args, **options)
+            if mine:
+                raise error
+            return result
+
+        return operation
+
+
+@contextmanager
+def failing(fault: OneFails) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("put", "read", "delete", "list"):
+            refused = Unavailable(f"the store refuses to {name}")
+            patch.setattr(Store, name, fault.around(getattr(Store, name), refused))
+        for name in ("_write", "_create"):
+            error = DeltaError(f"the log refuses to {name}")
+            patch.setattr(commits, name, fault.around(getattr(commits, name), error))
+        patch.setattr(commits, "_create", turned(commits._create))
+        yield
+
+
+def turned(create: Callable[..., Any]) -> Callable[..., Any]:
+    """What `_create` itself would make of an error of the log."""
+
+    def operation(*args: Any) -> Any:
+        try:
+            return create(*args)
+        except DeltaError as error:
+            raise Unavailable(str(error)) from error
+
+    return operation
+
+
+@pytest.mark.parametrize("afterwards", [False, True], ids=["refused", "done but not told"])
+def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after(
+    tmp_path: Path,
+    files: list[str],
+    states: list[dict[str, str]],
+    afterwards: bool,
+    record_property: Record,
+) -> None:
+    injected = 0
+    while True:
+        fault = OneFails(injected + 1, afterwards=afterwards)
+        lake = str(tmp_path / f"lake {injected}")
+        for number, job in enumerate(the_jobs(lake, files)):
+            try:
+                with failing(fault):
+                    job()
+            except Unavailable:
+                assert work.contents(open_store(lake)) in states[number : number + 2]
+                job()
+        assert work.contents(open_store(lake)) == states[-1]
+        if not fault.failed:
+            break
+        injected += 1
+        assert upkeep.check(open_store(lake), engine=LocalEngine(1), now=NOW).findings == ()
+    assert injected > 20
+    record_property("faults injected", injected)
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.ERROR_503, Fault.CUT])
+def test_each_single_request_to_s3_that_fails_is_asked_again(
+    s3_lake: str,
+    files: list[str],
+    states: list[dict[str, str]],
+    fault: Fault,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Record,
+    request: pytest.FixtureRequest,
+) -> None:
+    soak = "soak" in request.config.getoption("-m")
+    injected = 0
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        for number in range(1, 10_000, 1 if soak else 41):
+            proxy.reset(nth(number, fault))
+            lake = f"{s3_lake}/{number}"
+            for job in the_jobs(lake, files):
+                job()
+            injected += sum(proxy.injected.values())
+            over = proxy.seen < number
+            proxy.reset()
+            assert work.contents(open_store(lake)) == states[-1]
+            if over:
+                break
+    assert injected >= 3
+    record_property("requests that failed", injected)
+
+
+def test_an_s3_server_that_goes_away_leaves_the_lake_before_or_after(
+    s3_lake: str,
+    files: list[str],
+    states: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Record,
+) -> None:
+    monkeypatch.setattr(storage, "PATIENCE", storage.Patience(retries=1, retry_seconds=2))
+    monkeypatch.setattr(storage, "pause", lambda attempt: None)
+    gone = 0
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        for number in range(3, 200, 41):
+            proxy.reset()
+            lake = f"{s3_lake}/{number}"
+            proxy.reset(from_nth(number))
+            for at, job in enumerate(the_jobs(lake, files)):
+                try:
+                    job()
+                except Unavailable as error:
+                    assert "testsecret" not in str(error)
+                    gone += 1
+                    proxy.reset()
+                    assert work.contents(open_store(lake)) in states[at : at + 2]
+                    job()
+            proxy.reset()
+            assert work.contents(open_store(lake)) == states[-1]
+    assert gone >= 3
+    record_property("servers that went away", gone)
+
+
+def test_a_vacuum_that_fails_at_any_file_removes_nothing_that_is_needed(
+    tmp_path: Path, files: list[str], states: list[dict[str, str]]
+) -> None:
+    failures = 0
+    for number in range(1, 40):
+        lake = str(tmp_path / f"lake {number}")
+        for job in the_jobs(lake, files):
+            job()
+        fault = OneFails(number, afterwards=bool(number % 2))
+        with failing(fault):
+            try:
+                work.vacuum(lake, datetime(2099, 1, 1, tzinfo=UTC))
+            except Unavailable:
+                failures += 1
+        assert work.contents(open_store(lake)) == states[-1]
+        if not fault.failed:
+            break
+    assert failures >= 5

@@ -1,0 +1,157 @@
+"""All or nothing: a process killed at any moment leaves the lake before or after its job."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support import work
+
+from meterlake import upkeep
+from meterlake.engine.local import LocalEngine
+from meterlake.lake.commit import snapshots
+from meterlake.lake.store import Store, open_store
+from meterlake.schema import TABLES
+from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+MOST_KILLS_OF_A_STEP = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job of the history that the test lives through, and what the lake holds after it."""
+
+    job: str
+    args: tuple[object, ...]
+    seconds: float
+    after: dict[str, str]
+
+
+def the_moment_after_all_retentions() -> datetime:
+    return datetime.now(UTC) + timedelta(days=1)
+
+
+def inbox(folder: Path) -> list[str]:
+    """Late, doubled and damaged deliveries, and one that corrects an earlier one."""
+    plan = ReadingsPlan(
+        devices=12, interval_minutes=60, start=START, end=START + timedelta(days=2),
+        late_percent=25, late_minutes=1440, bad_percent=3, seed=7,
+    )  # fmt: skip
+    files = [file.path for file in simulate_readings(plan, folder).files]
+    rows = [
+        f"2024-01-01 {h:02d}:00:00,2024-01-09 {h:02d}:00:00,m{m},readings,,,,,{h}.{m},"
+        for h in range(24)
+        for m in range(3)
+    ]
+    header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+    for number, values in enumerate((rows, [*rows[:30], "damaged"], [*rows[::2], *rows[::3]])):
+        path = folder / f"corrections_{number}.csv"
+        path.write_text("\n".join([header, *(v.replace("0.", f"{number}.") for v in values), ""]))
+        files.append(path)
+    return [str(path) for path in files]
+
+
+def history(files: Sequence[str], lake: str) -> list[tuple[str, tuple[object, ...]]]:
+    """Every job, in an order in which each has something to do."""
+    steps: list[tuple[str, tuple[object, ...]]] = []
+    for number, file in enumerate(files):
+        steps.append(("ingest", (lake, [file], NOW + timedelta(hours=number))))
+        if number % 2:
+            steps.append(("integrate", (lake, NOW + timedelta(days=1, hours=number))))
+    steps.append(("ingest", (lake, list(files), NOW + timedelta(days=3))))
+    steps.append(("integrate", (lake, NOW + timedelta(days=4))))
+    steps.append(("vacuum", (lake, the_moment_after_all_retentions())))
+    return steps
+
+
+@pytest.fixture(scope="session")
+def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Step]]:
+    """The history lived through once without a kill; its steps for another lake."""
+    folder = tmp_path_factory.mktemp("clean")
+    lake = str(folder / "lake")
+    files = inbox(folder / "inbox")
+    context = work.processes()
+    work.start(context, "integrate", str(folder / "warm up"), NOW).join()
+    lived: list[tuple[str, tuple[object, ...], float, dict[str, str]]] = []
+    for job, args in history(files, lake):
+        began = time.perf_counter()
+        child = work.start(context, job, *args)
+        child.join()
+        seconds = time.perf_counter() - began
+        assert child.exitcode == 0
+        lived.append((job, args[1:], seconds, work.contents(open_store(lake))))
+
+    def steps(another: str) -> list[Step]:
+        return [Step(job, (another, *args), took, after) for job, args, took, after in lived]
+
+    return steps
+
+
+def live_through(
+    steps: Sequence[Step], store: Store, chance: random.Random, environment: dict[str, str]
+) -> int:
+    """Every step, killed at random moments again and again until it is done; number of kills."""
+    context = work.processes()
+    kills = 0
+    before = work.contents(store)
+    for step in steps:
+        for attempt in range(MOST_KILLS_OF_A_STEP + 1):
+            child = work.start(context, step.job, *step.args, environment=environment)
+            if attempt < MOST_KILLS_OF_A_STEP:
+                child.join(chance.uniform(0, 1.1 * step.seconds))
+                child.kill()
+            child.join()
+            now = work.contents(store)
+            if child.exitcode == 0:
+                break
+            assert child.exitcode == -9
+            kills += 1
+            assert now in (before, step.after), f"{step.job} was left half done"
+        assert now == step.after, f"{step.job} run again is not what one clean run is"
+        before = step.after
+    return kills
+
+
+def nothing_is_wrong_nor_left(store: Store) -> None:
+    """After a last vacuum: every file is a live one, every commit there, all rows right."""
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    work.vacuum(store.url, the_moment_after_all_retentions())
+    states = snapshots(store, TABLES.values())
+    live = {f"{s.table.path}/{f.path}" for s in states.values() for f in s.files}
+    there = {f.path for t in TABLES.values() for f in store.list(t.path)}
+    assert {path for path in there if path.endswith(".parquet")} == live
+    assert list(store.leftovers()) == []
+
+
+def kill_until(
+    kills: int,
+    steps_of: Callable[[str], list[Step]],
+    new_lake: Callable[[int], str],
+    environment: dict[str, str],
+) -> int:
+    done = lives = 0
+    while done < kills:
+        lives += 1
+        lake = new_lake(lives)
+        chance = random.Random(lives)
+        done += live_through(steps_of(lake), open_store(lake), chance, environment)
+        nothing_is_wrong_nor_left(open_store(lake))
+    return done
+
+
+@pytest.mark.parametrize(
+    "kills", [100, pytest.param(2000, marks=pytest.mark.soak)], ids=["100", "2000"]
+)
+def test_a_process_killed_at_any_moment_leaves_the_lake_before_or_after_its_job(
+    kills: int,
+    clean_run: Callable[[str], list[Step]],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    survived = kill_until(kills, clean_run, lambda n: str(tmp_path / f"lake {n}"), {})
+    record_property("kills survived", survived)

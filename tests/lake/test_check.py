@@ -1,0 +1,235 @@
+"""A check finds what is wrong, whatever it is; a repair mends what can be derived again."""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from isal import igzip
+from support import work
+
+from meterlake import upkeep
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import Unavailable
+from meterlake.lake.commit import commit, snapshot
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, write_file
+from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING, Table
+
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+Damage = Callable[[Store], None]
+
+
+HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+
+
+def delivered(path: Path, hours: Iterable[int], arrival: str, *more: str) -> str:
+    """A file of these hours of three meters, four times an hour."""
+    rows = [
+        f"2024-01-{1 + h // 24:02d} {h % 24:02d}:{m}:00,{arrival},m{d},readings,,,,,{h}.{d}{m},"
+        for h in hours
+        for m in (15, 30, 45)
+        for d in range(3)
+    ]
+    text = "\n".join([HEADER, *rows, *more]) + "\n"
+    path.write_bytes(igzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+@pytest.fixture
+def lake(store: Store, tmp_path: Path) -> Store:
+    first = [
+        delivered(tmp_path / "a.csv.gz", range(12), "2024-01-01 12:00:00", "bad", "worse"),
+        delivered(tmp_path / "b.csv", range(10, 26), "2024-01-02 12:00:00", "bad"),
+    ]
+    work.ingest(store.url, first, NOW)
+    work.integrate(store.url, NOW)
+    # And what waits to be integrated.
+    waiting = delivered(tmp_path / "c.csv.gz", range(20, 30), "2024-01-03 12:00:00", "bad")
+    work.ingest(store.url, [waiting], NOW + timedelta(days=1))
+    return store
+
+
+def check(store: Store, *, repair: bool = False) -> upkeep.Checked:
+    return upkeep.check(store, engine=LocalEngine(2), now=NOW, repair=repair)
+
+
+def file_of(store: Store, table: Table, number: int = 0) -> DataFile:
+    return sorted(snapshot(store, table).files, key=lambda f: f.path)[number]
+
+
+def rewritten(table: Table, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Damage:
+    """Put other rows into a file, under the same name and with the log none the wiser."""
+
+    def damage(store: Store) -> None:
+        file = file_of(store, table)
+        path = f"{table.path}/{file.path}"
+        rows = pl.read_parquet(store.read(path))
+        written = write_file(store, table, change(rows), partition=file.partition, name="changed")
+        store.put(path, store.read(f"{table.path}/{written.path}"))
+        store.delete(f"{table.path}/{written.path}")
+
+    return damage
+
+
+def gone(table: Table) -> Damage:
+    return lambda store: store.delete(f"{table.path}/{file_of(store, table).path}")
+
+
+def cut(table: Table) -> Damage:
+    def damage(store: Store) -> None:
+        path = f"{table.path}/{file_of(store, table).path}"
+        store.put(path, store.read(path)[:-20])
+
+    return damage
+
+
+def flipped(table: Table) -> Damage:
+    def damage(store: Store) -> None:
+        path = f"{table.path}/{file_of(store, table).path}"
+        data = bytearray(store.read(path))
+        data[-9] ^= 0xFF
+        data[len(data) // 2] ^= 0xFF
+        store.put(path, bytes(data))
+
+    return damage
+
+
+def in_two_files(store: Store) -> None:
+    file, state = file_of(store, READINGS), snapshot(store, READINGS)
+    rows = pl.read_parquet(store.read(f"{READINGS.path}/{file.path}"))
+    more = write_file(store, READINGS, rows, partition=file.partition, name="second")
+    commit(
+        store, READINGS, add=[more], key="double", version=0, read_version=state.version, now=NOW
+    )
+
+
+def taken_out_of_the_log(store: Store) -> None:
+    state = snapshot(store, READINGS)
+    commit(
+        store, READINGS, remove=[file_of(store, READINGS)],
+        key="out", version=0, read_version=state.version, now=NOW,
+    )  # fmt: skip
+
+
+def of_no_reads(store: Store) -> None:
+    state = snapshot(store, READINGS)
+    rows = pl.read_parquet(store.read(f"{READINGS.path}/{file_of(store, READINGS).path}"))
+    then = pl.lit(datetime(2023, 7, 1, 5, tzinfo=UTC), pl.Datetime("us", "UTC"))
+    partition = {"reading_type": "kw", "year": "2023", "month": "07", "day": "01", "hour": "05"}
+    file = write_file(
+        store, READINGS, rows[:1].with_columns(then.alias("reading_date_time")),
+        partition=partition, name="invented",
+    )  # fmt: skip
+    commit(store, READINGS, add=[file], key="more", version=0, read_version=state.version, now=NOW)
+
+
+def first_value(value: float) -> pl.Expr:
+    first = pl.int_range(pl.len()) == 0
+    return pl.when(first).then(pl.lit(value)).otherwise("reading_value").alias("reading_value")
+
+
+HOUR_LATER = pl.col("reading_date_time") + pl.duration(hours=1)
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "integrated file gone": ("missing", gone(READINGS)),
+    "integrated file cut": ("bytes", cut(READINGS)),
+    "integrated file flipped": ("cannot be read|rows are not those", flipped(READINGS)),
+    "rows out of order": ("sorted by meter_id", rewritten(READINGS, lambda r: r.reverse())),
+    "a row doubled": ("meter and time of another", rewritten(
+        READINGS, lambda r: pl.concat([r[:1], r]))),
+    "a row lost": ("the file has", rewritten(READINGS, lambda r: r[1:])),
+    "another hour": ("another hour", rewritten(
+        READINGS, lambda r: r.with_columns(HOUR_LATER))),
+    "a value changed": ("rows are not those", rewritten(
+        READINGS, lambda r: r.with_columns(first_value(77.0)))),
+    "not a number": ("no finite numbers", rewritten(
+        READINGS, lambda r: r.with_columns(first_value(float("nan"))))),
+    "two files in a partition": ("needs to be one file", in_two_files),
+    "a partition taken out of the log": ("not integrated", taken_out_of_the_log),
+    "a partition of no reads": ("staging has no read", of_no_reads),
+    "staging file gone": ("missing", gone(STAGING)),
+    "staging file cut": ("bytes", cut(STAGING)),
+    "staging out of order": ("ordered by hour", rewritten(STAGING, lambda r: r.reverse())),
+    "staging of another day": ("another day", rewritten(
+        STAGING, lambda r: r.with_columns(
+            pl.col("reading_date_time") + pl.duration(days=1)))),
+    "quarantine file gone": ("missing", gone(QUARANTINE)),
+    "quarantine row lost": ("the file has", rewritten(QUARANTINE, lambda r: r[1:])),
+}  # fmt: skip
+
+
+def test_a_sound_lake_has_no_findings(lake: Store) -> None:
+    done = check(lake)
+    assert done.findings == ()
+    assert done.files > 30
+    assert done.rows == sum(
+        snapshot(lake, t).rows for t in (READINGS, LATE_ARRIVALS, STAGING, QUARANTINE)
+    )
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_damage_is_found_and_mended(lake: Store, name: str) -> None:
+    problem, damage = DAMAGES[name]
+    held = work.contents(lake)
+    damage(lake)
+    findings = check(lake).findings
+    assert findings != ()
+    assert pl.Series([f.problem for f in findings]).str.contains(problem).any(), findings
+    done = check(lake, repair=True)
+    assert done.findings == ()
+    assert {(f.table, f.path) for f in done.repaired} == {(f.table, f.path) for f in findings}
+    assert work.contents(lake) == held
+    assert check(lake).findings == ()
+    # What waited still waits, and counts once.
+    work.integrate(lake.url, NOW)
+    assert check(lake).findings == ()
+
+
+def test_everything_damaged_at_once_is_mended(lake: Store) -> None:
+    held = work.contents(lake)
+    for table in (READINGS, STAGING, QUARANTINE):
+        for file in snapshot(lake, table).files[::3]:
+            lake.delete(f"{table.path}/{file.path}")
+    assert len(check(lake).findings) > 8
+    with pytest.raises(Unavailable, match="meterlake check"):
+        work.integrate(lake.url, NOW)
+    assert check(lake, repair=True).findings == ()
+    assert work.contents(lake) == held
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_what_was_mended_can_be_damaged_and_mended_again(lake: Store) -> None:
+    held = work.contents(lake)
+    for _ in range(3):
+        for table in (STAGING, QUARANTINE):
+            gone(table)(lake)
+        assert check(lake, repair=True).findings == ()
+        assert work.contents(lake) == held
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_what_cannot_be_derived_stays_a_finding(lake: Store) -> None:
+    for file in lake.list("inbound"):
+        lake.delete(file.path)
+    gone(STAGING)(lake)
+    done = check(lake, repair=True)
+    assert [(f.table, f.problem) for f in done.findings] == [("staging", "the file is missing")]
+    assert done.repaired == ()
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_delivered_file_that_was_changed_in_the_lake_is_not_taken_in_again(lake: Store) -> None:
+    gone(STAGING)(lake)
+    kept = next(f.path for f in lake.list("inbound") if f.path.endswith(".csv.gz"))
+    for file in lake.list("inbound"):
+        lake.put(file.path, lake.read(kept)[:-1] + b"x")
+    assert [f.table for f in check(lake, repair=True).findings] == ["staging"]
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_commit_missing_from_the_log_is_found(lake: Store) -> None:
+    lake.delete(f"{STAGING.path}/_delta_log/{1:020d}.json")
+    assert [f.problem for f in check(lake).findings] == ["the commit is missing from the log"]

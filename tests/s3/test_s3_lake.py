@@ -1,0 +1,108 @@
+"""A lake on S3, by the command line: how it is reached, and what is never shown."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.seaweed import SeaweedFS
+
+ROW = "2024-01-01 00:00:00,2024-01-01 00:05:00,m1,readings,,,,,1.5,"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def meterlake(tmp_path: Path) -> Run:
+    """Run a command with these variables and no others of AWS."""
+
+    def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "METER"))}
+        # Nobody is asked for credentials who is not of this test.
+        environment |= {"HOME": str(tmp_path), "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"}
+        return subprocess.run(
+            [sys.executable, "-m", "meterlake", *args],
+            env=environment | variables, check=False, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    return run
+
+
+def keys(seaweed: SeaweedFS) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": seaweed.access_key,
+        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
+        "AWS_ENDPOINT_URL": seaweed.endpoint,
+    }
+
+
+def profile(folder: Path, seaweed: SeaweedFS) -> dict[str, str]:
+    """The same in the files of ~/.aws, under a name that is not the default."""
+    aws = folder / ".aws"
+    aws.mkdir()
+    (aws / "credentials").write_text(
+        "[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n"
+        f"[lake]\naws_access_key_id = {seaweed.access_key}\n"
+        f"aws_secret_access_key = {seaweed.secret_key}\n"
+    )
+    (aws / "config").write_text(f"[profile lake]\nendpoint_url = {seaweed.endpoint}\n")
+    return {"AWS_PROFILE": "lake"}
+
+
+@pytest.mark.parametrize("how", ["variables", "profile"])
+def test_every_command_works_on_s3(
+    how: str, meterlake: Run, seaweed: SeaweedFS, s3_lake: str, deliver: Callable[..., Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    reach = keys(seaweed) if how == "variables" else profile(tmp_path, seaweed)
+    inbox = str(deliver("a.csv.gz", ROW, "damaged"))
+    later = str(deliver("b.csv", ROW.replace("1.5", "2.5").replace("00:05", "00:06")))
+    secrets = (seaweed.access_key, seaweed.secret_key)
+
+    def told(*args: str) -> dict[str, object]:
+        done = meterlake(*args, "--lake", s3_lake, "--output", "json", **reach)
+        assert done.returncode == 0, done.stderr
+        assert not any(secret in done.stdout + done.stderr for secret in secrets)
+        answer: dict[str, object] = json.loads(done.stdout)
+        return answer
+
+    assert told("ingest", inbox)["rows"] == 2
+    assert told("integrate")["added"] == 1
+    assert told("ingest", later)["stored"] == 1
+    assert told("integrate")["replaced"] == 1
+    sql = "SELECT reading_value FROM readings"
+    assert told("query", sql) == {"rows": [{"reading_value": 2.5}]}
+    assert told("query", sql, "--as-of", "2024-01-01T00:05Z") == {"rows": [{"reading_value": 1.5}]}
+    assert len(told("readings", "m1")["rows"]) == 1  # type: ignore[arg-type]
+    assert len(told("readings", "m1", "--as-of", "2024-01-01T00:05Z")["rows"]) == 1  # type: ignore[arg-type]
+    assert len(told("balance")["rows"]) == 2  # type: ignore[arg-type]
+    assert len(told("catalog")["tables"]) == 4  # type: ignore[arg-type]
+    assert told("check")["findings"] == []
+    assert told("vacuum", "--retain", "0m", "--nobody-else")["superseded"] == 1
+    assert told("check")["findings"] == []
+    assert told("settings")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}, "right credentials"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, "both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_SECRET_ACCESS_KEY": "", "AWS_ACCESS_KEY_ID": ""}, "right credentials"),
+    ],
+    ids=["wrong", "half", "none"],
+)
+def test_credentials_that_do_not_fit_are_said_so_and_not_shown(
+    variables: dict[str, str], message: str, meterlake: Run, seaweed: SeaweedFS, s3_lake: str,
+    deliver: Callable[..., Path],
+) -> None:  # fmt: skip
+    reach = keys(seaweed) | variables
+    done = meterlake("ingest", str(deliver("a.csv", ROW)), "--lake", s3_lake, **reach)
+    assert done.returncode in (1, 3)
+    assert "Traceback" not in done.stderr
+    said = done.stdout + done.stderr
+    assert message in said
+    for secret in (seaweed.secret_key, "a-wrong-secret", seaweed.access_key):
+        assert secret not in said

@@ -22,8 +22,8 @@ from isal import igzip
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import NotReadable
+from meterlake.formats import lines, tabular
 from meterlake.formats import source as sources
-from meterlake.formats import tabular
 from meterlake.formats.port import REJECTED, Block, Parsed
 from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
 from meterlake.ingest import land
@@ -291,11 +291,11 @@ def test_blank_is_what_polars_strips() -> None:
     characters = pl.Series([chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000])
     white = set(characters.filter(characters.str.strip_chars() == ""))
     data = "\n".join(characters.to_list()).encode()
-    ends, _ = tabular._scan(data, ",")
+    ends, _ = lines.scan_lines(data, ",")
     # U+000A is itself a line end: it makes two blank lines of one.
-    assert tabular._count_blank(data, ends) == len(white - {"\n"}) + 2
+    assert lines.count_blank(data, ends) == len(white - {"\n"}) + 2
     for character in white - {"\n"}:
-        assert tabular._BLANK.fullmatch(character.encode())
+        assert lines.BLANK.fullmatch(character.encode())
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

@@ -1,15 +1,24 @@
 """A commit happens once, whole, and on what it was planned on."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from deltalake.exceptions import CommitFailedError, DeltaError
+from support import work
 
+from meterlake import jobs
+from meterlake.engine.local import LocalEngine
 from meterlake.errors import Conflict
-from meterlake.lake.commit import commit, snapshot
+from meterlake.lake import commit as commits
+from meterlake.lake.commit import commit, snapshot, snapshots
+from meterlake.lake.journal import attached_since
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, consumed_version, scan, write_file
-from meterlake.schema import POLARS_TYPES, QUARANTINE
+from meterlake.lake.table import DataFile, Snapshot, consumed_version, scan, table_at, write_file
+from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING, TABLES, Table
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 
@@ -70,3 +79,76 @@ def test_appends_with_different_keys_do_not_disturb_each_other(store: Store) -> 
     for name in "abc":
         commit(store, QUARANTINE, add=[a_file(store, name)], key=name, version=0, now=NOW)
     assert raws(store) == ["a", "b", "c"]
+
+
+def test_tables_that_are_read_while_jobs_run_are_of_one_state_of_the_lake(
+    store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(name: str, minute: int) -> None:
+        row = f"2024-01-01 00:{minute}:00,2024-01-01 01:00:00,m1,readings,,,,,1,"
+        work.ingest(store.url, [str(deliver(name, row, "damaged"))], NOW)
+        work.integrate(store.url, NOW)
+
+    take("before.csv", 15)
+    real, read = table_at, list[str]()
+
+    def read_and_overtaken(store: Store, table: Table, version: int | None = None) -> Snapshot:
+        state = real(store, table, version)
+        read.append(table.name)
+        monkeypatch.setattr(commits, "table_at", real)
+        take(f"after {table.name}.csv", 30 + len(read))
+        monkeypatch.setattr(commits, "table_at", read_and_overtaken)
+        return state
+
+    monkeypatch.setattr(commits, "table_at", read_and_overtaken)
+    states = snapshots(store, TABLES.values())
+    monkeypatch.setattr(commits, "table_at", real)
+    # What is derived is not ahead of its source, and a file's damaged rows come with the others.
+    assert read == ["readings", "staging"]
+    assert (states["readings"].rows, states["staging"].rows) == (1, 2)
+    assert states["quarantine"].rows == states["staging"].rows
+    assert snapshots(store, TABLES.values())["quarantine"].rows == 3
+
+
+@pytest.mark.parametrize("error", [CommitFailedError("lost"), DeltaError("lost"), OSError("lost")])
+def test_a_commit_whose_answer_is_lost_is_known_to_have_happened(
+    store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real: Any = commits._write
+    written = []
+
+    def lost(*args: Any) -> None:
+        real(*args)
+        written.append(args)
+        raise error
+
+    monkeypatch.setattr(commits, "_write", lost)
+    row = "2024-01-01 00:00:00,2024-01-01 01:00:00,m1,readings,,,,,1,"
+    paths = [str(deliver("a.csv", row, "damaged"))]
+    done = jobs.ingest(store, paths, engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    assert (done.files, done.rows, done.already_ingested, done.failures) == (1, 2, 0, [])
+    result = jobs.integrate(store, engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    assert result.added == 1
+    assert len(written) == 3  # staging, quarantine, readings
+
+
+def test_what_another_process_settles_meanwhile_is_settled_once(
+    store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "settle", lambda *args, **options: ())
+        for name in "ab":
+            work.ingest(store.url, [str(deliver(f"{name}.csv", f"damaged {name}"))], NOW)
+    real: Any = commits.commit
+
+    def overtaken(store: Store, table: Table, **options: Any) -> Any:
+        monkeypatch.setattr(commits, "commit", real)
+        first = attached_since(store, STAGING, after=-1, until=1)
+        real(store, table, add=first, key=options["key"], version=1, read_version=-1, now=NOW)
+        return real(store, table, **options)
+
+    monkeypatch.setattr(commits, "commit", overtaken)
+    settled = commits.settle(store, STAGING, now=NOW)
+    assert [f.rows for f in settled] == [1]
+    assert raws(store) == ["damaged a", "damaged b"]
+    assert [f.rows for f in table_at(store, QUARANTINE).files] == [1, 1]

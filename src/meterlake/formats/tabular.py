@@ -7,18 +7,17 @@ the lines do not agree on how many rows there are, all lines are read the slow w
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from meterlake import storage
 from meterlake.errors import NotReadable
 from meterlake.formats.cells import type_rows, without_far_times
+from meterlake.formats.lines import RAW_BYTES, count_blank, ends_empty, scan_lines, text_lines
 from meterlake.formats.port import REJECTED, Block, Parsed
 from meterlake.formats.profile import Profile
 from meterlake.formats.source import (
@@ -35,17 +34,8 @@ from meterlake.formats.source import (
 
 BLOCK_BYTES = 16 * 1024 * 1024  # decompressed text of one unit of work
 BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
-RAW_BYTES = 64 * 1024  # of an overlong row, what the quarantine keeps
 
 _BOM = b"\xef\xbb\xbf"
-
-# Unicode's white space in UTF-8, as Polars strips it: a line of nothing else is blank.
-_WHITE = (
-    rb"[\t\x0b-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
-    rb"|\xe2\x81\x9f|\xe3\x80\x80"
-)
-_BLANK = re.compile(rb"(?:" + _WHITE + rb")*+(?:\n|\Z)")
-_MAY_BE_BLANK = np.isin(np.arange(256), [*b"\t\n\x0b\x0c\r \xc2\xe1\xe2\xe3"])
 
 # What Polars looks for at the beginning, to take it off or to decompress what follows; here it
 # is the first row's: a byte order mark, the signs of gzip, zstd and zlib.
@@ -218,7 +208,7 @@ class ProfileFormat:
         if not self._needs_whole_meters or end == 0:
             return end
         text = held[:end]
-        lines = _lines(text)
+        lines = text_lines(text)
         meter = (
             lines["line"]
             .str.split(self.profile.delimiter)
@@ -234,12 +224,12 @@ class ProfileFormat:
         if first_row == 1:
             data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
             first_row = 2
-        ends, plain = _scan(data, self.profile.delimiter)
-        rows = len(ends) - _count_blank(data, ends)
+        ends, plain = scan_lines(data, self.profile.delimiter)
+        rows = len(ends) - count_blank(data, ends)
         cells = self._read_fast(data, block.columns, first_row)
         longest = np.diff(ends, prepend=-1).max(initial=0) - 1
         if cells is None or cells.height != len(ends) or longest > MAX_LINE_BYTES:
-            return self._parse_lines(_lines(data, first_row), block.columns, rows)
+            return self._parse_lines(text_lines(data, first_row), block.columns, rows)
         typed = type_rows(
             cells, self.profile, default_zone=self._default_zone, may_have_control=not plain
         )
@@ -247,7 +237,7 @@ class ProfileFormat:
         values = [v.type for v in self.profile.values.values()]
         odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
         # So may an empty cell too many, in the end: Polars knows of it nothing but null.
-        odd |= pl.lit(_ends_empty(data, ends, self.profile.delimiter))
+        odd |= pl.lit(ends_empty(data, ends, self.profile.delimiter))
         if self.profile.long is None:
             odd |= pl.any_horizontal(pl.col(values).is_null())
         else:
@@ -257,7 +247,7 @@ class ProfileFormat:
             return Parsed(_good(typed), pl.DataFrame(schema=REJECTED), rows)
         if self._needs_whole_meters:
             suspect = self._with_companions(suspect, cells)
-        lines = _lines(data, first_row).filter(suspect)
+        lines = text_lines(data, first_row).filter(suspect)
         again = self._parse_lines(lines, block.columns, rows)
         reads = pl.concat([_good(typed.filter(~suspect)), again.reads], how="diagonal")
         return replace(again, reads=reads)
@@ -361,74 +351,6 @@ class ProfileFormat:
         """Whether rows with equal stamps must be seen together to be told apart."""
         zone = self.profile.time.zone or self._default_zone
         return self.profile.time.order is not None or not (zone == "UTC" or zone[0] in "+-")
-
-
-def _scan(data: bytes, delimiter: str) -> tuple[NDArray[np.int64], bool]:
-    """Where each line ends, and whether there is no control character but in line ends.
-
-    One pass finds both: what is below a blank is nearly always a line end.
-    """
-    text = np.frombuffer(data, np.uint8)
-    low = np.flatnonzero(text < ord(" "))
-    kinds = text[low]
-    is_end = kinds == ord("\n")
-    ends = low[is_end]
-    others = low[~is_end & (kinds != ord(delimiter) % 256)]
-    # A carriage return belongs to the line end that it stands before.
-    next_ = text[np.minimum(others + 1, len(text) - 1)]
-    plain = data.isascii() and b"\x7f" not in data
-    plain = plain and bool(((text[others] == ord("\r")) & (next_ == ord("\n"))).all())
-    if data and not data.endswith(b"\n"):
-        ends = np.append(ends, len(data))
-    return ends, plain
-
-
-def _ends_empty(data: bytes, ends: NDArray[np.int64], delimiter: str) -> pl.Series:
-    """Which lines end with a delimiter."""
-    text = np.frombuffer(data, np.uint8)
-    last = np.maximum(ends - 1, 0)
-    last -= text[last] == ord("\r")
-    return pl.Series(text[last] == ord(delimiter))
-
-
-def _count_blank(data: bytes, ends: NDArray[np.int64]) -> int:
-    """How many lines are white space only; an overlong one, whose end is not seen, is none."""
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    first = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
-    sizes = ends - starts
-    maybe = _MAY_BE_BLANK[first] & (sizes > 0) & (sizes <= MAX_LINE_BYTES)
-    return int((sizes == 0).sum()) + sum(
-        _BLANK.match(data, int(start)) is not None for start in starts[maybe]
-    )
-
-
-def _lines(data: bytes, first_row: int = 1) -> pl.DataFrame:
-    """The lines of a text.
-
-    source_row, line (undecodable bytes escaped, overlong ones cut), is_text, is_long, start [byte].
-    """
-    ends, _ = _scan(data, ",")
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    is_long = ends - starts > MAX_LINE_BYTES
-    try:
-        text = data.decode("utf-8").split("\n")[: len(starts)]
-        is_text = [True] * len(text)
-    except UnicodeDecodeError:
-        raw = data.split(b"\n")[: len(starts)]
-        text = [line.decode("utf-8", errors="backslashreplace") for line in raw]
-        is_text = [line.decode("utf-8", errors="ignore").encode() == line for line in raw]
-    for number in np.flatnonzero(is_long):
-        start = starts[number]
-        text[number] = data[start : start + RAW_BYTES].decode("utf-8", errors="backslashreplace")
-    return pl.DataFrame(
-        [
-            pl.int_range(first_row, first_row + len(starts), eager=True).alias("source_row"),
-            pl.Series("line", text, dtype=pl.String).str.strip_suffix("\r"),
-            pl.Series("is_text", is_text, dtype=pl.Boolean),
-            pl.Series("is_long", is_long, dtype=pl.Boolean),
-            pl.Series("start", starts, dtype=pl.Int64),
-        ]
-    )
 
 
 def _good(typed: pl.DataFrame) -> pl.DataFrame:

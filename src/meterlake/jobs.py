@@ -12,7 +12,7 @@ from meterlake import __version__, storage
 from meterlake.engine import Engine
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
 from meterlake.formats.probe import probe
-from meterlake.formats.registry import named_format, recognise
+from meterlake.formats.registry import format_note, named_format, recognise
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Staged, stage_block
 from meterlake.integrate import hours
@@ -209,8 +209,7 @@ def _ingest_one(
                 "job": "ingest",
                 **vars(balance),
                 "inbound": source.url.removeprefix(f"{store.url}/"),
-                "format": fmt.name,
-                "timezone": settings.timezone,
+                **format_note(fmt, default_zone=settings.timezone),
                 "received_at": now.isoformat(),
                 "code_version": __version__,
             },
@@ -309,11 +308,13 @@ def _integrate_once(
         READINGS,
         add=files,
         remove=[present[p] for f in files if (p := tuple(f.partition.values())) in present],
-        attached=_late_files(store, late, staging_version=staging.version, now=now),
+        attached=write_late_arrivals(store, late, staging_version=staging.version, now=now),
         note={
             "job": "integrate",
             **vars(done),
+            "consumed_version": consumed,
             "staging_version": staging.version,
+            "detected_at": now.isoformat(),
             "late_after_minutes": settings.late_after_minutes,
             "code_version": __version__,
         },
@@ -329,9 +330,10 @@ def _partitions(late: pl.DataFrame) -> int:
     return late.select("reading_type", "reading_hour").n_unique() if len(late) else 0
 
 
-def _late_files(
+def write_late_arrivals(
     store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime
 ) -> list[DataFile]:
+    """Write late reads as files of their table: none, or one. `now`: when they were found."""
     if late.is_empty():
         return []
     rows = late.with_columns(

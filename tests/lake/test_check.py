@@ -9,7 +9,7 @@ import pytest
 from isal import igzip
 from support import work
 
-from meterlake import upkeep
+from meterlake import jobs, upkeep
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.lake.commit import commit, snapshot
@@ -156,6 +156,8 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         STAGING, lambda r: r.with_columns(
             pl.col("reading_date_time") + pl.duration(days=1)))),
     "quarantine file gone": ("missing", gone(QUARANTINE)),
+    "late arrivals gone": ("missing", gone(LATE_ARRIVALS)),
+    "late arrivals changed": ("the file has", rewritten(LATE_ARRIVALS, lambda r: r[1:])),
     "quarantine row lost": ("the file has", rewritten(QUARANTINE, lambda r: r[1:])),
 }  # fmt: skip
 
@@ -190,7 +192,7 @@ def test_a_damage_is_found_and_mended(lake: Store, name: str) -> None:
 
 def test_everything_damaged_at_once_is_mended(lake: Store) -> None:
     held = work.contents(lake)
-    for table in (READINGS, STAGING, QUARANTINE):
+    for table in (READINGS, STAGING, QUARANTINE, LATE_ARRIVALS):
         for file in snapshot(lake, table).files[::3]:
             lake.delete(f"{table.path}/{file.path}")
     assert len(check(lake).findings) > 8
@@ -204,7 +206,7 @@ def test_everything_damaged_at_once_is_mended(lake: Store) -> None:
 def test_what_was_mended_can_be_damaged_and_mended_again(lake: Store) -> None:
     held = work.contents(lake)
     for _ in range(3):
-        for table in (STAGING, QUARANTINE):
+        for table in (STAGING, QUARANTINE, LATE_ARRIVALS):
             gone(table)(lake)
         assert check(lake, repair=True).findings == ()
         assert work.contents(lake) == held
@@ -233,3 +235,29 @@ def test_a_delivered_file_that_was_changed_in_the_lake_is_not_taken_in_again(lak
 def test_a_commit_missing_from_the_log_is_found(lake: Store) -> None:
     lake.delete(f"{STAGING.path}/_delta_log/{1:020d}.json")
     assert [f.problem for f in check(lake).findings] == ["the commit is missing from the log"]
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone(
+    store: Store, tmp_path: Path
+) -> None:
+    profile = tmp_path / "ours.toml"
+    profile.write_text(
+        'name = "ours"\ninterval_minutes = 30\nmeter = "m"\n'
+        'time = { column = "at", zone = "Europe/Berlin", stamps = "end" }\n'
+        '[values]\nkwh = { type = "kw", unit = "kWh" }\n'
+    )
+    delivered = tmp_path / "a.csv"
+    delivered.write_text("m,at,kwh\nm1,2024-07-01 00:30,1.5\nm1,2024-07-01 01:00,bad\n")
+    done = jobs.ingest(
+        store, [str(delivered)], engine=LocalEngine(1),
+        settings=work.CONF, now=NOW, profile=str(profile),
+    )  # fmt: skip
+    assert (done.stored, done.quarantined) == (1, 1)
+    held = work.contents(store)
+    profile.unlink()
+    delivered.unlink()
+    gone(STAGING)(store)
+    gone(QUARANTINE)(store)
+    assert check(store, repair=True).findings == ()
+    assert work.contents(store) == held

@@ -1,12 +1,14 @@
 """Which formats there are, and which one a file is."""
 
+from collections.abc import Mapping
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from meterlake.errors import BadInput, NotReadable
 from meterlake.formats.port import Format
-from meterlake.formats.profile import read_profile, read_profile_file
+from meterlake.formats.profile import Profile, read_profile, read_profile_file
 from meterlake.formats.source import Source
 from meterlake.formats.tabular import ProfileFormat
 
@@ -35,6 +37,20 @@ def named_format(name: str, *, default_zone: str) -> Format:
     raise BadInput(
         f"--profile needs one of {', '.join(formats)} or a profile's TOML file; found '{name}'"
     )
+
+
+def format_note(fmt: Format, *, default_zone: str) -> dict[str, Any]:
+    """What a commit keeps of the format that a file was read by, so that it can be read again."""
+    profile = fmt.profile.model_dump(mode="json") if isinstance(fmt, ProfileFormat) else None
+    return {"format": fmt.name, "profile": profile, "timezone": default_zone}
+
+
+def format_of_note(note: Mapping[str, Any]) -> Format:
+    """The format that `format_note` described. Raises BadInput where its package is gone."""
+    if note["profile"] is None:
+        return named_format(note["format"], default_zone=note["timezone"])
+    profile = Profile.model_validate(note["profile"])
+    return ProfileFormat(profile, default_zone=note["timezone"])
 
 
 def recognise(source: Source, *, default_zone: str) -> Format:

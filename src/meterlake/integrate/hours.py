@@ -130,6 +130,16 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
     return work
 
 
+def find_late(store: Store, *, late_after: timedelta) -> Callable[[Hours], pl.DataFrame]:
+    """The late reads of a unit's arrived files: the part of the work that records them."""
+
+    def work(unit: Hours) -> pl.DataFrame:
+        within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")
+        return late_reads(_read(store, unit.arrived, within, new=True), late_after)
+
+    return work
+
+
 def standing_reads(store: Store, unit: Hours) -> Iterator[tuple[datetime, str, pl.DataFrame]]:
     """Each hour and reading type of a unit, with the reads that stand there, sorted."""
     within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")

@@ -137,8 +137,8 @@ def test_what_another_process_settles_meanwhile_is_settled_once(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(commits, "settle", lambda *args, **options: ())
-        for name in "ab":
-            work.ingest(store.url, [str(deliver(f"{name}.csv", f"damaged {name}"))], NOW)
+        paths = [str(deliver(f"{name}.csv", f"damaged {name}")) for name in "ab"]
+        work.ingest(store.url, paths, NOW)
     real: Any = commits.commit
 
     def overtaken(store: Store, table: Table, **options: Any) -> Any:

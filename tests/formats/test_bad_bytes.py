@@ -588,23 +588,23 @@ def test_damaged_parquet_is_refused_or_read_whole(store: Store, take: Take) -> N
         assert "sound Parquet file" in done.failures[0].reason
 
 
-@pytest.mark.parametrize("flips", [12, pytest.param(400, marks=pytest.mark.soak)])
-def test_a_parquet_file_with_a_flipped_byte_is_refused_or_accounted_for(
-    take: Take, flips: int, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("step", [800, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_parquet_file_with_a_flipped_bit_is_refused_or_accounted_for(
+    take: Take, step: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """Some such bytes end the process that reads them: it is never this one."""
     data = parquet(note=pl.Series([f"{i}" * 99 for i in range(3)]))
+    # In the first page's header a bit ends the process that reads it: it is never this one.
+    positions = [*range(56, 60), *range(4, len(data) - 8, step)]
     refused = 0
-    for number in range(flips):
-        position = 4 + number * (len(data) - 8) // flips
+    for number, position in enumerate(positions):
         damaged = bytearray(data)
-        damaged[position] ^= 0xFF
+        damaged[position] ^= 1
         done, _, _ = take(bytes(damaged), f"{number}.parquet")
         refused += len(done.failures)
         assert all("sound Parquet file" in f.reason for f in done.failures)
         assert done.rows == done.stored + done.quarantined
-    assert refused > flips // 10
-    record_property("fuzzed files", flips)
+    assert refused > 0
+    record_property("fuzzed files", len(positions))
 
 
 @pytest.mark.parametrize(

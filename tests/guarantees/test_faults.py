@@ -132,21 +132,21 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
     record_property("faults injected", injected)
 
 
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.ERROR_503, Fault.CUT])
 def test_each_single_request_to_s3_that_fails_is_asked_again(
     s3_lake: str,
     files: list[str],
     states: list[dict[str, str]],
     fault: Fault,
+    step: int,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Record,
-    request: pytest.FixtureRequest,
 ) -> None:
-    soak = "soak" in request.config.getoption("-m")
     injected = 0
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        for number in range(1, 10_000, 1 if soak else 41):
+        for number in range(1, 10_000, step):
             proxy.reset(nth(number, fault))
             lake = f"{s3_lake}/{number}"
             for job in the_jobs(lake, files):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,7 +15,7 @@ from isal import igzip
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
-from meterlake.errors import BadInput
+from meterlake.errors import BadInput, NotReadable
 from meterlake.ingest import land
 from meterlake.integrate.events import LateReads, post_late_reads
 from meterlake.lake.commit import snapshot
@@ -207,3 +208,22 @@ def test_the_webhook_is_told_of_late_reads(
     assert b'"late": 3' in posted[0]
     with pytest.raises(BadInput, match="late_webhook_url"):
         post_late_reads(event, load_settings(late_webhook_url="ftp://x"))
+
+
+def test_a_file_that_another_process_can_read_meanwhile_is_not_set_aside(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    real: Any = jobs.__dict__["recognise"]
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(jobs, "recognise", real)
+        ingest(store, str(tmp_path / "a.csv"))
+        raise NotReadable("by this profile it cannot be read")
+
+    monkeypatch.setattr(jobs, "recognise", overtaken)
+    done = ingest(store, str(tmp_path / "a.csv"))
+    assert (done.already_ingested, done.failures) == (1, [])
+    kept = [f.path for f in store.list("inbound")]
+    assert len(kept) == 1
+    assert "failed" not in kept[0]

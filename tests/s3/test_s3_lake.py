@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.seaweed import SeaweedFS
 
+from meterlake.storage import cause
+
 ROW = "2024-01-01 00:00:00,2024-01-01 00:05:00,m1,readings,,,,,1.5,"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,3 +108,11 @@ def test_credentials_that_do_not_fit_are_said_so_and_not_shown(
     assert message in said
     for secret in (seaweed.secret_key, "a-wrong-secret", seaweed.access_key):
         assert secret not in said
+
+
+def test_a_secret_that_a_server_quotes_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, f"the-{name}-itself")
+    quoted = "<AWSAccessKeyId>the-AWS_ACCESS_KEY_ID-itself</> the-AWS_SECRET_ACCESS_KEY-itself"
+    said = cause(OSError(f"\x1b[31mHTTP\x1b[0m {quoted} the-AWS_SESSION_TOKEN-itself\nmore"))
+    assert said == "HTTP <AWSAccessKeyId>********</> ******** ********"

@@ -31,6 +31,7 @@ _NAIVE = pl.Datetime("us")
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 _ISO = "%Y-%m-%d %H:%M:%S%.f"
 _SECOND = timedelta(seconds=1)
+_SECOND_US, _MINUTE_US = 1_000_000, 60_000_000
 _STEP = timedelta(days=5)  # no zone has changed its offset twice within a week since 1970
 
 _AmongEquals = tuple[pl.Expr, pl.Expr]
@@ -143,9 +144,18 @@ def _to_time(texts: pl.Series, form: str) -> pl.Series:
     """
     times = texts.str.to_datetime(form, strict=False, time_unit="us")
     zone = None if times.dtype == _NAIVE else UTC
-    times = times.clip(_FIRST.replace(tzinfo=zone), _LAST.replace(tzinfo=zone))
-    odd = (times.is_not_null() & texts.str.contains("60", literal=True)).arg_true()
-    if odd.is_empty() or "%s" in form:
+    first, last = _FIRST.replace(tzinfo=zone), _LAST.replace(tzinfo=zone)
+    if not (times.is_empty() or times.is_between(first, last).all()):
+        times = times.clip(first, last)
+    if "%s" in form:
+        return times
+    # It stands at the start of a minute then, as few times do that are no multiple of one.
+    odd = (times.to_physical() % _MINUTE_US < _SECOND_US).fill_null(False).arg_true()
+    if len(odd) < len(texts):
+        odd = odd.filter(texts.gather(odd).str.contains("60", literal=True))
+    else:
+        odd = texts.str.contains("60", literal=True).arg_true()
+    if odd.is_empty():
         return times
     some, late = texts.gather(odd), times.gather(odd)
     for before in range(max(some.str.count_matches("60"))):

@@ -39,12 +39,14 @@ def scan_lines(data: bytes, delimiter: str) -> tuple[NDArray[np.int64], bool]:
     return ends, plain
 
 
-def ends_empty(data: bytes, ends: NDArray[np.int64], delimiter: str) -> pl.Series:
-    """Which lines end with a delimiter."""
+def ends_empty(data: bytes, ends: NDArray[np.int64], delimiter: str) -> pl.Series | None:
+    """Which lines end with a delimiter; None: none does."""
     text = np.frombuffer(data, np.uint8)
-    last = np.maximum(ends - 1, 0)
-    last -= text[last] == ord("\r")
-    return pl.Series(text[last] == ord(delimiter))
+    last = text[np.maximum(ends - 1, 0)]
+    if (last == ord("\r")).any():
+        last = text[np.maximum(ends - 1 - (last == ord("\r")), 0)]
+    empty = last == ord(delimiter)
+    return pl.Series(empty) if empty.any() else None
 
 
 def count_blank(data: bytes, ends: NDArray[np.int64]) -> int:

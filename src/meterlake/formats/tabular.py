@@ -237,7 +237,8 @@ class ProfileFormat:
         values = [v.type for v in self.profile.values.values()]
         odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
         # So may an empty cell too many, in the end: Polars knows of it nothing but null.
-        odd |= pl.lit(ends_empty(data, ends, self.profile.delimiter))
+        if (empty := ends_empty(data, ends, self.profile.delimiter)) is not None:
+            odd |= pl.lit(empty)
         if self.profile.long is None:
             odd |= pl.any_horizontal(pl.col(values).is_null())
         else:

@@ -169,15 +169,15 @@ class FaultProxy:
 
     async def _serve(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        connections: set[asyncio.Task[None]] = set()
+        connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.ensure_future(self._connection(reader, writer))
-            connections.add(task)
+            connections[task] = writer
             task.add_done_callback(finish)
 
         def finish(task: asyncio.Task[None]) -> None:
-            connections.discard(task)
+            del connections[task]
             if not task.cancelled() and (problem := task.exception()) is not None:
                 self._problem = problem  # such as a policy's own; not a lost connection
                 assert self._ending is not None
@@ -188,9 +188,15 @@ class FaultProxy:
         self._started.set()
         await self._ending.wait()
         server.close()
-        for task in connections:
+        await asyncio.sleep(0.01)  # what was accepted already becomes a task
+        open_still = dict(connections)
+        for task in open_still:
             task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.gather(*open_still, return_exceptions=True)
+        for writer in open_still.values():  # a task that had not begun has closed nothing
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client's connection, request after request, with one to the server."""

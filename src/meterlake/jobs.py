@@ -10,7 +10,7 @@ import polars as pl
 
 from meterlake import __version__, storage
 from meterlake.engine import Engine
-from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
+from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable, Unavailable
 from meterlake.formats.probe import probe
 from meterlake.formats.registry import format_note, named_format, recognise
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
@@ -276,6 +276,11 @@ def _integrate_once(
     # Read after the tables: where it is ahead of them, the commit below is refused.
     consumed = consumed_version(store, READINGS, hours.KEY)
     staging, integrated = state[STAGING.name], state[READINGS.name]
+    if staging.version < consumed:
+        raise Unavailable(
+            f"Integrate needs staging at version {consumed}, which it has consumed, or later; "
+            f"found {staging.version}. Something of staging is gone: see meterlake check"
+        )
     live = {f.path for f in staging.files}
     arrived = [
         f

@@ -11,6 +11,7 @@ from meterlake.jobs import Progress, silent
 from meterlake.lake import check as whole
 from meterlake.lake.check import Finding
 from meterlake.lake.commit import settle, snapshots
+from meterlake.lake.journal import written
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, consumed_version
 from meterlake.repair import (
@@ -54,7 +55,8 @@ def check(
     if restore_staging(store, findings, engine, now):
         findings = _check(store, engine, progress).findings  # staging can be compared with now
     restore_late_arrivals(store, findings, engine)
-    rebuild_integrated(store, findings, engine, now)
+    if not any(f.table == STAGING.name for f in findings):  # else it is no source to derive from
+        rebuild_integrated(store, findings, engine, now)
     left = _check(store, engine, progress)
     remaining = {(f.table, f.path) for f in left.findings}
     mended = (f for f in found.findings if (f.table, f.path) not in remaining)
@@ -74,10 +76,20 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     for name, state in states.items():
         findings += whole.missing_files(state, there[name])
     findings += whole.crowded_partitions(states[READINGS.name])
-    units = [u for n, state in states.items() for u in whole.plan_files(state, there[n])]
+    units = [
+        unit
+        for name, state in states.items()
+        for unit in whole.plan_files(
+            state, there[name], written(store, state.table, until=state.version)
+        )
+    ]
     for done, found in enumerate(engine.map(whole.check_files(store), units), start=1):
         findings += found
         progress("files", len(units), done)
+    staging = states[STAGING.name]
+    if staging.version < consumed:
+        problem = f"version {consumed} of it was integrated, and its log ends at {staging.version}"
+        findings.append(Finding(STAGING.name, "_delta_log", problem))
     if not any(f.table == STAGING.name for f in findings):
         staged = consumed_files(store, states[STAGING.name], consumed)
         findings += _compare(store, staged, states[READINGS.name], findings, engine, progress)

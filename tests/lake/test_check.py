@@ -15,6 +15,7 @@ from meterlake import jobs, upkeep
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.lake.commit import commit, snapshot
+from meterlake.lake.sql import query
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, write_file
 from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING, Table
@@ -106,6 +107,21 @@ def packed_otherwise(store: Store) -> None:
     store.put(path, buffer.getvalue())
 
 
+def committed(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Damage:
+    """Put other rows into a partition as a commit does, so that the log knows their bytes."""
+
+    def damage(store: Store) -> None:
+        file, state = file_of(store, READINGS), snapshot(store, READINGS)
+        rows = change(pl.read_parquet(store.read(f"{READINGS.path}/{file.path}")))
+        other = write_file(store, READINGS, rows, partition=file.partition, name="other")
+        commit(
+            store, READINGS, add=[other], remove=[file],
+            key="other", version=0, read_version=state.version, now=NOW,
+        )  # fmt: skip
+
+    return damage
+
+
 def in_two_files(store: Store) -> None:
     file, state = file_of(store, READINGS), snapshot(store, READINGS)
     rows = pl.read_parquet(store.read(f"{READINGS.path}/{file.path}"))
@@ -153,8 +169,18 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "a row lost": ("the file has", rewritten(READINGS, lambda r: r[1:])),
     "another hour": ("another hour", rewritten(
         READINGS, lambda r: r.with_columns(HOUR_LATER))),
-    "a value changed": ("rows are not those", rewritten(
-        READINGS, lambda r: r.with_columns(first_value(77.0)))),
+    "a value changed": (
+        "rows are not those",
+        committed(lambda r: r.with_columns(first_value(77.0))),
+    ),
+    "a value changed in the file": (
+        "bytes are not those",
+        rewritten(READINGS, lambda r: r.with_columns(first_value(77.0))),
+    ),
+    "a value of staging changed in the file": (
+        "bytes are not those",
+        rewritten(STAGING, lambda r: r.with_columns(pl.col("kw") + 1)),
+    ),
     "not a number": ("no finite numbers", rewritten(
         READINGS, lambda r: r.with_columns(first_value(float("nan"))))),
     "two files in a partition": ("needs to be one file", in_two_files),
@@ -276,3 +302,23 @@ def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone
     gone(QUARANTINE)(store)
     assert check(store, repair=True).findings == ()
     assert work.contents(store) == held
+
+
+@pytest.mark.parametrize("folder", ["staging", "staging/readings"])
+def test_where_staging_is_gone_nothing_is_derived_from_it(lake: Store, folder: str) -> None:
+    readings = snapshot(lake, READINGS).rows
+    for file in lake.list(folder):
+        lake.delete(file.path)
+    for repair in (False, True):
+        done = check(lake, repair=repair)
+        assert "was integrated, and its log ends at -1" in done.findings[-1].problem
+        assert snapshot(lake, READINGS).rows == readings
+    with pytest.raises(Unavailable, match="Something of staging is gone"):
+        work.integrate(lake.url, NOW)
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_question_to_a_missing_file_says_where_to_look(lake: Store) -> None:
+    gone(READINGS)(lake)
+    with pytest.raises(Unavailable, match="meterlake check"):
+        query(lake, "SELECT count(*) FROM readings")

@@ -1,5 +1,6 @@
 """Whether a table is whole: its log against its files, and each file against its partition."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Files:
 
     table: Table
     files: tuple[DataFile, ...]
+    sha256: tuple[str, ...]
 
 
 def sizes(store: Store, state: Snapshot) -> dict[str, int]:
@@ -78,11 +80,17 @@ def crowded_partitions(state: Snapshot) -> list[Finding]:
     return findings
 
 
-def plan_files(state: Snapshot, there: Mapping[str, int]) -> Iterator[Files]:
-    """The table's files in units, but for those that are not there."""
+def plan_files(
+    state: Snapshot, there: Mapping[str, int], sha256: Mapping[str, str]
+) -> Iterator[Files]:
+    """The table's files in units, but for those that are not there.
+
+    `sha256` is of the files as they were written, by path.
+    """
     files = [f for f in state.files if f.path in there]
     for start in range(0, len(files), _FILES_A_UNIT):
-        yield Files(state.table, tuple(files[start : start + _FILES_A_UNIT]))
+        some = tuple(files[start : start + _FILES_A_UNIT])
+        yield Files(state.table, some, tuple(f.sha256 or sha256.get(f.path, "") for f in some))
 
 
 def check_files(store: Store) -> Callable[[Files], list[Finding]]:
@@ -90,7 +98,11 @@ def check_files(store: Store) -> Callable[[Files], list[Finding]]:
 
     def work(unit: Files) -> list[Finding]:
         findings = []
-        for file in unit.files:
+        for file, sha256 in zip(unit.files, unit.sha256, strict=True):
+            data = store.read(f"{unit.table.path}/{file.path}")
+            if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+                problem = "its bytes are not those that were written"
+                findings.append(Finding(unit.table.name, file.path, problem))
             try:
                 rows = scan(store, unit.table, [file]).collect()
             except (pl.exceptions.PolarsError, OSError) as error:

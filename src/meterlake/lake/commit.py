@@ -182,6 +182,8 @@ def _attached_at(store: Store, main: Table, attached: Table, until: int) -> Snap
     if settled <= until:
         coming = attached_since(store, main, after=settled, until=until)
         return replace(state, files=(*state.files, *coming))
+    if until < 0:  # the main table is gone: meterlake check says so
+        return state
     later = {f.path for f in attached_since(store, main, after=until, until=settled)}
     return replace(state, files=tuple(f for f in state.files if f.path not in later))
 

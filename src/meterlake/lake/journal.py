@@ -68,6 +68,15 @@ def attached_since(store: Store, table: Table, *, after: int, until: int) -> lis
     ]
 
 
+def written(store: Store, table: Table, *, until: int) -> dict[str, str]:
+    """SHA-256 of every file that the commits up to `until` brought to a table, by path."""
+    return {
+        f.path: f.sha256
+        for entry in entries(store, table, after=-1, until=until)
+        for f in entry.added
+    }
+
+
 def metadata(table: Table, account: Account) -> dict[str, str]:
     """An account as a commit's metadata."""
     attached = [
@@ -89,7 +98,7 @@ def statistics(table: Table, file: DataFile) -> str:
     if file.first is not None and file.last is not None:
         stats["minValues"][table.time_column] = _iso(file.first)
         stats["maxValues"][table.time_column] = _iso(file.last)
-    return json.dumps(stats)
+    return json.dumps({**stats, "sha256": file.sha256})
 
 
 def log_path(table: Table, version: int) -> str:
@@ -132,6 +141,7 @@ def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
         partition=action["partitionValues"],
         first=None if first is None else datetime.fromisoformat(first),
         last=None if last is None else datetime.fromisoformat(last),
+        sha256=stats["sha256"],
     )
 
 

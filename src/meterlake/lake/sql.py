@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 from arro3.core import Table as ArrowTable
 
-from meterlake.errors import BadInput
+from meterlake.errors import BadInput, Unavailable
 from meterlake.lake.commit import snapshots
 from meterlake.lake.history import AsOf, balance_sql, views_as_of
 from meterlake.lake.store import Store
@@ -65,7 +65,13 @@ def answer(
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         store.register(connection)
-        _create_views(connection, store, states, as_of)
+        try:
+            _create_views(connection, store, states, as_of)
+        except duckdb.Error as error:
+            raise Unavailable(
+                f"The lake's files cannot be read: {_cause(error)}. meterlake check tells whether "
+                "a file is missing or damaged"
+            ) from error
         connection.execute(f"SET allowed_directories = [{_quoted(store.url + '/')}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

@@ -1,5 +1,6 @@
 """Delta tables: what a table holds at a version, and its files. Changing it is lake/commit.py."""
 
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class DataFile:
     """One immutable Parquet file of a table.
 
     `path` is relative to the table; `first` and `last` are the smallest and largest value
-    of the table's time column, None where the file has none.
+    of the table's time column, None where the file has none; `sha256` is of its bytes, known
+    where the file was written or comes from the journal, else empty.
     """
 
     path: str
@@ -34,6 +36,7 @@ class DataFile:
     partition: Mapping[str, str]
     first: datetime | None
     last: datetime | None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,12 @@ def write_file(
         buffer, compression="zstd", compression_level=COMPRESSION_LEVEL, row_group_size=65_536
     )
     size = buffer.tell()
+    sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.seek(0)
     store.put(f"{table.path}/{path}", buffer)
     times = frame[table.time_column]
     first, last = cast(datetime | None, times.min()), cast(datetime | None, times.max())
-    return DataFile(path, size, frame.height, dict(partition), first, last)
+    return DataFile(path, size, frame.height, dict(partition), first, last, sha256)
 
 
 def table_at(store: Store, table: Table, version: int | None = None) -> Snapshot:

@@ -66,8 +66,7 @@ def check(
 def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     findings = [f for table in TABLES.values() for f in whole.missing_commits(store, table)]
     try:
-        states = snapshots(store, TABLES.values())
-        consumed = consumed_version(store, READINGS, hours.KEY)
+        consumed, states = _one_state(store)
     except Unavailable:
         if findings:  # that is why
             return Checked(files=0, rows=0, findings=tuple(findings))
@@ -98,6 +97,15 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
         rows=sum(s.rows for s in states.values()),
         findings=tuple(sorted(findings, key=lambda f: (f.table, f.path, f.problem))),
     )
+
+
+def _one_state(store: Store) -> tuple[int, dict[str, Snapshot]]:
+    """The tables, and the version of staging that the integrated one has consumed."""
+    while True:
+        consumed = consumed_version(store, READINGS, hours.KEY)
+        states = snapshots(store, TABLES.values())
+        if consumed_version(store, READINGS, hours.KEY) == consumed:
+            return consumed, states
 
 
 def _compare(

@@ -10,9 +10,9 @@ import sys
 
 import polars as pl
 
-from meterlake import storage
 from meterlake.errors import NotReadable
 from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, Source
+from meterlake.formats.tabular import scan_parquet
 
 _CELL_BYTES = 8
 
@@ -23,7 +23,8 @@ def probe(source: Source) -> None:
     Raises
     ------
     NotReadable
-        That process ended otherwise than by reading it, or the file is a bomb.
+        That process was ended by what it read, or the file is a bomb. What it could say itself
+        of other damage, or of a storage that fails, this process will find and say.
     """
     with source.open_stored() as file:
         if file.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
@@ -32,7 +33,7 @@ def probe(source: Source) -> None:
         [sys.executable, "-m", "meterlake.formats.probe", source.name, source.url],
         check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
-    if done.returncode != 0:
+    if done.returncode < 0 or done.stdout:
         raise NotReadable(
             done.stdout.strip()
             or f"'{source.name}' needs to be a sound Parquet file; it is damaged. Deliver it again"
@@ -40,12 +41,11 @@ def probe(source: Source) -> None:
 
 
 def _main(name: str, url: str) -> None:
-    scan = pl.scan_parquet(url, storage_options=storage.polars_options(url))
+    source = Source(name, url, "none")
+    scan = scan_parquet(source)
     cells = scan.select(pl.len()).collect().item() * len(scan.collect_schema())
     try:
-        Source(name, url, "none").check_expansion(
-            cells * _CELL_BYTES, at_most=MAX_PARQUET_EXPANSION
-        )
+        source.check_expansion(cells * _CELL_BYTES, at_most=MAX_PARQUET_EXPANSION)
     except NotReadable as error:
         print(error)
         raise SystemExit(1) from error

@@ -23,7 +23,6 @@ from meterlake.formats.profile import Profile
 from meterlake.formats.source import (
     HEAD_BYTES,
     MAX_LINE_BYTES,
-    MAX_PARQUET_EXPANSION,
     PARQUET_MAGIC,
     PIECE_BYTES,
     Range,
@@ -106,7 +105,7 @@ class ProfileFormat:
     def _columns(self, source: Source, head: bytes) -> tuple[str, ...]:
         if head.startswith(PARQUET_MAGIC):
             try:
-                return tuple(_scan_parquet(source).collect_schema())
+                return tuple(scan_parquet(source).collect_schema())
             except _PARQUET_ERRORS as error:
                 raise _damaged_parquet(source, error) from error
         line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
@@ -140,9 +139,8 @@ class ProfileFormat:
 
     def _split_parquet(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
         try:
-            scan = _scan_parquet(source)
+            scan = scan_parquet(source)
             rows = scan.select(pl.len()).collect().item()
-            source.check_expansion(rows * len(columns) * 8, at_most=MAX_PARQUET_EXPANSION)
             cuts = list(range(0, rows, BLOCK_ROWS))
             if self._needs_whole_meters and len(cuts) > 1:
                 starts = (
@@ -163,7 +161,7 @@ class ProfileFormat:
         names = self._names(block.columns)
         wanted = part.end - part.start
         try:
-            rows = _scan_parquet(block.source).slice(part.start, wanted).collect()
+            rows = scan_parquet(block.source).slice(part.start, wanted).collect()
         except _PARQUET_ERRORS as error:
             raise _damaged_parquet(block.source, error) from error
         if rows.height != wanted:
@@ -395,7 +393,8 @@ def _short(text: str, size: int = RAW_BYTES) -> str:
     return text[:size]
 
 
-def _scan_parquet(source: Source) -> pl.LazyFrame:
+def scan_parquet(source: Source) -> pl.LazyFrame:
+    """A Parquet file as it lies, whatever its path looks like."""
     return pl.scan_parquet(
         source.url,
         glob=False,

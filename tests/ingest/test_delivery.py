@@ -20,7 +20,7 @@ from meterlake.ingest import land
 from meterlake.integrate.events import LateReads, post_late_reads
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
-from meterlake.lake.store import Store
+from meterlake.lake.store import Store, open_store
 from meterlake.schema import STAGING
 from meterlake.settings import load_settings
 
@@ -227,3 +227,22 @@ def test_a_file_that_another_process_can_read_meanwhile_is_not_set_aside(
     kept = [f.path for f in store.list("inbound")]
     assert len(kept) == 1
     assert "failed" not in kept[0]
+
+
+def test_a_lake_below_a_folder_that_looks_like_a_partition_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="without '='"):
+        open_store(str(tmp_path / "region=north" / "lake"))
+
+
+@pytest.mark.parametrize("name", ["[a]b", "a*", "a?", "a b", "100%", "ä", "it's"])
+def test_a_lakes_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    store = open_store(str(tmp_path / name / "lake"))
+    (tmp_path / name).mkdir()
+    pl.read_csv(TEXT).write_parquet(tmp_path / name / "a.parquet")
+    (tmp_path / name / "a.csv").write_bytes(TEXT)
+    conf = load_settings(late_hooks=())
+    for file in ("a.parquet", "a.csv"):
+        assert ingest(store, str(tmp_path / name / file)).files == 1
+    done = jobs.integrate(store, engine=LocalEngine(2), settings=conf, now=NOW)
+    assert done.added > 0
+    assert query(store, "SELECT count(*) FROM readings").item() == done.added

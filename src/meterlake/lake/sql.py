@@ -5,6 +5,7 @@ of the lake whatever is written meanwhile. Only SELECT is run, and only the lake
 can be read.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 import duckdb
@@ -72,7 +73,9 @@ def answer(
                 f"The lake's files cannot be read: {_cause(error)}. meterlake check tells whether "
                 "a file is missing or damaged"
             ) from error
-        connection.execute(f"SET allowed_directories = [{_quoted(store.url + '/')}]")
+        # As it is, and as the views write it: DuckDB compares the letters.
+        folders = ", ".join({_quoted(f"{store.url}/"), _quoted(f"{_exactly(store.url)}/")})
+        connection.execute(f"SET allowed_directories = [{folders}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
@@ -115,11 +118,16 @@ def _files(store: Store, state: Snapshot) -> str:
     if not state.files:
         columns = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in table.columns)
         return f"SELECT {columns} WHERE false"
-    files = ", ".join(_quoted(store.uri(f"{table.path}/{f.path}")) for f in state.files)
+    files = ", ".join(_quoted(_exactly(store.uri(f"{table.path}/{f.path}"))) for f in state.files)
     return (  # names of our own schema, and paths, quoted
         f"SELECT {', '.join(c.name for c in table.columns)} FROM read_parquet([{files}], "  # noqa: S608
         "hive_partitioning = true, hive_types_autocast = false)"
     )
+
+
+def _exactly(path: str) -> str:
+    """A pattern of file names that only this path fits."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", path)
 
 
 def _quoted(text: str) -> str:

@@ -160,6 +160,10 @@ def open_store(location: str) -> Store:
         The URL's scheme is not one that holds a lake, or the path is a file.
     """
     scheme, found, rest = location.partition("://")
+    if "=" in location:
+        raise BadInput(
+            f"A lake needs a path without '=', which marks partitions; found '{location}'"
+        )
     if found and scheme != "file":
         if scheme not in SCHEMES:
             raise BadInput(

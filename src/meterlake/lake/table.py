@@ -131,6 +131,7 @@ def scan(store: Store, table: Table, files: Sequence[DataFile]) -> pl.LazyFrame:
     return pl.scan_parquet(
         [store.uri(f"{table.path}/{f.path}") for f in files],
         schema=dtypes,
+        glob=False,  # a lake's folder may be named [a] or a*
         hive_partitioning=True,
         hive_schema={name: dtypes[name] for name in table.partitioned_by},
         missing_columns="insert",

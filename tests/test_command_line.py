@@ -64,7 +64,18 @@ def test_from_file_to_answer_with_one_json_object_each(run: Run, tmp_path: Path)
         "duplicates": 0,
         "late": 0,
         "late_partitions": 0,
+        "clustered": {
+            "days": 6,
+            "merged": 0,
+            "consumption_days": 1,
+            "weeks": 1,
+            "months": 1,
+        },
     }
+    code, out, _ = run("cluster", "--output", "json")
+    done = json.loads(out)
+    assert done.pop("seconds") > 0
+    assert set(done.values()) == {0}
     code, out, _ = run("readings", "m1", "--type", "kw", "--output", "json")
     assert [row["reading_value"] for row in json.loads(out)["rows"]] == [2.5]
     code, out, _ = run("query", "select sum(reading_value) s from readings where reading_type='kw'",
@@ -72,7 +83,10 @@ def test_from_file_to_answer_with_one_json_object_each(run: Run, tmp_path: Path)
     assert out.splitlines() == ["s", "4.0"]
     code, out, _ = run("catalog", "--output", "json")
     sizes = {t["table"]: t["rows"] for t in json.loads(out)["tables"]}
-    assert sizes == {"readings": 12, "late_arrivals": 0, "staging": 2, "quarantine": 0}
+    assert sizes == {
+        "staging": 2, "quarantine": 0, "readings": 12, "late_arrivals": 0, "serving_readings": 12,
+        "consumption_daily": 2, "consumption_weekly": 2, "consumption_monthly": 2,
+    }  # fmt: skip
     code, out, _ = run("catalog", "readings", "--output", "json")
     columns = {c["column"]: c for c in json.loads(out)["columns"]}
     assert columns["reading_date_time"]["unit"] == "UTC"
@@ -154,7 +168,7 @@ def test_a_broken_stream_leaves_nothing_half_done(run: Run, tmp_path: Path) -> N
     ("sql", "words"),
     [
         ("selec 1", "not SQL"),
-        ("select * from nothing", "Tables: readings"),
+        ("select * from nothing", "Tables: staging"),
         ("drop table readings", "one SELECT"),
         ("select 1; select 2", "one SELECT"),
         ("copy (select 1) to 'x.csv'", "one SELECT"),

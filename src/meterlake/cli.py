@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +49,14 @@ class TableOutput(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+class By(StrEnum):
+    """Length of a local period."""
+
+    day = "day"
+    week = "week"
+    month = "month"
 
 
 class Clock(StrEnum):
@@ -219,14 +227,19 @@ def ingest(
 
 @app.command()
 def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
-    """Bring the integrated table up to what staging has received, in one step.
+    """Bring the integrated table up to what staging has received, and then what is derived of it.
+
+    The one is one step; the other is what meterlake cluster does, and is left to it where the
+    setting cluster_after_integrate is false.
 
     Example: meterlake integrate --lake ./lake
     """
     from meterlake import jobs
+    from meterlake.jobs.cluster import cluster as run_cluster
 
     with _errors(), _context(lake) as context:
         began = time.perf_counter()
+        failures: list[MeterlakeError] = []
         with show.progress(quiet=output is Output.json) as progress:
             done = jobs.integrate(
                 context.store,
@@ -235,12 +248,59 @@ def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> N
                 now=context.now,
                 progress=progress,
             )
-        facts = {**vars(done), "seconds": round(time.perf_counter() - began, 3)}
-        if not done.hook_failures:
-            del facts["hook_failures"]
+            facts = {name: value for name, value in vars(done).items() if name != "hook_failures"}
+            if done.hook_failures:
+                facts["hook_failures"] = done.hook_failures
+                failures.append(Unavailable(" ".join(done.hook_failures)))
+            if context.settings.cluster_after_integrate:
+                try:
+                    served = run_cluster(
+                        context.store,
+                        engine=context.engine,
+                        settings=context.settings,
+                        now=context.now,
+                        progress=progress,
+                    )
+                    facts["clustered"] = vars(served)
+                except MeterlakeError as error:  # what is integrated stays so, and is told first
+                    failures.append(error)
+        facts["seconds"] = round(time.perf_counter() - began, 3)
         show.result(facts, output is Output.json)
-        if done.hook_failures:
-            raise Unavailable(" ".join(done.hook_failures))
+        if failures:
+            raise failures[-1]
+
+
+@app.command()
+def cluster(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write all of it anew, from the integrated table.")
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Bring what serves questions up to date: readings by meter, energy per day, week and month.
+
+    Closed days, and days that received late reads since. meterlake integrate does it too.
+
+    Example: meterlake cluster --lake ./lake
+    """
+    from meterlake.jobs.cluster import cluster as run
+
+    with _errors(), _context(lake) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = run(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                rebuild=rebuild,
+                progress=progress,
+            )
+        show.result(
+            {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
+            output is Output.json,
+        )
 
 
 @app.command()
@@ -257,7 +317,7 @@ def check(
 
     Example: meterlake check --repair
     """
-    from meterlake import upkeep
+    from meterlake.jobs import upkeep
 
     with _errors(), _context(lake) as context:
         began = time.perf_counter()
@@ -348,6 +408,9 @@ def readings(
     end: Annotated[
         str | None, typer.Option("--to", help="End, not included; default: the end.")
     ] = None,
+    with_arrival: Annotated[
+        bool, typer.Option("--with-arrival", help="Also when each read arrived; slower.")
+    ] = False,
     as_of: AsOfOption = None,
     clock: ClockOption = Clock.arrival,
     lake: LakeOption = None,
@@ -380,11 +443,64 @@ def readings(
             start=first,
             end=last,
             as_of=_as_of(as_of, clock, zone),
+            with_arrival=with_arrival,
         )
         show.frame(frame, output.value)
         if frame.is_empty():
             print(
                 f"meterlake: no {reading_type} readings of a meter '{meter}' in that window; "
+                "a question to the table readings tells which meters there are",
+                file=sys.stderr,
+            )
+
+
+@app.command()
+def consumption(
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The meter's id.")],
+    by: Annotated[By, typer.Option("--by", help="Length of the local periods.")] = By.day,
+    reading_type: Annotated[
+        str, typer.Option("--type", help="kw, or another register in kW: see the catalog.")
+    ] = "kw",
+    start: Annotated[
+        str | None, typer.Option("--from", help="First local date; default: the beginning.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="Local date, not included; default: the end.")
+    ] = None,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Show one meter's energy per day, week (ISO) or month of the lake's time zone.
+
+    Weeks and months that --from and --to touch are shown whole.
+
+    Example: meterlake consumption 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --by month
+    """
+    from meterlake.lake.consumption import read_consumption
+    from meterlake.lake.reader import Reader
+    from meterlake.schema import POWER_TYPES
+
+    with _errors(), _context(lake) as context:
+        if reading_type not in POWER_TYPES:
+            raise BadInput(f"--type needs one of {', '.join(POWER_TYPES)}; found '{reading_type}'")
+        first, last = _date(start, "--from"), _date(end, "--to")
+        if first is not None and last is not None and first >= last:
+            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
+        frame = read_consumption(
+            Reader(context.store),
+            [meter],
+            by=by.value,
+            zone=context.settings.timezone,
+            reading_type=reading_type,
+            start=first,
+            end=last,
+        )
+        if output is TableOutput.table:
+            frame = frame.drop("meter_id", "start", "end", "interval_minutes", "hours")
+        show.frame(frame, output.value)
+        if frame.is_empty():
+            print(
+                f"meterlake: no {reading_type} readings of a meter '{meter}' in that time; "
                 "a question to the table readings tells which meters there are",
                 file=sys.stderr,
             )
@@ -557,6 +673,13 @@ def _moment(text: str, flag: str, zone: str = "UTC") -> datetime:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(zone))
     return moment.astimezone(UTC)
+
+
+def _date(text: str | None, flag: str) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"{flag} needs a date such as 2024-01-31; found '{text}'") from error
 
 
 def _duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta:

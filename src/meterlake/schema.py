@@ -9,12 +9,14 @@ from typing import Literal
 
 import polars as pl
 
-ColumnType = Literal["string", "double", "long", "timestamp"]
+ColumnType = Literal["string", "double", "long", "boolean", "date", "timestamp"]
 
 POLARS_TYPES: dict[ColumnType, pl.DataType] = {
     "string": pl.String(),
     "double": pl.Float64(),
     "long": pl.Int64(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
     "timestamp": pl.Datetime("us", "UTC"),
 }
 
@@ -36,6 +38,8 @@ class Table:
     `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
     `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
     another table, come in by this table's commits: both are there, or neither (lake/commit.py).
+    The rows of a partition are in the order of `sorted_by`, no two with the same; with
+    `by_meter_range` they may lie in several files, each with its own range of meters.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Table:
     partitioned_by: tuple[str, ...]
     time_column: str
     attached: "Table | None" = None
+    sorted_by: tuple[str, ...] = ()
+    by_meter_range: bool = False
 
     @property
     def file_columns(self) -> tuple[Column, ...]:
@@ -83,6 +89,10 @@ READING_TYPES: dict[str, ReadingType] = {
     )
 }
 
+POWER_TYPES = tuple(t.name for t in READING_TYPES.values() if t.unit == "kW")
+
+BATCH_SOURCE = "B"  # reading_source of reads from batch files, which all are today
+
 _HOUR = (
     Column("year", "string", "", "UTC year of the reading, 4 digits"),
     Column("month", "string", "", "UTC month of the reading, 01 to 12"),
@@ -93,6 +103,7 @@ _METER_ID = Column("meter_id", "string", "", "Identifier of the meter, as delive
 _READING_DATE_TIME = Column(
     "reading_date_time", "timestamp", "UTC", "Start of the interval that the reading stands for"
 )
+_READING_VALUE = Column("reading_value", "double", "see unit", "Measured value")
 _QUALITY = Column("quality", "string", "", "Quality flag as delivered; null where none was given")
 _SOURCE_FILE = Column("source_file", "string", "", "Name of the delivered file")
 _SOURCE_SHA256 = Column("source_sha256", "string", "", "SHA-256 of the delivered file's bytes")
@@ -170,7 +181,7 @@ READINGS = Table(
     meaning="One reading per meter, type and time; of several deliveries the latest arrival",
     columns=(
         _METER_ID,
-        Column("reading_value", "double", "see unit", "Measured value"),
+        _READING_VALUE,
         _READING_DATE_TIME,
         Column("unit", "string", "", "Unit of reading_value"),
         Column("obis_code", "string", "", "OBIS code of the measured quantity (IEC 62056-61)"),
@@ -184,9 +195,101 @@ READINGS = Table(
     partitioned_by=("reading_type", "year", "month", "day", "hour"),
     time_column="reading_date_time",
     attached=LATE_ARRIVALS,
+    sorted_by=("meter_id", "reading_date_time"),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (READINGS, LATE_ARRIVALS, STAGING, QUARANTINE)}
+SERVING_READINGS = Table(
+    name="serving_readings",
+    path="serving/readings",
+    meaning="The readings of closed days once more, by meter; what their type says is left out",
+    columns=(
+        _METER_ID,
+        _READING_VALUE,
+        _READING_DATE_TIME,
+        _QUALITY,
+        Column("reading_type", "string", "", "Kind of reading: " + ", ".join(READING_TYPES)),
+        *_HOUR[:2],
+        Column("day", "string", "", "First UTC day in the file, 01 to 31; it may hold several"),
+    ),
+    partitioned_by=("reading_type", "year", "month", "day"),
+    time_column="reading_date_time",
+    sorted_by=("meter_id", "reading_date_time"),
+    by_meter_range=True,
+)
+
+
+def _consumption(period: str, meaning: str, date: str, partition: Column) -> Table:
+    """A table of energy per meter and local period, partitioned by type and `partition`."""
+    return Table(
+        name=f"consumption_{period}",
+        path=f"serving/consumption_{period}",
+        meaning=meaning,
+        columns=(
+            _METER_ID,
+            Column("date", "date", "", date),
+            Column("start", "timestamp", "UTC", "When it begins in the lake's time zone"),
+            Column("end", "timestamp", "UTC", "When it ends, not included"),
+            Column(
+                "energy_kwh",
+                "double",
+                "kWh",
+                "Mean power times time over its intervals: import less export; null: not known",
+            ),
+            Column("import_kwh", "double", "kWh", "Energy of the intervals with positive power"),
+            Column("export_kwh", "double", "kWh", "Energy of those with negative power, positive"),
+            Column("intervals", "long", "", "Number of intervals that have a reading"),
+            Column("intervals_expected", "long", "", "Number of intervals that it has in all"),
+            Column("is_complete", "boolean", "", "Whether the intervals cover all of it"),
+            Column(
+                "interval_minutes",
+                "double",
+                "min",
+                "Length of the meter's intervals, by the time from reading to reading",
+            ),
+            Column("hours", "double", "h", "Time that the intervals cover"),
+            Column("min_kw", "double", "kW", "Smallest mean power of an interval"),
+            Column("max_kw", "double", "kW", "Largest mean power of an interval"),
+            Column("mean_kw", "double", "kW", "Mean power over the time that is covered"),
+            Column("reading_type", "string", "", "Kind of reading: those in kW"),
+            Column("year", "string", "", "Year of the date, 4 digits; of weeks the ISO year"),
+            partition,
+        ),
+        partitioned_by=("reading_type", "year", partition.name),
+        time_column="start",
+        sorted_by=("meter_id", "date"),
+        by_meter_range=True,
+    )
+
+
+_MONTH = Column("month", "string", "", "Month of the date, 01 to 12")
+
+CONSUMPTION_DAILY = _consumption("daily", "Energy per meter and local day", "Local day", _MONTH)
+CONSUMPTION_WEEKLY = _consumption(
+    "weekly",
+    "Energy per meter and ISO week, of the days that are closed",
+    "Monday of the week",
+    Column("week", "string", "", "ISO week of the date, 01 to 53"),
+)
+CONSUMPTION_MONTHLY = _consumption(
+    "monthly",
+    "Energy per meter and local month, of the days that are closed",
+    "First day of the month",
+    _MONTH,
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (  # each after what it is derived from
+        STAGING,
+        QUARANTINE,
+        READINGS,
+        LATE_ARRIVALS,
+        SERVING_READINGS,
+        CONSUMPTION_DAILY,
+        CONSUMPTION_WEEKLY,
+        CONSUMPTION_MONTHLY,
+    )
+}
 
 
 def polars_schema(table: Table) -> dict[str, pl.DataType]:

@@ -37,6 +37,21 @@ class Settings(BaseSettings):
     late_webhook_url: SecretStr | None = Field(
         None, description="Where the webhook hook posts late reads as JSON"
     )
+    cluster_after_integrate: bool = Field(
+        True, description="Whether meterlake integrate brings serving up to date too"
+    )
+    cluster_after_hours: float = Field(
+        6.0, ge=0, description="A UTC day is closed, and served by meter, this long after it [h]"
+    )
+    merge_days: int = Field(
+        8,
+        ge=1,
+        le=31,
+        description="Days of a month that become one file; 31: whole months, 1: none",
+    )
+    merge_after_days: float = Field(
+        3.0, ge=0, description="They become one file this long after the last of them [d]"
+    )
     engine: Literal["local"] = Field("local", description="Who runs the units of work")
     workers: int = Field(
         min(4, os.cpu_count() or 1), ge=1, le=64, description="Units of work at a time"

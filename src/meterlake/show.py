@@ -33,6 +33,9 @@ def result(facts: Mapping[str, Any], as_json: bool) -> None:
             for item in value:
                 told = item.get("reason") or ": ".join(map(str, item.values()))
                 print(f"{name.replace('_', ' '):<{width}}  {told}")
+        elif isinstance(value, Mapping):
+            told = ", ".join(f"{n.replace('_', ' ')} {v:,}" for n, v in value.items())
+            print(f"{name.replace('_', ' '):<{width}}  {told}")
         else:
             shown = f"{value:,}" if _is_number(value) else str(value)
             print(f"{name.replace('_', ' '):<{width}}  {shown}")

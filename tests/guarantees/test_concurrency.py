@@ -10,8 +10,9 @@ import pytest
 from support import work
 from support.fault_proxy import Fault, FaultProxy, share
 
-from meterlake import jobs, upkeep
+from meterlake import jobs
 from meterlake.engine.local import LocalEngine
+from meterlake.jobs import upkeep
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings

@@ -1,6 +1,7 @@
 """All or nothing: whichever single write, read, commit or request fails, the lake is whole."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from deltalake.exceptions import DeltaError
 from support import work
 from support.fault_proxy import Fault, FaultProxy, from_nth, nth
 
-from meterlake import jobs, storage, upkeep
+from meterlake import jobs, storage
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.jobs import upkeep
 from meterlake.lake import commit as commits
 from meterlake.lake.store import Store, open_store
 
@@ -128,7 +130,44 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
             break
         injected += 1
         assert upkeep.check(open_store(lake), engine=LocalEngine(1), now=NOW).findings == ()
-    assert injected > 20
+    assert injected > 10
+    record_property("faults injected", injected)
+
+
+@pytest.mark.parametrize("afterwards", [False, True], ids=["refused", "done but not told"])
+def test_each_single_failure_of_a_clustering_leaves_each_table_before_or_after(
+    tmp_path: Path, files: list[str], afterwards: bool, record_property: Record
+) -> None:
+    base, clean = tmp_path / "base", tmp_path / "clean"
+    take(str(base), files[0])
+    work.integrate(str(base), NOW)
+    work.cluster(str(base), NOW)
+    take(str(base), files[1])
+    work.integrate(str(base), NOW)
+    before = work.contents(open_store(str(base)))
+    shutil.copytree(base, clean)
+    work.cluster(str(clean), NOW)
+    after = work.contents(open_store(str(clean)))
+    assert {t for t in after if after[t] != before[t]} == {
+        "serving_readings", "consumption_daily", "consumption_weekly", "consumption_monthly",
+    }  # fmt: skip
+    injected = 0
+    while True:
+        fault = OneFails(injected + 1, afterwards=afterwards)
+        lake = str(tmp_path / f"lake {injected}")
+        shutil.copytree(base, lake)
+        try:
+            with failing(fault):
+                work.cluster(lake, NOW)
+        except Unavailable:
+            for table, rows in work.contents(open_store(lake)).items():
+                assert rows in (before[table], after[table]), table
+            work.cluster(lake, NOW)
+        assert work.contents(open_store(lake)) == after
+        if not fault.failed:
+            break
+        injected += 1
+    assert injected > 10
     record_property("faults injected", injected)
 
 

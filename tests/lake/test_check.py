@@ -11,14 +11,27 @@ import zstandard
 from isal import igzip
 from support import work
 
-from meterlake import jobs, upkeep
+from meterlake import jobs
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.jobs import upkeep
 from meterlake.lake.commit import commit, snapshot
+from meterlake.lake.journal import note
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, write_file
-from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING, Table
+from meterlake.schema import (
+    CONSUMPTION_DAILY,
+    CONSUMPTION_MONTHLY,
+    CONSUMPTION_WEEKLY,
+    LATE_ARRIVALS,
+    QUARANTINE,
+    READINGS,
+    SERVING_READINGS,
+    STAGING,
+    TABLES,
+    Table,
+)
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Damage = Callable[[Store], None]
@@ -48,6 +61,7 @@ def lake(store: Store, tmp_path: Path) -> Store:
     ]
     work.ingest(store.url, first, NOW)
     work.integrate(store.url, NOW)
+    work.cluster(store.url, NOW)
     # And what waits to be integrated.
     waiting = delivered(tmp_path / "c.csv.gz", range(20, 30), "2024-01-03 12:00:00", "bad")
     work.ingest(store.url, [waiting], NOW + timedelta(days=1))
@@ -107,28 +121,32 @@ def packed_otherwise(store: Store) -> None:
     store.put(path, buffer.getvalue())
 
 
-def committed(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Damage:
+def committed(change: Callable[[pl.DataFrame], pl.DataFrame], table: Table = READINGS) -> Damage:
     """Put other rows into a partition as a commit does, so that the log knows their bytes."""
 
     def damage(store: Store) -> None:
-        file, state = file_of(store, READINGS), snapshot(store, READINGS)
-        rows = change(pl.read_parquet(store.read(f"{READINGS.path}/{file.path}")))
-        other = write_file(store, READINGS, rows, partition=file.partition, name="other")
+        file, state = file_of(store, table), snapshot(store, table)
+        rows = change(pl.read_parquet(store.read(f"{table.path}/{file.path}")))
+        other = write_file(store, table, rows, partition=file.partition, name="other")
+        said = note(store, table, state.version)
         commit(
-            store, READINGS, add=[other], remove=[file],
+            store, table, add=[other], remove=[file], note={**said, "changed": {}},
             key="other", version=0, read_version=state.version, now=NOW,
         )  # fmt: skip
 
     return damage
 
 
-def in_two_files(store: Store) -> None:
-    file, state = file_of(store, READINGS), snapshot(store, READINGS)
-    rows = pl.read_parquet(store.read(f"{READINGS.path}/{file.path}"))
-    more = write_file(store, READINGS, rows, partition=file.partition, name="second")
-    commit(
-        store, READINGS, add=[more], key="double", version=0, read_version=state.version, now=NOW
-    )
+def in_two_files(table: Table) -> Damage:
+    def damage(store: Store) -> None:
+        file, state = file_of(store, table), snapshot(store, table)
+        rows = pl.read_parquet(store.read(f"{table.path}/{file.path}"))
+        more = write_file(store, table, rows, partition=file.partition, name="second")
+        commit(
+            store, table, add=[more], key="double", version=0, read_version=state.version, now=NOW
+        )
+
+    return damage
 
 
 def taken_out_of_the_log(store: Store) -> None:
@@ -183,7 +201,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     ),
     "not a number": ("no finite numbers", rewritten(
         READINGS, lambda r: r.with_columns(first_value(float("nan"))))),
-    "two files in a partition": ("needs to be one file", in_two_files),
+    "two files in a partition": ("needs to be one file", in_two_files(READINGS)),
     "a partition taken out of the log": ("not integrated", taken_out_of_the_log),
     "a partition of no reads": ("staging has no read", of_no_reads),
     "staging file gone": ("missing", gone(STAGING)),
@@ -195,6 +213,43 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "quarantine file gone": ("missing", gone(QUARANTINE)),
     "late arrivals gone": ("missing", gone(LATE_ARRIVALS)),
     "late arrivals changed": ("the file has", rewritten(LATE_ARRIVALS, lambda r: r[1:])),
+    "serving file gone": ("missing", gone(SERVING_READINGS)),
+    "serving file cut": ("bytes", cut(SERVING_READINGS)),
+    "serving out of order": ("sorted by meter_id", rewritten(
+        SERVING_READINGS, lambda r: r.reverse())),
+    "serving of another month": ("another month", rewritten(
+        SERVING_READINGS,
+        lambda r: r.with_columns(pl.col("reading_date_time") + pl.duration(days=40)))),
+    "a value of serving changed": (
+        "rows are not those that integrated has",
+        committed(lambda r: r.with_columns(first_value(77.0)), SERVING_READINGS),
+    ),
+    "a reading of serving lost": (
+        "rows are not those that integrated has",
+        committed(lambda r: r[:-1], SERVING_READINGS),
+    ),
+    "serving in two files of the same meters": (
+        "no meter may be in two files", in_two_files(SERVING_READINGS)),
+    "energy of a day gone": ("missing", gone(CONSUMPTION_DAILY)),
+    "energy of a day changed": (
+        "energies are not those of the readings",
+        committed(lambda r: r.with_columns(pl.col("import_kwh") + 0.001), CONSUMPTION_DAILY),
+    ),
+    "a day counted as complete": (
+        "energies are not those of the readings",
+        committed(lambda r: r.with_columns(~pl.col("is_complete")), CONSUMPTION_DAILY),
+    ),
+    "energy of a week changed": (
+        "energies are not those of its days",
+        committed(lambda r: r.with_columns(pl.col("energy_kwh") - 1), CONSUMPTION_WEEKLY),
+    ),
+    "energy of a month not known": (
+        "energies are not those of its days",
+        committed(
+            lambda r: r.with_columns(pl.lit(None, pl.Float64).alias("energy_kwh")),
+            CONSUMPTION_MONTHLY,
+        ),
+    ),
     "quarantine row lost": ("the file has", rewritten(QUARANTINE, lambda r: r[1:])),
 }  # fmt: skip
 
@@ -203,9 +258,7 @@ def test_a_sound_lake_has_no_findings(lake: Store) -> None:
     done = check(lake)
     assert done.findings == ()
     assert done.files > 30
-    assert done.rows == sum(
-        snapshot(lake, t).rows for t in (READINGS, LATE_ARRIVALS, STAGING, QUARANTINE)
-    )
+    assert done.rows == sum(snapshot(lake, t).rows for t in TABLES.values())
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -320,5 +373,9 @@ def test_where_staging_is_gone_nothing_is_derived_from_it(lake: Store, folder: s
 @pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_a_question_to_a_missing_file_says_where_to_look(lake: Store) -> None:
     gone(READINGS)(lake)
+    assert query(lake, "SELECT count(*) AS n FROM readings")["n"][0] > 0  # serving has them too
+    with pytest.raises(Unavailable, match="meterlake check"):
+        query(lake, "SELECT max(arrival_time) FROM readings")
+    gone(SERVING_READINGS)(lake)
     with pytest.raises(Unavailable, match="meterlake check"):
         query(lake, "SELECT count(*) FROM readings")

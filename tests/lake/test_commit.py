@@ -104,10 +104,11 @@ def test_tables_that_are_read_while_jobs_run_are_of_one_state_of_the_lake(
     states = snapshots(store, TABLES.values())
     monkeypatch.setattr(commits, "table_at", real)
     # What is derived is not ahead of its source, and a file's damaged rows come with the others.
-    assert read == ["readings", "staging"]
-    assert (states["readings"].rows, states["staging"].rows) == (1, 2)
+    derived = ["consumption_monthly", "consumption_weekly", "consumption_daily"]
+    assert read == [*derived, "serving_readings", "readings", "staging"]
+    assert (states["readings"].rows, states["staging"].rows) == (5, 6)
     assert states["quarantine"].rows == states["staging"].rows
-    assert snapshots(store, TABLES.values())["quarantine"].rows == 3
+    assert snapshots(store, TABLES.values())["quarantine"].rows == 7
 
 
 @pytest.mark.parametrize("error", [CommitFailedError("lost"), DeltaError("lost"), OSError("lost")])

@@ -13,8 +13,10 @@ from multiprocessing.process import BaseProcess
 
 import polars as pl
 
-from meterlake import jobs, upkeep
+from meterlake import jobs
 from meterlake.engine.local import LocalEngine
+from meterlake.jobs import upkeep
+from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import fetched, scan
@@ -65,6 +67,11 @@ def integrate(lake: str, now: datetime) -> None:
     jobs.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
 
 
+def cluster(lake: str, now: datetime) -> None:
+    """Bring serving and the energies up to date."""
+    run_cluster(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
+
+
 def vacuum(lake: str, now: datetime, retain: timedelta = timedelta(0)) -> None:
     """Remove what no version needs."""
     run_vacuum(open_store(lake), retain=retain, now=now, nobody_else=True)
@@ -86,6 +93,8 @@ def contents(store: Store) -> dict[str, str]:
 def fingerprint(rows: pl.DataFrame) -> str:
     """A hash of rows, whatever their order; commit versions and moments of jobs left out."""
     rows = rows.drop("staging_version", "detected_at", "detection_date", strict=False)
+    if "hour" not in rows.columns and "reading_value" in rows.columns:
+        rows = rows.drop("day")  # serving's is of the file, which may hold several days
     text = rows.sort(rows.columns).write_csv()
     return f"{rows.height}:{hashlib.sha256(text.encode()).hexdigest()}"
 

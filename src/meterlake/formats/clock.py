@@ -1,22 +1,18 @@
 """Wall clocks to UTC: zones, stamps without one, and the hours that a clock skips or repeats.
 
 A reading's time is not guessed: one that its zone does not have, or has twice without the file
-saying which, is no time, and its row is rejected with that reason. What the zones' clocks do is
-read from the package tzdata, so that it is the same on every machine and as new as that package;
-Polars has a list of its own, which is as old as Polars.
+saying which, is no time, and its row is rejected with that reason.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from importlib import resources
-from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from meterlake.errors import BadInput
 from meterlake.formats.profile import Time
+from meterlake.periods import zone_rules
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -274,14 +270,7 @@ def _clock(zone: str) -> tuple[timedelta, tuple[_Change, ...]]:
     if zone[0] in "+-":
         offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
         return -offset if zone[0] == "-" else offset, ()
-    try:
-        with resources.files("tzdata").joinpath("zoneinfo", *zone.split("/")).open("rb") as file:
-            rules = ZoneInfo.from_file(file, key=zone)
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"A time zone needs to be one of the package tzdata, such as Europe/London; found "
-            f"'{zone}'. Correct it, or update tzdata"
-        ) from error
+    rules = zone_rules(zone)
 
     def offset_at(moment: datetime) -> timedelta:
         offset = rules.fromutc(moment.replace(tzinfo=rules)).utcoffset()

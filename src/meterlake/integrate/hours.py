@@ -15,7 +15,14 @@ import polars as pl
 
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, scan, write_file
-from meterlake.schema import LATE_ARRIVALS, POLARS_TYPES, READING_TYPES, READINGS, STAGING
+from meterlake.schema import (
+    BATCH_SOURCE,
+    LATE_ARRIVALS,
+    POLARS_TYPES,
+    READING_TYPES,
+    READINGS,
+    STAGING,
+)
 
 KEY = "integrate"  # idempotency key: the version of staging that was consumed
 
@@ -276,7 +283,7 @@ def integrated_rows(winners: pl.DataFrame, name: str) -> pl.DataFrame:
         pl.lit(kind.unit).alias("unit"),
         pl.lit(kind.obis_code).alias("obis_code"),
         pl.lit(None, pl.String).alias("phase"),
-        pl.lit("B").alias("reading_source"),
+        pl.lit(BATCH_SOURCE).alias("reading_source"),
         pl.col("_arrival").alias("arrival_time"),
         "quality",
     )

@@ -14,7 +14,7 @@ from meterlake import storage
 from meterlake.lake.journal import log_path
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, scan
-from meterlake.schema import READINGS, STAGING, Table
+from meterlake.schema import READINGS, SERVING_READINGS, STAGING, Table
 
 _FILES_A_UNIT = 200
 
@@ -68,16 +68,28 @@ def missing_commits(store: Store, table: Table) -> list[Finding]:
 
 
 def crowded_partitions(state: Snapshot) -> list[Finding]:
-    """Partitions of more than one file."""
-    seen: dict[tuple[str, ...], str] = {}
+    """Partitions of more than one file, of a table by ranges of meters with a meter in two."""
+    seen: dict[tuple[str, ...], list[DataFile]] = {}
     findings = []
     for file in state.files:
-        partition = tuple(file.partition.values())
-        if partition in seen:
-            problem = f"the partition needs to be one file; it has {seen[partition]} too"
+        others = seen.setdefault(tuple(file.partition.values()), [])
+        for other in others:
+            if not state.table.by_meter_range:
+                problem = f"the partition needs to be one file; it has {other.path} too"
+            elif _share_meters(file, other):
+                problem = f"no meter may be in two files of a partition; see {other.path} too"
+            else:
+                continue
             findings.append(Finding(state.table.name, file.path, problem))
-        seen[partition] = file.path
+            break
+        others.append(file)
     return findings
+
+
+def _share_meters(one: DataFile, other: DataFile) -> bool:
+    if one.meters is None or other.meters is None:
+        return True
+    return one.meters[0] <= other.meters[1] and other.meters[0] <= one.meters[1]
 
 
 def plan_files(
@@ -127,18 +139,27 @@ def _problems(table: Table, file: DataFile, rows: pl.DataFrame) -> Iterator[str]
     first, last = cast(datetime, times.min()), cast(datetime, times.max())
     if (first, last) != (file.first, file.last):
         yield f"the log says {file.first} to {file.last}; the file has {first} to {last}"
-    key = ["meter_id", "reading_date_time"]
+    key = list(table.sorted_by)
+    if key:
+        if not rows.select(key).equals(rows.select(key).sort(key)):
+            yield f"its rows need to be sorted by {' and '.join(key)}; they are not"
+        double = rows.height - rows.select(key).n_unique()
+        if double:
+            what = "of its readings have the meter and time" if "reading_value" in rows else ""
+            yield f"{double:,} {what or 'of its rows have the meter and date'} of another"
+    if table.by_meter_range and file.meters != (rows["meter_id"].min(), rows["meter_id"].max()):
+        yield f"the log says meters {file.meters}; the file has others"
     if table == READINGS:
         start, end = _hours_of(file)
         if not times.is_between(start, end, closed="left").all():
             yield "it has readings of another hour than its partition's"
-        if not rows.select(key).equals(rows.select(key).sort(key)):
-            yield "its rows need to be sorted by meter_id and reading_date_time; they are not"
-        double = rows.height - rows.select(key).n_unique()
-        if double:
-            yield f"{double:,} of its readings have the meter and time of another"
         if rows["reading_value"].null_count() or not rows["reading_value"].is_finite().all():
             yield "it has values that are no finite numbers"
+    elif table == SERVING_READINGS:
+        start, _ = _hours_of(file)
+        month = (times.dt.year() == start.year) & (times.dt.month() == start.month)
+        if not (month & (times >= start)).all():
+            yield "it has readings of before its partition's day, or of another month"
     elif table == STAGING:
         start, end = _hours_of(file)
         if not times.is_between(start, end, closed="left").all():

@@ -57,9 +57,10 @@ def snapshots(store: Store, tables: Iterable[Table]) -> dict[str, Snapshot]:
     What is derived is read before what it is derived from, so no table is ahead of its source.
     """
     wanted = {t.name for t in tables}
-    mains = [t for t in TABLES.values() if t.name not in _MAIN]
     found = {}
-    for main in mains:
+    for main in reversed(TABLES.values()):
+        if main.name in _MAIN:
+            continue
         attached = main.attached
         if main.name in wanted:
             found[main.name] = table_at(store, main)
@@ -89,7 +90,8 @@ def commit(
     ----------
     attached : files of `table.attached` that become part of it in the same step
     note : what the log keeps of the job, as JSON
-    version : must be higher than what the table has under the key
+    version : must be higher than what the table has under the key; of a change that was planned
+        on a `read_version`, not lower
     read_version : version of the table (-1: none yet) that the change was planned on. Where
         another commit has changed the table since, nothing happens but Conflict. None: an
         append under a key that is used once, tried again until another commit has it.
@@ -118,8 +120,12 @@ def commit(
     for attempt in range(ATTEMPTS):
         delta = open_delta(store, table) or _create(store, table)
         base = delta.version()
-        changed = read_version is not None and base != max(read_version, 0)
-        if changed or recorded_under(delta, key) >= version:
+        recorded = recorded_under(delta, key)
+        if read_version is None:
+            is_overtaken = recorded >= version
+        else:
+            is_overtaken = recorded > version or base != max(read_version, 0)
+        if is_overtaken:
             raise Conflict(_overtaken(table, base))
         try:
             _write(delta, table, actions, key, version, account, read_version)

@@ -34,11 +34,12 @@ class Account:
 
 @dataclass(frozen=True)
 class Entry:
-    """One commit: the files it added, those of them that are new data, keys, its account."""
+    """One commit: its added files, those of them that are new data, paths it removed, keys."""
 
     version: int
     added: tuple[DataFile, ...]
     new: tuple[DataFile, ...]
+    removed: tuple[str, ...]
     keys: Mapping[str, int]
     account: Account | None
 
@@ -77,6 +78,12 @@ def written(store: Store, table: Table, *, until: int) -> dict[str, str]:
     }
 
 
+def note(store: Store, table: Table, version: int) -> Mapping[str, Any]:
+    """What the job of a commit put on record; empty where it is not one of ours."""
+    (entry,) = entries(store, table, after=version - 1, until=version)
+    return {} if entry.account is None else entry.account.note
+
+
 def metadata(table: Table, account: Account) -> dict[str, str]:
     """An account as a commit's metadata."""
     attached = [
@@ -98,6 +105,8 @@ def statistics(table: Table, file: DataFile) -> str:
     if file.first is not None and file.last is not None:
         stats["minValues"][table.time_column] = _iso(file.first)
         stats["maxValues"][table.time_column] = _iso(file.last)
+    if file.meters is not None:
+        stats["minValues"]["meter_id"], stats["maxValues"]["meter_id"] = file.meters
     return json.dumps({**stats, "sha256": file.sha256})
 
 
@@ -107,7 +116,7 @@ def log_path(table: Table, version: int) -> str:
 
 
 def _entry(store: Store, table: Table, version: int) -> Entry:
-    added, new, keys, account = [], [], {}, None
+    added, new, removed, keys, account = [], [], [], {}, None
     for line in store.read(log_path(table, version)).splitlines():
         action = json.loads(line)
         if add := action.get("add"):
@@ -115,11 +124,13 @@ def _entry(store: Store, table: Table, version: int) -> Entry:
             added.append(file)
             if add["dataChange"]:
                 new.append(file)
+        elif remove := action.get("remove"):
+            removed.append(remove["path"])
         elif txn := action.get("txn"):
             keys[txn["appId"]] = txn["version"]
         elif said := action.get("commitInfo", {}).get(_METADATA_KEY):
             account = _account(table, json.loads(said))
-    return Entry(version, tuple(added), tuple(new), keys, account)
+    return Entry(version, tuple(added), tuple(new), tuple(removed), keys, account)
 
 
 def _account(table: Table, said: dict[str, Any]) -> Account:
@@ -133,7 +144,8 @@ def _account(table: Table, said: dict[str, Any]) -> Account:
 
 def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
     stats = json.loads(action["stats"])
-    first, last = (stats[side].get(table.time_column) for side in ("minValues", "maxValues"))
+    smallest, largest = stats["minValues"], stats["maxValues"]
+    first, last = smallest.get(table.time_column), largest.get(table.time_column)
     return DataFile(
         path=action["path"],
         size=action["size"],
@@ -142,6 +154,7 @@ def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
         first=None if first is None else datetime.fromisoformat(first),
         last=None if last is None else datetime.fromisoformat(last),
         sha256=stats["sha256"],
+        meters=(smallest["meter_id"], largest["meter_id"]) if "meter_id" in smallest else None,
     )
 
 

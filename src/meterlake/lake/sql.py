@@ -6,7 +6,8 @@ can be read.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import duckdb
 import polars as pl
@@ -15,14 +16,26 @@ from arro3.core import Table as ArrowTable
 from meterlake.errors import BadInput, Unavailable
 from meterlake.lake.commit import snapshots
 from meterlake.lake.history import AsOf, balance_sql, views_as_of
+from meterlake.lake.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.lake.store import Store
-from meterlake.lake.table import Snapshot
-from meterlake.schema import QUARANTINE, READINGS, STAGING, TABLES, Table
+from meterlake.lake.table import DataFile, Snapshot
+from meterlake.schema import (
+    BATCH_SOURCE,
+    QUARANTINE,
+    READING_TYPES,
+    READINGS,
+    SERVING_READINGS,
+    STAGING,
+    TABLES,
+    Table,
+)
 
 _SQL_TYPES = {
     "string": "VARCHAR",
     "double": "DOUBLE",
     "long": "BIGINT",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
     "timestamp": "TIMESTAMPTZ",
 }
 
@@ -45,8 +58,31 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
             "A query needs to be one SELECT (the lake is only read here); found "
             + (", ".join(sorted(str(k).split(".")[-1] for k in kinds)) or "nothing")
         )
-    named = [table for table in TABLES.values() if table.name in sql.lower()]
-    return answer(store, sql, _states(store, named or TABLES.values(), as_of), as_of=as_of)
+    named = [table for table in TABLES.values() if table.name in sql.lower()] or TABLES.values()
+    if as_of is not None:
+        # As of a moment the readings come from staging.
+        wanted = {STAGING if t == READINGS else t for t in named} | {STAGING}
+        return answer(store, sql, snapshots(store, wanted), as_of=as_of)
+    if READINGS not in named or _asks_for_arrival(sql):
+        return answer(store, sql, snapshots(store, named))
+    states = snapshots(store, {*named, SERVING_READINGS})
+    return answer(store, sql, states, layout=layout_of(store, states))
+
+
+def _asks_for_arrival(sql: str) -> bool:
+    """Whether a query needs the readings' arrival_time, which serving does not have."""
+    with duckdb.connect() as connection:
+        for table in TABLES.values():
+            columns = ", ".join(f'"{c.name}" {_SQL_TYPES[c.type]}' for c in table.columns)
+            connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
+        connection.execute("SET enable_external_access = false")
+        # An empty table's plan is no plan, where this one may see that it is empty.
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+        try:
+            plan = connection.execute(f"EXPLAIN {sql}").fetchall()
+        except duckdb.Error:
+            return True  # the answer will say what is wrong with it
+        return any("arrival_time" in text for _, text in plan)
 
 
 def balance(store: Store) -> pl.DataFrame:
@@ -61,13 +97,18 @@ def answer(
     parameters: Mapping[str, object] | None = None,
     *,
     as_of: AsOf | None = None,
+    layout: Layout | None = None,
 ) -> pl.DataFrame:
-    """Answer one SELECT over these states of tables. Raises BadInput as `query` does."""
+    """Answer one SELECT over these states of tables. Raises BadInput as `query` does.
+
+    With a `layout` the readings are those of serving, where it is up to date, and their
+    arrival_time is not known.
+    """
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         store.register(connection)
         try:
-            _create_views(connection, store, states, as_of)
+            _create_views(connection, store, states, as_of, layout)
         except duckdb.Error as error:
             raise Unavailable(
                 f"The lake's files cannot be read: {_cause(error)}. meterlake check tells whether "
@@ -90,22 +131,19 @@ def answer(
             ) from error
 
 
-def _states(store: Store, tables: Iterable[Table], as_of: AsOf | None) -> dict[str, Snapshot]:
-    if as_of is None:
-        return snapshots(store, tables)
-    # As of a moment the readings come from staging.
-    return snapshots(store, {STAGING if t == READINGS else t for t in tables} | {STAGING})
-
-
 def _create_views(
     connection: duckdb.DuckDBPyConnection,
     store: Store,
     states: Mapping[str, Snapshot],
     as_of: AsOf | None,
+    layout: Layout | None,
 ) -> None:
     prefix = "" if as_of is None else "now_"
     for name, state in states.items():
-        connection.execute(f'CREATE VIEW "{prefix}{name}" AS {_files(store, state)}')
+        rows = _files(store, state.table, state.files)
+        if name == READINGS.name and layout is not None:
+            rows = _readings(store, layout)
+        connection.execute(f'CREATE VIEW "{prefix}{name}" AS {rows}')
     if as_of is not None:
         here = {name: f'"{prefix}{name}"' for name in states}
         for name, view in views_as_of(as_of).items():
@@ -113,14 +151,67 @@ def _create_views(
                 connection.execute(f'CREATE VIEW "{name}" AS {view.format(**here)}')
 
 
-def _files(store: Store, state: Snapshot) -> str:
-    table = state.table
-    if not state.files:
+def _readings(store: Store, layout: Layout) -> str:
+    """SQL of the readings by a layout: what serving has, and the rest of integrated."""
+    pieces = [
+        piece for name in layout.reading_types for piece in layout.pieces(name, EARLIEST, LATEST)
+    ]
+    rest = [f for p in pieces if p.table == READINGS for f in p.files]
+    whole: list[DataFile] = []
+    parts = [_files(store, READINGS, rest)]
+    for piece in pieces:
+        if piece.table == READINGS:
+            continue
+        for file in piece.files:
+            if piece.has_all_of(file):
+                whole.append(file)
+            else:
+                rows = _by_meter(_files(store, SERVING_READINGS, [file]))
+                parts.append(
+                    f"SELECT * FROM ({rows}) WHERE reading_date_time >= "  # noqa: S608
+                    f"{_moment(piece.start)} AND reading_date_time < {_moment(piece.end)}"
+                )
+    parts.append(_by_meter(_files(store, SERVING_READINGS, whole)))
+    return " UNION ALL ".join(f"({part})" for part in parts)
+
+
+def _by_meter(serving: str) -> str:
+    """Serving's rows with the columns of the readings, but for arrival_time."""
+    worked_out = {
+        "unit": _by_type("unit"),
+        "obis_code": _by_type("obis_code"),
+        "phase": "NULL::VARCHAR",
+        "reading_source": f"'{BATCH_SOURCE}'",
+        "arrival_time": "NULL::TIMESTAMPTZ",
+        "year": "strftime(reading_date_time, '%Y')",
+        "month": "strftime(reading_date_time, '%m')",
+        "day": "strftime(reading_date_time, '%d')",
+        "hour": "strftime(reading_date_time, '%H')",
+    }
+    columns = ", ".join(
+        f"{worked_out[c.name]} AS {c.name}" if c.name in worked_out else c.name
+        for c in READINGS.columns
+    )
+    return f"SELECT {columns} FROM ({serving})"  # noqa: S608
+
+
+def _by_type(fact: str) -> str:
+    whens = " ".join(f"WHEN '{t.name}' THEN '{getattr(t, fact)}'" for t in READING_TYPES.values())
+    return f"CASE reading_type {whens} END"
+
+
+def _moment(moment: datetime) -> str:
+    return f"TIMESTAMPTZ '{moment.isoformat()}'"
+
+
+def _files(store: Store, table: Table, of: Sequence[DataFile]) -> str:
+    if not of:
         columns = ", ".join(f'NULL::{_SQL_TYPES[c.type]} AS "{c.name}"' for c in table.columns)
         return f"SELECT {columns} WHERE false"
-    files = ", ".join(_quoted(_exactly(store.uri(f"{table.path}/{f.path}"))) for f in state.files)
+    files = ", ".join(_quoted(_exactly(store.uri(f"{table.path}/{f.path}"))) for f in of)
+    columns = ", ".join(f'"{c.name}"' for c in table.columns)
     return (  # names of our own schema, and paths, quoted
-        f"SELECT {', '.join(c.name for c in table.columns)} FROM read_parquet([{files}], "  # noqa: S608
+        f"SELECT {columns} FROM read_parquet([{files}], "  # noqa: S608
         "hive_partitioning = true, hive_types_autocast = false)"
     )
 

@@ -82,6 +82,19 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._unavailable("read", path, error) from error
 
+    def has(self, path: str) -> bool:
+        """Whether there is such an object. Raises Unavailable where that cannot be told."""
+        try:
+            storage.steadily(
+                lambda: obstore.head(self._objects, path),
+                failures=() if self.is_local else (OSError, BaseError),
+            )
+            return True
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise self._unavailable("look for", path, error) from error
+
     def list(self, prefix: str) -> list[Stored]:
         """The objects below a prefix, whole ones only. Raises Unavailable."""
         try:

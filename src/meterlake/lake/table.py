@@ -19,6 +19,8 @@ from meterlake.schema import POLARS_TYPES, Table, polars_schema
 Result = TypeVar("Result")
 
 COMPRESSION_LEVEL = 1  # zstd; 3 costs 10 % of the time for 4 % of the bytes (docs/performance.md)
+ROW_GROUP = 65_536
+METER_ROW_GROUP = 16_384  # rows; who asks for one meter reads one or two of these in a file
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class DataFile:
 
     `path` is relative to the table; `first` and `last` are the smallest and largest value
     of the table's time column, None where the file has none; `sha256` is of its bytes, known
-    where the file was written or comes from the journal, else empty.
+    where the file was written or comes from the journal, else empty; `meters` are the smallest
+    and largest meter id of a table `by_meter_range`.
     """
 
     path: str
@@ -37,6 +40,7 @@ class DataFile:
     first: datetime | None
     last: datetime | None
     sha256: str = ""
+    meters: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ def write_file(
     path = f"{partition_path(partition)}/{name}.parquet"
     buffer = io.BytesIO()
     frame.write_parquet(
-        buffer, compression="zstd", compression_level=COMPRESSION_LEVEL, row_group_size=65_536
+        buffer,
+        compression="zstd",
+        compression_level=COMPRESSION_LEVEL,
+        row_group_size=METER_ROW_GROUP if table.by_meter_range else ROW_GROUP,
     )
     size = buffer.tell()
     sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -89,7 +96,8 @@ def write_file(
     store.put(f"{table.path}/{path}", buffer)
     times = frame[table.time_column]
     first, last = cast(datetime | None, times.min()), cast(datetime | None, times.max())
-    return DataFile(path, size, frame.height, dict(partition), first, last, sha256)
+    meters = (frame["meter_id"][0], frame["meter_id"][-1]) if table.by_meter_range else None
+    return DataFile(path, size, frame.height, dict(partition), first, last, sha256, meters)
 
 
 def table_at(store: Store, table: Table, version: int | None = None) -> Snapshot:
@@ -110,6 +118,13 @@ def state_of(table: Table, delta: DeltaTable | None) -> Snapshot:
 def consumed_version(store: Store, table: Table, key: str) -> int:
     """The version recorded under an idempotency key of the table; -1 where there is none."""
     return recorded_under(open_delta(store, table), key)
+
+
+def recorded_at(store: Store, state: Snapshot, key: str) -> int:
+    """The version recorded under a key in this state of a table; -1 where there is none."""
+    if state.version < 0:
+        return -1
+    return recorded_under(open_delta(store, state.table, state.version), key)
 
 
 def recorded_under(delta: DeltaTable | None, key: str) -> int:
@@ -188,11 +203,20 @@ def _live_files(table: Table, delta: DeltaTable) -> tuple[DataFile, ...]:
         pl.struct([f"partition.{name}" for name in table.partitioned_by]).alias("partition"),
         _or_null(actions, f"min.{time}"),
         _or_null(actions, f"max.{time}"),
+        pl.concat_list("min.meter_id", "max.meter_id") if table.by_meter_range else pl.lit(None),
     )
     prefix = len("partition.")
     return tuple(
-        DataFile(path, size, rows, {k[prefix:]: v for k, v in partition.items()}, first, last)
-        for path, size, rows, partition, first, last in frame.iter_rows()
+        DataFile(
+            path,
+            size,
+            rows,
+            {name[prefix:]: value for name, value in partition.items()},
+            first,
+            last,
+            meters=None if meters is None else (meters[0], meters[1]),
+        )
+        for path, size, rows, partition, first, last, meters in frame.iter_rows()
     )
 
 

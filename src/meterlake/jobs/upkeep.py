@@ -1,26 +1,30 @@
 """The job that says whether a lake is whole, and has mended what is not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from meterlake.engine import Engine
 from meterlake.errors import Unavailable
-from meterlake.integrate import hours, verify
+from meterlake.integrate import hours, verify, verify_serving
+from meterlake.integrate.consumption import PERIOD_TABLES, changed_dates
 from meterlake.jobs import Progress, silent
-from meterlake.lake import check as whole
-from meterlake.lake.check import Finding
-from meterlake.lake.commit import settle, snapshots
-from meterlake.lake.journal import written
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, consumed_version
-from meterlake.repair import (
+from meterlake.jobs.cluster import renew
+from meterlake.jobs.repair import (
     consumed_files,
     rebuild_integrated,
     restore_late_arrivals,
     restore_staging,
 )
-from meterlake.schema import READINGS, STAGING, TABLES
+from meterlake.lake import check as whole
+from meterlake.lake.check import Finding
+from meterlake.lake.commit import settle, snapshot, snapshots
+from meterlake.lake.consumption import KEY, changed_hours
+from meterlake.lake.journal import note, written
+from meterlake.lake.layout import day_of, layout_of
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, Snapshot, consumed_version, recorded_at
+from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, TABLES
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def check(
     restore_late_arrivals(store, findings, engine)
     if not any(f.table == STAGING.name for f in findings):  # else it is no source to derive from
         rebuild_integrated(store, findings, engine, now)
+    _renew(store, _check(store, engine, progress).findings, engine, now)
     left = _check(store, engine, progress)
     remaining = {(f.table, f.path) for f in left.findings}
     mended = (f for f in found.findings if (f.table, f.path) not in remaining)
@@ -74,7 +79,9 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     there = {name: whole.sizes(store, state) for name, state in states.items()}
     for name, state in states.items():
         findings += whole.missing_files(state, there[name])
-    findings += whole.crowded_partitions(states[READINGS.name])
+    for table in TABLES.values():
+        if table.sorted_by:
+            findings += whole.crowded_partitions(states[table.name])
     units = [
         unit
         for name, state in states.items()
@@ -92,11 +99,69 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     if not any(f.table == STAGING.name for f in findings):
         staged = consumed_files(store, states[STAGING.name], consumed)
         findings += _compare(store, staged, states[READINGS.name], findings, engine, progress)
+    findings += _compare_serving(store, states, findings, engine, progress)
     return Checked(
         files=sum(len(s.files) for s in states.values()),
         rows=sum(s.rows for s in states.values()),
         findings=tuple(sorted(findings, key=lambda f: (f.table, f.path, f.problem))),
     )
+
+
+def _compare_serving(
+    store: Store,
+    states: Mapping[str, Snapshot],
+    known: Iterable[Finding],
+    engine: Engine,
+    progress: Progress,
+) -> list[Finding]:
+    unreadable = frozenset(f.path for f in known)
+    layout = layout_of(store, states)
+    spans, findings = verify_serving.plan_spans(layout, unreadable=unreadable)
+    for done, found in enumerate(engine.map(verify_serving.compare_spans(store), spans), start=1):
+        findings += found
+        progress("serving", len(spans), done)
+    daily = states[CONSUMPTION_DAILY.name]
+    if not daily.files:
+        return findings
+    zone = note(store, CONSUMPTION_DAILY, daily.version)["timezone"]
+    consumed = recorded_at(store, daily, KEY)
+    months = verify_serving.plan_energy(
+        layout,
+        daily,
+        changed_hours(store, consumed, states[READINGS.name].version),
+        zone,
+        unreadable=unreadable,
+    )
+    for found in engine.map(verify_serving.compare_energy(store), months):
+        findings += found
+    if unreadable & {f.path for f in daily.files}:
+        return findings
+    changed = {
+        table.name: changed_dates(store, daily, recorded_at(store, states[table.name], KEY), zone)
+        for table in PERIOD_TABLES.values()
+    }
+    sums = [
+        unit
+        for unit in verify_serving.plan_sums(daily, states, changed, zone)
+        if not unreadable & {f.path for f in unit.replaces}
+    ]
+    for found in engine.map(verify_serving.compare_sums(store), sums):
+        findings += found
+    return findings
+
+
+def _renew(store: Store, findings: Sequence[Finding], engine: Engine, now: datetime) -> None:
+    """Work out again what serving and the energies have wrong, where their source is whole."""
+    if any(f.table == READINGS.name for f in findings):
+        return
+    files = {f.path: f for f in snapshot(store, SERVING_READINGS).files}
+    spans_of = {
+        (files[f.path].partition["reading_type"], day_of(files[f.path]))
+        for f in findings
+        if f.table == SERVING_READINGS.name and f.path in files
+    }
+    tables = [TABLES[name] for name in {f.table for f in findings}]
+    renew(store, engine=engine, now=now, spans_of=spans_of, tables=tables)
 
 
 def _one_state(store: Store) -> tuple[int, dict[str, Snapshot]]:

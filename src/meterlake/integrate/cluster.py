@@ -1,0 +1,181 @@
+"""Integrated hours to serving days: the same readings once more, sorted by meter, then time.
+
+The unit of work is a span of serving: one reading type, one UTC day, or the days of a month that
+have been merged. Pieces of time, each sorted by meter, become one piece sorted by meter.
+"""
+
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+import polars as pl
+
+from meterlake.lake.layout import DAY, Day, Layout, Piece, Span, scan_pieces
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, fetched, write_file
+from meterlake.schema import READINGS, SERVING_READINGS
+
+RANGE_ROWS = 2_000_000  # rows of a file, about: a larger span is cut into ranges of meters
+
+COLUMNS = [c.name for c in SERVING_READINGS.file_columns]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """A unit of work: pieces in the order of time become one span in the place of `replaces`."""
+
+    reading_type: str
+    first: datetime
+    pieces: tuple[Piece, ...]
+    replaces: tuple[DataFile, ...] = ()
+
+
+def plan_days(
+    layout: Layout, *, closed_until: datetime, anew: Collection[Day] = ()
+) -> list[Clustering]:
+    """Stale days, and closed ones that serving does not have, in the order of time.
+
+    Parameters
+    ----------
+    closed_until : days that end at or before are closed
+    anew : spans, by their first day, of which every day is to come from integrated
+    """
+    units: dict[tuple[datetime, str], Clustering] = {}
+    for name in layout.reading_types:
+        for day in layout.days(name):
+            span = layout.span_of(name, day)
+            if span is None:
+                if day + DAY <= closed_until:
+                    units[day, name] = Clustering(name, day, (_hours(layout, name, day),))
+            elif (span.first, name) not in units:
+                is_anew = (name, span.first) in anew
+                if is_anew or layout.is_stale(name, day):
+                    units[span.first, name] = _renewed(layout, name, span, is_anew)
+    return [units[key] for key in sorted(units)]
+
+
+def plan_merges(layout: Layout, *, merge_days: int, settled_until: datetime) -> list[Clustering]:
+    """Runs of `merge_days` days of a month that serving has in several spans, where all are over.
+
+    Parameters
+    ----------
+    merge_days : 31 for whole months; 1 for none
+    settled_until : days that end at or before may be merged
+    """
+    units = []
+    for name in layout.reading_types:
+        runs: dict[datetime, list[Span]] = {}
+        for span in layout.spans(name):
+            number = (span.first.day - 1) // merge_days
+            runs.setdefault(span.first.replace(day=1 + number * merge_days), []).append(span)
+        for start, spans in runs.items():
+            if len(spans) > 1 and _run_end(start, merge_days) <= settled_until:
+                pieces = tuple(Piece(SERVING_READINGS, s.files, s.first, s.end) for s in spans)
+                files = tuple(f for s in spans for f in s.files)
+                units.append(Clustering(name, spans[0].first, pieces, files))
+    return sorted(units, key=lambda unit: (unit.first, unit.reading_type))
+
+
+def cluster_span(store: Store) -> Callable[[Clustering], tuple[DataFile, ...]]:
+    """The work on one unit: its files, each of a range of meters."""
+    order = MeterOrder()  # the types of a day mostly have the same meters in the same order
+
+    def work(unit: Clustering) -> tuple[DataFile, ...]:
+        partition = {
+            "reading_type": unit.reading_type,
+            "year": f"{unit.first.year:04d}",
+            "month": f"{unit.first.month:02d}",
+            "day": f"{unit.first.day:02d}",
+        }
+        return tuple(
+            write_file(
+                store,
+                SERVING_READINGS,
+                rows,
+                partition=partition,
+                name=f"part-{uuid.uuid4().hex}",
+            )
+            for rows in clustered(store, unit.pieces, order)
+        )
+
+    return work
+
+
+def clustered(
+    store: Store, pieces: Sequence[Piece], order: "MeterOrder | None" = None
+) -> Iterator[pl.DataFrame]:
+    """The readings in pieces, sorted by meter and time, in frames of ranges of meters."""
+    order = order or MeterOrder()
+    for keep in meter_ranges(store, pieces, RANGE_ROWS):
+        parts = [scan_pieces(store, [piece], COLUMNS, keep=keep) for piece in pieces]
+        # The pieces are in the order of time, and sorted by meter, then time, each.
+        rows = order.by_meter(fetched(pl.concat(parts)))
+        if not rows.is_empty():
+            yield rows
+
+
+class MeterOrder:
+    """Sorts rows by meter, equal meters as they were; the meters of the last rows once only."""
+
+    def __init__(self) -> None:
+        self._last: tuple[pl.Series, pl.Series, pl.Series] | None = None
+
+    def by_meter(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows in that order."""
+        meters = rows["meter_id"]
+        if meters.is_sorted():
+            return rows
+        last = self._last
+        if last is None or not last[0].equals(meters):
+            order = rows.select(pl.arg_sort_by("meter_id", maintain_order=True)).to_series()
+            last = self._last = meters, meters.gather(order), order
+        _, in_order, order = last
+        return rows.select(in_order, pl.exclude("meter_id").gather(order))
+
+
+def meter_ranges(
+    store: Store, pieces: Sequence[Piece], range_rows: int
+) -> Iterator[pl.Expr | None]:
+    """Conditions that cut pieces into ranges of meters of about so many rows; None: no cut."""
+    count = -(-sum(p.rows for p in pieces) // range_rows)
+    if count <= 1:
+        yield None
+        return
+    most = max(pieces, key=lambda p: p.rows)
+    meters = fetched(scan_pieces(store, [most], ["meter_id"]).unique().sort("meter_id"))["meter_id"]
+    if meters.is_empty():
+        yield None
+        return
+    cuts = [meters[number * len(meters) // count] for number in range(1, count)]
+    meter = pl.col("meter_id")
+    yield meter < cuts[0]
+    for low, high in pairwise(cuts):
+        yield (meter >= low) & (meter < high)
+    yield meter >= cuts[-1]
+
+
+def _renewed(layout: Layout, name: str, span: Span, anew: bool) -> Clustering:
+    """A span with its stale days from integrated, the others as they are."""
+    pieces: list[Piece] = []
+    for day in layout.days(name):
+        if not span.first <= day < span.end:
+            continue
+        if anew or layout.is_stale(name, day):
+            pieces.append(_hours(layout, name, day))
+        elif pieces and pieces[-1].table == SERVING_READINGS:
+            pieces[-1] = Piece(SERVING_READINGS, span.files, pieces[-1].start, day + DAY)
+        else:
+            pieces.append(Piece(SERVING_READINGS, span.files, day, day + DAY))
+    return Clustering(name, span.first, tuple(pieces), span.files)
+
+
+def _hours(layout: Layout, name: str, day: datetime) -> Piece:
+    return Piece(READINGS, layout.hours(name, day), day, day + DAY)
+
+
+def _run_end(start: datetime, merge_days: int) -> datetime:
+    """The end of a run of days of a month; it ends with the month at the latest."""
+    next_month = (start.replace(day=28) + 4 * DAY).replace(day=1)
+    return min(start + merge_days * DAY, next_month)

@@ -1,0 +1,198 @@
+"""Serving against integrated, and energies against readings: worked out again and compared."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from meterlake.energy import CONSUMPTION_SCHEMA
+from meterlake.integrate.cluster import COLUMNS, RANGE_ROWS, MeterOrder, meter_ranges
+from meterlake.integrate.consumption import (
+    PERIOD_TABLES,
+    Dates,
+    Month,
+    Summed,
+    consumed_month,
+    consumed_period,
+    dates_in,
+    plan_months,
+    plan_periods,
+)
+from meterlake.lake.check import Finding
+from meterlake.lake.consumption import month_of, pending_days
+from meterlake.lake.layout import DAY, HOUR, Layout, Piece, Span, scan_pieces
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, Snapshot, fetched, scan
+from meterlake.periods import periods
+from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
+
+TOLERANCE = 1e-6  # [kWh], [kW]: sums of the same numbers in another order
+
+
+@dataclass(frozen=True)
+class Served:
+    """A unit of work: days of a span of serving, and integrated's hours of them."""
+
+    span: Span
+    serving: tuple[Piece, ...]
+    integrated: tuple[Piece, ...]
+
+
+def plan_spans(layout: Layout, *, unreadable: frozenset[str]) -> tuple[list[Served], list[Finding]]:
+    """Every span, but for its stale days; and spans that have a day of another span too."""
+    units, findings = [], []
+    for name in layout.reading_types:
+        spans = layout.spans(name)
+        for span, following in zip(spans, [*spans[1:], None], strict=False):
+            if following is not None and following.first < span.end:
+                problem = f"it has days of the span that begins on {following.first:%Y-%m-%d} too"
+                findings.append(Finding(SERVING_READINGS.name, span.files[0].path, problem))
+            days = [d for d in layout.days(name) if span.first <= d < span.end]
+            stale = [d for d in days if layout.is_stale(name, d)]
+            windows = list(_between(span, stale))
+            fresh = [
+                Piece(READINGS, layout.hours(name, d), d, d + DAY) for d in days if d not in stale
+            ]
+            files = [*span.files, *(f for p in fresh for f in p.files)]
+            if not unreadable & {f.path for f in files}:
+                serving = tuple(Piece(SERVING_READINGS, span.files, *w) for w in windows)
+                units.append(Served(span, serving, tuple(fresh)))
+    return units, findings
+
+
+def compare_spans(store: Store) -> Callable[[Served], list[Finding]]:
+    """The work on one unit."""
+
+    def work(unit: Served) -> list[Finding]:
+        for keep in meter_ranges(store, [*unit.integrated, *unit.serving], RANGE_ROWS):
+            found, wanted = (
+                MeterOrder().by_meter(
+                    fetched(
+                        pl.concat([scan_pieces(store, [p], COLUMNS, keep=keep) for p in pieces])
+                    )
+                )
+                if pieces
+                else pl.DataFrame()
+                for pieces in (unit.serving, unit.integrated)
+            )
+            if not found.equals(wanted) and (found.height or wanted.height):
+                problem = "its rows are not those that integrated has"
+                return [Finding(SERVING_READINGS.name, f.path, problem) for f in unit.span.files]
+        return []
+
+    return work
+
+
+def plan_energy(
+    layout: Layout,
+    daily: Snapshot,
+    changed: Mapping[str, Iterable[datetime]],
+    zone: str,
+    *,
+    unreadable: frozenset[str],
+) -> list[tuple[Month, tuple[DataFile, ...]]]:
+    """The days of each month that the table has worked out, and its files of the month."""
+    units = []
+    for name in layout.reading_types:
+        files = [f for f in daily.files if f.partition["reading_type"] == name]
+        last = max((f.last for f in files if f.last is not None), default=None)
+        if last is None:
+            continue
+        (last_day,) = periods(zone, "day", last, last + HOUR)
+        pending = {d.date for d in pending_days(layout, name, files, changed.get(name, ()), zone)}
+        for month in plan_months(layout, (), {}, zone=zone, closed_until=last_day.end):
+            days = tuple(d for d in month.days if d.date not in pending)
+            of_month = tuple(f for f in files if month_of(f) == month.first)
+            pieces = tuple(
+                p for d in days for p in layout.pieces(name, d.start, d.end, by_meter=False)
+            )
+            paths = {f.path for f in of_month} | {f.path for p in pieces for f in p.files}
+            if month.reading_type == name and pieces and not unreadable & paths:
+                units.append((Month(name, month.first, days, pieces, ()), of_month))
+    return units
+
+
+def compare_energy(
+    store: Store,
+) -> Callable[[tuple[Month, tuple[DataFile, ...]]], list[Finding]]:
+    """The work on one month of days."""
+
+    def work(unit: tuple[Month, tuple[DataFile, ...]]) -> list[Finding]:
+        month, files = unit
+        dates = pl.col("date").is_in([day.date for day in month.days])
+        found = scan(store, CONSUMPTION_DAILY, files).filter(dates)
+        problem = "its energies are not those of the readings"
+        same = _same(found, consumed_month(store, month))
+        return [] if same else _findings(CONSUMPTION_DAILY, files, month, problem)
+
+    return work
+
+
+def plan_sums(
+    daily: Snapshot, states: Mapping[str, Snapshot], changed: Mapping[str, Dates], zone: str
+) -> list[Summed]:
+    """The weeks and months whose days have not changed since they were summed up."""
+    everything = dates_in(daily.files, zone)
+    units = []
+    for by, table in PERIOD_TABLES.items():
+        state = states[table.name]
+        if not state.files:
+            continue
+        waiting = {
+            (u.reading_type, u.period.date)
+            for u in plan_periods(by, daily, state, changed[table.name], zone=zone)
+        }
+        units += [
+            unit
+            for unit in plan_periods(by, daily, state, everything, zone=zone)
+            if (unit.reading_type, unit.period.date) not in waiting
+        ]
+    return units
+
+
+def compare_sums(store: Store) -> Callable[[Summed], list[Finding]]:
+    """The work on one week or month."""
+
+    def work(unit: Summed) -> list[Finding]:
+        found = scan(store, unit.table, unit.replaces)
+        problem = "its energies are not those of its days"
+        same = _same(found, consumed_period(store, unit))
+        return [] if same else _findings(unit.table, unit.replaces, unit, problem)
+
+    return work
+
+
+def _same(found: pl.LazyFrame, wanted: Iterator[pl.DataFrame]) -> bool:
+    columns = list(CONSUMPTION_SCHEMA)
+    rows = fetched(found.select(columns)).sort("meter_id", "date")
+    other = pl.concat([pl.DataFrame(schema=CONSUMPTION_SCHEMA), *wanted]).sort("meter_id", "date")
+    numbers = [name for name, kind in CONSUMPTION_SCHEMA.items() if kind == pl.Float64]
+    if not rows.drop(numbers).equals(other.drop(numbers)):
+        return False
+    apart = pl.DataFrame(
+        [
+            ((rows[n] - other[n]).abs() > TOLERANCE) | (rows[n].is_null() != other[n].is_null())
+            for n in numbers
+        ]
+    )
+    return not apart.select(pl.any_horizontal(pl.all()).any()).item()
+
+
+def _findings(
+    table: Table, files: Sequence[DataFile], unit: Month | Summed, problem: str
+) -> list[Finding]:
+    if files:
+        return [Finding(table.name, f.path, problem) for f in files]
+    first = unit.first if isinstance(unit, Month) else unit.period.date
+    return [Finding(table.name, f"reading_type={unit.reading_type}", f"{first} is missing")]
+
+
+def _between(span: Span, without: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    start = span.first
+    for day in without:
+        if start < day:
+            yield start, day
+        start = day + DAY
+    if start < span.end:
+        yield start, span.end

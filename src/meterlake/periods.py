@@ -1,0 +1,89 @@
+"""Local days, weeks and months: where they begin and end in UTC.
+
+What the zones' clocks do is read from the package tzdata, so that it is the same on every
+machine and as new as that package; Polars has a list of its own, which is as old as Polars.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from importlib import resources
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from meterlake.errors import BadInput
+
+By = Literal["day", "week", "month"]
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Period:
+    """A local day, week (from Monday, ISO 8601) or month, named by its first date.
+
+    `start` and `end` are in UTC; the end is not included. A day lasts 23, 24 or 25 hours, where
+    clocks change by half an hour also 23.5 or 24.5.
+    """
+
+    date: date
+    start: datetime
+    end: datetime
+
+
+@cache
+def zone_rules(zone: str) -> ZoneInfo:
+    """What a zone's clock does. Raises BadInput where there is no such zone."""
+    try:
+        with resources.files("tzdata").joinpath("zoneinfo", *zone.split("/")).open("rb") as file:
+            return ZoneInfo.from_file(file, key=zone)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"A time zone needs to be one of the package tzdata, such as Europe/London; found "
+            f"'{zone}'. Correct it, or update tzdata"
+        ) from error
+
+
+def local_date(zone: str, moment: datetime) -> date:
+    """The date that the zone's clock shows at an aware moment."""
+    return moment.astimezone(zone_rules(zone)).date()
+
+
+def periods(zone: str, by: By, start: datetime, end: datetime) -> list[Period]:
+    """The local periods that have a part in a half-open window of aware moments, in order.
+
+    Examples
+    --------
+    >>> moment = datetime(2024, 3, 31, 12, tzinfo=UTC)
+    >>> [day] = periods("Europe/London", "day", moment, moment + timedelta(minutes=1))
+    >>> day.end - day.start
+    datetime.timedelta(seconds=82800)
+    """
+    found = []
+    first = first_date(local_date(zone, start), by)
+    while (begins := local_midnight(zone, first)) < end:
+        following = next_date(first, by)
+        ends = local_midnight(zone, following)
+        if max(begins, start) < ends:  # a date that a zone skipped has no time at all
+            found.append(Period(first, begins, ends))
+        first = following
+    return found
+
+
+def local_midnight(zone: str, day: date) -> datetime:
+    """When a local date begins: its first moment, whatever the clock shows then."""
+    return datetime.combine(day, time(), zone_rules(zone)).astimezone(UTC)
+
+
+def first_date(day: date, by: By) -> date:
+    """The first date of the period that a date is in."""
+    if by == "month":
+        return day.replace(day=1)
+    return day - day.weekday() * _DAY if by == "week" else day
+
+
+def next_date(first: date, by: By) -> date:
+    """The first date of the following period."""
+    if by == "month":
+        return (first.replace(day=28) + 4 * _DAY).replace(day=1)
+    return first + (7 * _DAY if by == "week" else _DAY)

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -24,12 +23,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from math import isnan, nan
 from pathlib import Path
 from statistics import median
 
 import rivals
+from reporting import Target, conclude, machine
 from rivals import Figures, NotInstalled, Stopwatch
 
 ROUNDS = 3
@@ -49,24 +48,6 @@ NAMES = {
 }
 DATABASES = ("duckdb", "chdb", "postgresql")
 SLOW = ("worker", "lines", "postgresql")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure and the bound that it must keep."""
-
-    figure: float
-    bound: str
-    limit: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the figure keeps its bound."""
-        return {
-            "<=": self.figure <= self.limit,
-            "<": self.figure < self.limit,
-            ">=": self.figure >= self.limit,
-        }[self.bound]
 
 
 @dataclass(frozen=True)
@@ -331,19 +312,6 @@ def details(
     ]
 
 
-def machine() -> list[str]:
-    """What it ran on and with, in general words."""
-    packages = ("meterlake", "polars", "deltalake", "duckdb", "chdb-core")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return [
-        f"machine: {len(os.sched_getaffinity(0))} cores ({_processor()}), {memory:.0f} GB memory, "
-        f"{platform.system()}; load when it began: {os.getloadavg()[0]:.1f}",
-        f"versions: Python {platform.python_version()}, "
-        + ", ".join(f"{name} {found}" for name in packages if (found := _version(name)))
-        + f", PostgreSQL {rivals.postgresql_version() or 'none'}",
-    ]
-
-
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(
@@ -364,36 +332,13 @@ def main() -> int:
         grown = growth(running, size)
     print(*details(loads, long, grown, size), sep="\n")
     targets = judge(loads, long, grown)
-    holds = options.quick or all(target.holds for target in targets.values())
-    print("", "| target | | |", "|---|--:|---|", sep="\n")
-    for name, target in targets.items():
-        verdict = "not judged" if options.quick else "holds" if target.holds else "**missed**"
-        print(f"| {name} | {target.figure:.2f} ({target.bound} {target.limit:g}) | {verdict} |")
-    if options.json:
-        figures = {**loads, "four_days": long, **grown}
-        print(json.dumps(_report(figures, {} if options.quick else targets, holds)))
-    return 0 if holds else 1
-
-
-def _report(
-    figures: dict[str, Figures], targets: dict[str, Target], holds: bool
-) -> dict[str, object]:
-    return {
-        "name": "ingest",
-        "figures": {
-            load: {name: round(value, 4) for name, value in of.items()}
-            for load, of in figures.items()
-        },
-        "targets": {
-            name: {
-                "figure": round(target.figure, 3),
-                "bound": f"{target.bound} {target.limit:g}",
-                "holds": target.holds,
-            }
-            for name, target in targets.items()
-        },
-        "holds": holds,
-    }
+    return conclude(
+        "ingest",
+        {**loads, "four_days": long, **grown},
+        targets,
+        quick=options.quick,
+        as_json=options.json,
+    )
 
 
 def _medians(runs: list[Figures]) -> Figures:
@@ -413,22 +358,6 @@ def _warm(file: Path) -> None:
     with file.open("rb") as content:
         while content.read(1 << 20):
             pass
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _simulator() -> str:

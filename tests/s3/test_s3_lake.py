@@ -80,9 +80,11 @@ def test_every_command_works_on_s3(
     assert len(told("readings", "m1")["rows"]) == 1  # type: ignore[arg-type]
     assert len(told("readings", "m1", "--as-of", "2024-01-01T00:05Z")["rows"]) == 1  # type: ignore[arg-type]
     assert len(told("balance")["rows"]) == 2  # type: ignore[arg-type]
-    assert len(told("catalog")["tables"]) == 4  # type: ignore[arg-type]
+    assert len(told("consumption", "m1")["rows"]) == 1  # type: ignore[arg-type]
+    assert told("cluster")["days"] == 0
+    assert len(told("catalog")["tables"]) == 8  # type: ignore[arg-type]
     assert told("check")["findings"] == []
-    assert told("vacuum", "--retain", "0m", "--nobody-else")["superseded"] == 1
+    assert told("vacuum", "--retain", "0m", "--nobody-else")["superseded"] == 5
     assert told("check")["findings"] == []
     assert told("settings")
 

@@ -6,11 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from meterlake import jobs, show
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.jobs.cluster import cluster
 from meterlake.lake.catalog import tables
-from meterlake.lake.reader import read_readings
+from meterlake.lake.consumption import read_consumption
+from meterlake.lake.reader import Reader
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
 from meterlake.settings import load_settings
@@ -80,11 +84,12 @@ def run_demo(
             store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
         )
         merged = jobs.integrate(store, engine=engine, settings=settings, now=now, progress=progress)
+        served = cluster(store, engine=engine, settings=settings, now=now, progress=progress)
     again = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     meter = device_id(0)
-    day = read_readings(
-        store, [meter], reading_type="kw", start=START, end=START + timedelta(days=1)
-    )
+    reader = Reader(store)
+    day = reader.readings([meter], start=START, end=START + timedelta(days=1))
+    energy = read_consumption(reader, [meter], by="day", zone=settings.timezone)
     peak, lowest = query(store, PEAK_SQL), query(store, LOWEST_VOLTAGE_SQL)
     readings = next(t for t in tables(store) if t["table"] == "readings")
     seconds = round(time.perf_counter() - began, 1)
@@ -97,13 +102,15 @@ What was done
   ingested    {taken.rows:,} rows: {taken.readings:,} readings staged, {taken.quarantined:,} rows in quarantine
   integrated  {merged.added:,} readings in {merged.partitions:,} partitions, one file each;
               {merged.late:,} were late, in {merged.late_partitions:,} partitions
+  served      {served.days:,} days of a type once more by meter, {served.consumption_days:,} days of energy per meter
   again       the same {again.already_ingested} files once more: nothing changed
   balance     {taken.rows:,} rows x 6 = {merged.added:,} added + {merged.replaced:,} replaced + {merged.duplicates:,} duplicates + {taken.quarantined:,} quarantined x 6
 
 What was asked
   highest load   {peak["kw"][0]:,.1f} kW at {_minute(peak["reading_date_time"][0])}
   lowest voltage {lowest["vltg"][0]:,.1f} V at meter {lowest["meter_id"][0]}, {_minute(lowest["reading_date_time"][0])}
-  one meter      {meter}: {day.height} readings on {START:%Y-%m-%d}, {_energy(day):.1f} kWh"""
+  one meter      {meter}: {day.height} readings on {START:%Y-%m-%d};
+                 {_energies(energy)}"""
     )
     if not quiet:
         print("\n  the first damaged rows")
@@ -116,6 +123,7 @@ What was asked
 What to type next
   .venv/bin/meterlake catalog --lake {lake}
   .venv/bin/meterlake readings {meter} --type kw --from 2024-01-01 --to 2024-01-02 --lake {lake}
+  .venv/bin/meterlake consumption {meter} --by day --lake {lake}
   .venv/bin/meterlake query "select reading_type, count(*), avg(reading_value) from readings group by all" --lake {lake}
   .venv/bin/meterlake late --lake {lake}
 
@@ -128,14 +136,15 @@ Done in {seconds} s."""
         "quarantined": taken.quarantined,
         "already_ingested_again": again.already_ingested,
         **vars(merged),
+        "clustered": vars(served),
         "lake": str(lake),
         "seconds": seconds,
     }
 
 
-def _energy(kw: Any) -> float:
-    """Energy [kWh] of a day of one meter's 15-minute means [kW]."""
-    return float(kw["reading_value"].sum()) * 0.25
+def _energies(daily: pl.DataFrame) -> str:
+    days = daily.head(3).select("date", "energy_kwh").rows()
+    return ", ".join(f"{kwh:.1f} kWh on {day}" for day, kwh in days)
 
 
 def _minute(moment: datetime) -> str:

@@ -39,11 +39,14 @@ def alone(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[st
     lake = str(tmp_path_factory.mktemp("alone") / "lake")
     work.ingest(lake, files, NOW)
     work.integrate(lake, NOW)
+    work.cluster(lake, NOW)
     return work.contents(open_store(lake))
 
 
-def together(store: Store, files: list[str], environment: dict[str, str]) -> None:
-    """Four processes ingest, each some files that others ingest too; two integrate meanwhile."""
+def together(
+    store: Store, files: list[str], environment: dict[str, str], *, meanwhile: str
+) -> None:
+    """Four processes ingest, each some files that others ingest too; two do that meanwhile."""
     context = work.processes()
     chance = random.Random(3)
     children = []
@@ -53,14 +56,13 @@ def together(store: Store, files: list[str], environment: dict[str, str]) -> Non
             work.start(context, "ingest", store.url, some, NOW, environment=environment)
         )
     for _ in range(INTEGRATING):
-        children.append(
-            work.start(context, "integrate_often", store.url, NOW, 5, environment=environment)
-        )
+        children.append(work.start(context, meanwhile, store.url, NOW, 5, environment=environment))
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * len(children)
     work.ingest(store.url, files, NOW)
     work.integrate(store.url, NOW)
+    work.cluster(store.url, NOW)
 
 
 def aws_variables() -> dict[str, str]:
@@ -73,7 +75,7 @@ def test_processes_at_once_make_the_lake_that_one_makes_alone(
     alone: dict[str, str],
     record_property: Callable[[str, object], None],
 ) -> None:
-    together(store, files, aws_variables())
+    together(store, files, aws_variables(), meanwhile="serve_often")
     assert work.contents(store) == alone
     assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
     record_property("concurrent processes", INGESTING + INTEGRATING)
@@ -91,7 +93,7 @@ def test_processes_at_once_over_a_store_that_fails_make_the_same_lake(
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"], policy, delay=0.1) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = open_store(s3_lake)
-        together(store, files, aws_variables())
+        together(store, files, aws_variables(), meanwhile="integrate_often")
         assert work.contents(store) == alone
         assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
         injected = sum(proxy.injected.values())

@@ -104,3 +104,10 @@ def integrate_often(lake: str, now: datetime, times: int) -> None:
     for _ in range(times):
         integrate(lake, now)
         time.sleep(0.05)
+
+
+def serve_often(lake: str, now: datetime, times: int) -> None:
+    """Integrate and cluster again and again."""
+    for _ in range(times):
+        integrate(lake, now)
+        cluster(lake, now)

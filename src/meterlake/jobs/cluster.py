@@ -13,8 +13,7 @@ from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption
 from meterlake.jobs import Progress, silent
 from meterlake.lake.commit import ATTEMPTS, commit, snapshot
-from meterlake.lake.consumption import KEY, changed_hours, check_zone
-from meterlake.lake.journal import note
+from meterlake.lake.consumption import KEY, changed_hours, check_zone, zone_of
 from meterlake.lake.layout import CLUSTERED, HOUR, Day, LiveLayout
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, consumed_version
@@ -103,7 +102,7 @@ def renew(
     daily = snapshot(store, CONSUMPTION_DAILY)
     if not daily.files:
         return
-    zone = note(store, CONSUMPTION_DAILY, daily.version)["timezone"]
+    zone = zone_of(store, daily) or "UTC"
     last = max(f.last for f in daily.files if f.last is not None)
     (last_day,) = periods(zone, "day", last, last + HOUR)
     job = replace(job, zone=zone, closed_until=last_day.end)
@@ -169,7 +168,8 @@ class _Job:
         table = consumption.PERIOD_TABLES[by]
         state, daily = snapshot(self.store, table), snapshot(self.store, CONSUMPTION_DAILY)
         consumed = consumed_version(self.store, table, KEY)
-        if rebuild or not state.files:
+        rebuild = rebuild or zone_of(self.store, state) != self.zone
+        if rebuild:
             changed = consumption.dates_in(daily.files, self.zone)
         else:
             changed = consumption.changed_dates(self.store, daily, consumed, self.zone)

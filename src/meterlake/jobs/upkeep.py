@@ -19,8 +19,8 @@ from meterlake.jobs.repair import (
 from meterlake.lake import check as whole
 from meterlake.lake.check import Finding
 from meterlake.lake.commit import settle, snapshot, snapshots
-from meterlake.lake.consumption import KEY, changed_hours
-from meterlake.lake.journal import note, written
+from meterlake.lake.consumption import KEY, changed_hours, zone_of
+from meterlake.lake.journal import written
 from meterlake.lake.layout import day_of, layout_of
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, consumed_version, recorded_at
@@ -123,7 +123,10 @@ def _compare_serving(
     daily = states[CONSUMPTION_DAILY.name]
     if not daily.files:
         return findings
-    zone = note(store, CONSUMPTION_DAILY, daily.version)["timezone"]
+    zone = zone_of(store, daily)
+    if zone is None:
+        problem = "no commit says of which time zone its days are"
+        return [*findings, Finding(CONSUMPTION_DAILY.name, "_delta_log", problem)]
     consumed = recorded_at(store, daily, KEY)
     months = verify_serving.plan_energy(
         layout,

@@ -89,15 +89,22 @@ def read_consumption(
 
 
 def check_zone(store: Store, table: Snapshot, zone: str) -> None:
-    """Raise BadInput where the energies in the lake are of another zone's days."""
-    if table.version < 0:
-        return
-    found = note(store, CONSUMPTION_DAILY, table.version).get("timezone", zone)
-    if found != zone:
+    """Raise BadInput where a table's energies are of another zone's days."""
+    found = zone_of(store, table)
+    if found is not None and found != zone:
         raise BadInput(
             f"The lake's energy per day is of days in {found}; the setting timezone is {zone}. "
             "Correct the setting, or have all of it worked out anew: meterlake cluster --rebuild"
         )
+
+
+def zone_of(store: Store, table: Snapshot) -> str | None:
+    """The zone of a table's days, as its last commit that says so has it."""
+    for version in range(table.version, -1, -1):
+        zone = note(store, table.table, version).get("timezone")
+        if zone is not None:
+            return str(zone)
+    return None
 
 
 def changed_hours(store: Store, consumed: int, until: int) -> dict[str, set[datetime]]:

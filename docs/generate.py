@@ -26,6 +26,8 @@ TYPES = {
     "string": "text (UTF-8)",
     "double": "64-bit floating point number",
     "long": "64-bit whole number",
+    "boolean": "true or false",
+    "date": "a date, without a time",
     "timestamp": "UTC, microseconds",
 }
 
@@ -208,6 +210,8 @@ def _kind(annotation: Any) -> str:
         return _kind(next(a for a in get_args(annotation) if a is not type(None)))
     if get_args(annotation):
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    if annotation is bool:
+        return "true or false"
     return {str: "text", float: "number", int: "whole number", SecretStr: "secret"}[annotation]
 
 

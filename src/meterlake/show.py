@@ -60,6 +60,12 @@ def frame(data: pl.DataFrame, output: str) -> None:
     if output == "json":
         print(json.dumps({"rows": json.loads(_iso_times(data).write_json())}, ensure_ascii=False))
     elif output == "csv":
+        nested = [n for n, t in data.schema.items() if t.is_nested()]
+        if nested:
+            raise BadInput(
+                f"--output csv needs plain columns; '{nested[0]}' is a list or has parts. "
+                "Take them apart in the query, or ask for --output json"
+            )
         sys.stdout.write(_iso_times(data).write_csv())
     elif output == "parquet":
         if sys.stdout.isatty():

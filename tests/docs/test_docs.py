@@ -180,13 +180,14 @@ def _statements(script: str) -> Iterator[str | list[str]]:
         yield rest
 
 
-def test_other_engines_read_the_lake_as_the_docs_show(
-    page_folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("page", "count"), [("query.md", 3), ("energy.md", 1)])
+def test_python_reads_the_lake_as_the_docs_show(
+    page: str, count: int, page_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = [b for b in blocks(HOWTO / "query.md") if b.kind == "python" and not b.note]
-    assert len(run) == 3
+    run = [b for b in blocks(HOWTO / page) if b.kind == "python" and not b.note]
+    assert len(run) == count
     for block in run:
-        exec(compile(block.text, "query.md", "exec"), {})
+        exec(compile(block.text, page, "exec"), {})
         check_output(block, capsys.readouterr().out)
 
 

@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 from support import work
 
+from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.jobs import cluster as jobs_cluster
+from meterlake.jobs import upkeep
 from meterlake.lake import layout as layouts
 from meterlake.lake.commit import snapshot
 from meterlake.lake.consumption import read_consumption
@@ -18,8 +20,9 @@ from meterlake.lake.layout import LiveLayout
 from meterlake.lake.reader import Reader, read_readings
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, open_delta, scan
+from meterlake.lake.table import DataFile, fetched, scan, table_at
 from meterlake.schema import READINGS, SERVING_READINGS, Table
+from meterlake.settings import load_settings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Deliver = Callable[..., Path]
@@ -46,13 +49,13 @@ def test_the_logs_are_read_once_and_then_followed(
     take(row("01 00:00", "01 00:05", 1.0))
     work.cluster(store.url, NOW)
     opened = []
-    real = open_delta
+    real = table_at
 
     def counting(*args: object) -> object:
         opened.append(args)
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layouts, "open_delta", counting)
+    monkeypatch.setattr(layouts, "table_at", counting)
     reader = Reader(store)
     for number in range(1, 4):
         assert reader.readings(["m1"])["reading_value"].to_list() == [1.0] * number
@@ -175,9 +178,6 @@ def test_a_query_takes_serving_but_where_it_needs_the_arrival(
 def test_energy_of_another_zone_is_refused_and_worked_out_anew(
     store: Store, take: Callable[..., None]
 ) -> None:
-    from meterlake.engine.local import LocalEngine
-    from meterlake.settings import load_settings
-
     take(*(row(f"{d:02d} {h:02d}:00", "09 00:05", 1.0) for d in (1, 2, 3) for h in range(24)))
     work.cluster(store.url, NOW)
     sydney = load_settings(timezone="Australia/Sydney")
@@ -213,3 +213,28 @@ def test_energy_is_up_to_the_last_reading_though_its_day_is_open(
     take(row("01 05:00", "08 00:05", 9.0))
     found = read_consumption(reader, ["m1"], by="week", zone="UTC")
     assert found.select("energy_kwh", "intervals").rows() == [(79.0, 36)]
+
+
+def test_where_integrated_was_lost_and_made_anew_serving_is_too(
+    store: Store, take: Callable[..., None]
+) -> None:
+    for kw in (1.0, 2.0, 3.0, 4.0):
+        take(*(row(f"01 {h:02d}:00", f"0{int(kw) + 2} 00:05", kw) for h in range(24)))
+    work.cluster(store.url, NOW)
+    for file in store.list("integrated"):
+        store.delete(file.path)
+    work.integrate(store.url, NOW)
+    for kw in (97.0, 98.0, 99.0):  # beyond the version that serving had consumed
+        take(row("01 00:00", f"09 00:{kw - 60:.0f}", kw))
+    wanted = [99.0] + [4.0] * 23
+    for _ in range(2):
+        reader = Reader(store)
+        assert reader.readings(["m1"])["reading_value"].to_list() == wanted
+        assert query(store, "SELECT max(reading_value) FROM readings").item() == 99.0
+        energy = read_consumption(reader, ["m1"], by="day", zone="UTC")
+        assert energy["energy_kwh"].to_list() == [sum(wanted)]
+        assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+        work.cluster(store.url, NOW)
+    for table in ("consumption_daily", "consumption_weekly", "consumption_monthly"):
+        assert query(store, f"SELECT energy_kwh FROM {table}").rows() == [(sum(wanted),)]
+    assert snapshot(store, SERVING_READINGS).rows == 24

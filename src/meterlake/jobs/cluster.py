@@ -13,12 +13,12 @@ from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption
 from meterlake.jobs import Progress, silent
 from meterlake.lake.commit import ATTEMPTS, commit, snapshot
-from meterlake.lake.consumption import KEY, changed_hours, check_zone, zone_of
-from meterlake.lake.layout import CLUSTERED, HOUR, Day, LiveLayout
+from meterlake.lake.consumption import CONSUME, changed_hours, check_zone, zone_of
+from meterlake.lake.layout import CLUSTER, HOUR, Day, LiveLayout
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, consumed_version
+from meterlake.lake.table import DataFile, consumed_of, key_of
 from meterlake.periods import By, periods
-from meterlake.schema import CONSUMPTION_DAILY, SERVING_READINGS, Table
+from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
 from meterlake.settings import Settings
 
 Result = TypeVar("Result")
@@ -29,8 +29,8 @@ Unit = TypeVar("Unit")
 class Clustered:
     """What a clustering wrote.
 
-    `days` of readings by meter, of one type each, and `merged` files of several days;
-    `consumption_days` (of one type each), `weeks` and `months` of energy.
+    `days` that were read from integrated and `merged` spans of several days; `consumption_days`,
+    `weeks` and `months` of energy; all of one reading type each.
     """
 
     days: int = 0
@@ -72,7 +72,7 @@ def cluster(
         progress,
     )
     layout = job.live.now()
-    if job.live.integrated_version < 0:
+    if job.live.integrated.version < 0:
         return Clustered()
     if not rebuild:
         check_zone(store, snapshot(store, CONSUMPTION_DAILY), settings.timezone)
@@ -128,8 +128,8 @@ class _Job:
     def days(self, *, anew: Collection[Day]) -> int:
         layout = self.live.now()
         units = spans.plan_days(layout, closed_until=self.closed_until, anew=anew)
-        self._cluster("cluster", units, version=self.live.integrated_version)
-        return len(units)
+        self._cluster("cluster", units, version=self.live.integrated.version)
+        return sum(p.table == READINGS for u in units for p in u.pieces)
 
     def merges(self, merge_days: int, settled_until: datetime) -> int:
         layout = self.live.now()
@@ -138,15 +138,15 @@ class _Job:
         return len(units)
 
     def consumption_days(self, *, rebuild: bool) -> int:
-        layout, until = self.live.now(), self.live.integrated_version
+        layout, integrated = self.live.now(), self.live.integrated
         state = snapshot(self.store, CONSUMPTION_DAILY)
-        # Read after the table: where it is ahead of it, the commit below is refused.
-        consumed = consumed_version(self.store, CONSUMPTION_DAILY, KEY)
+        consumed = consumed_of(self.store, state, CONSUME, integrated)
+        rebuild = rebuild or consumed < 0
         known = () if rebuild else state.files
         units = consumption.plan_months(
             layout,
             known,
-            changed_hours(self.store, consumed, until) if known else {},
+            changed_hours(self.store, consumed, integrated.version) if known else {},
             zone=self.zone,
             closed_until=self.closed_until,
         )
@@ -159,16 +159,16 @@ class _Job:
             files,
             replaced,
             note={"job": "consumption", "timezone": self.zone, **changed},
-            key=KEY,
-            version=until,
+            key=key_of(CONSUME, integrated),
+            version=integrated.version,
         )
         return sum(len(u.days) for u in units)
 
     def consumption_periods(self, by: By, *, rebuild: bool) -> int:
         table = consumption.PERIOD_TABLES[by]
         state, daily = snapshot(self.store, table), snapshot(self.store, CONSUMPTION_DAILY)
-        consumed = consumed_version(self.store, table, KEY)
-        rebuild = rebuild or zone_of(self.store, state) != self.zone
+        consumed = consumed_of(self.store, state, CONSUME, daily)
+        rebuild = rebuild or consumed < 0 or zone_of(self.store, state) != self.zone
         if rebuild:
             changed = consumption.dates_in(daily.files, self.zone)
         else:
@@ -181,7 +181,7 @@ class _Job:
             files,
             state.files if rebuild else [f for u in units for f in u.replaces],
             note={"job": "consumption", "timezone": self.zone},
-            key=KEY,
+            key=key_of(CONSUME, daily),
             version=daily.version,
         )
         return len(units)
@@ -201,7 +201,7 @@ class _Job:
             files,
             [f for u in units for f in u.replaces],
             note={"job": job},
-            key=CLUSTERED,
+            key=key_of(CLUSTER, self.live.integrated),
             version=version,
             new_data=new_data,
         )

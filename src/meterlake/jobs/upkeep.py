@@ -19,11 +19,11 @@ from meterlake.jobs.repair import (
 from meterlake.lake import check as whole
 from meterlake.lake.check import Finding
 from meterlake.lake.commit import settle, snapshot, snapshots
-from meterlake.lake.consumption import KEY, changed_hours, zone_of
+from meterlake.lake.consumption import CONSUME, changed_hours, zone_of
 from meterlake.lake.journal import written
 from meterlake.lake.layout import day_of, layout_of
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, consumed_version, recorded_at
+from meterlake.lake.table import DataFile, Snapshot, consumed_of, consumed_version
 from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, TABLES
 
 
@@ -115,7 +115,7 @@ def _compare_serving(
     progress: Progress,
 ) -> list[Finding]:
     unreadable = frozenset(f.path for f in known)
-    layout = layout_of(store, states)
+    layout = layout_of(store, states[SERVING_READINGS.name], states[READINGS.name])
     spans, findings = verify_serving.plan_spans(layout, unreadable=unreadable)
     for done, found in enumerate(engine.map(verify_serving.compare_spans(store), spans), start=1):
         findings += found
@@ -127,7 +127,7 @@ def _compare_serving(
     if zone is None:
         problem = "no commit says of which time zone its days are"
         return [*findings, Finding(CONSUMPTION_DAILY.name, "_delta_log", problem)]
-    consumed = recorded_at(store, daily, KEY)
+    consumed = consumed_of(store, daily, CONSUME, states[READINGS.name])
     months = verify_serving.plan_energy(
         layout,
         daily,
@@ -140,7 +140,9 @@ def _compare_serving(
     if unreadable & {f.path for f in daily.files}:
         return findings
     changed = {
-        table.name: changed_dates(store, daily, recorded_at(store, states[table.name], KEY), zone)
+        table.name: changed_dates(
+            store, daily, consumed_of(store, states[table.name], CONSUME, daily), zone
+        )
         for table in PERIOD_TABLES.values()
     }
     sums = [

@@ -90,8 +90,8 @@ def commit(
     ----------
     attached : files of `table.attached` that become part of it in the same step
     note : what the log keeps of the job, as JSON
-    version : must be higher than what the table has under the key; of a change that was planned
-        on a `read_version`, not lower
+    version : must be higher than what the table has under the key, but for a change that was
+        planned on a `read_version`
     read_version : version of the table (-1: none yet) that the change was planned on. Where
         another commit has changed the table since, nothing happens but Conflict. None: an
         append under a key that is used once, tried again until another commit has it.
@@ -120,11 +120,10 @@ def commit(
     for attempt in range(ATTEMPTS):
         delta = open_delta(store, table) or _create(store, table)
         base = delta.version()
-        recorded = recorded_under(delta, key)
         if read_version is None:
-            is_overtaken = recorded >= version
+            is_overtaken = recorded_under(delta, key) >= version
         else:
-            is_overtaken = recorded > version or base != max(read_version, 0)
+            is_overtaken = base != max(read_version, 0)
         if is_overtaken:
             raise Conflict(_overtaken(table, base))
         try:

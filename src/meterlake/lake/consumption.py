@@ -17,11 +17,13 @@ from meterlake.lake.journal import entries, note
 from meterlake.lake.layout import DAY, HOUR, Layout, day_of, scan_pieces
 from meterlake.lake.reader import Reader
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, consumed_version, fetched, scan
+from meterlake.lake.table import DataFile, Snapshot, consumed_of, fetched, scan
 from meterlake.periods import By, Period, first_date, next_date, periods
 from meterlake.schema import CONSUMPTION_DAILY, READINGS
 
-KEY = "consume"  # idempotency key: version of integrated (daily), or of daily (weekly, monthly)
+CONSUME = (
+    "consume"  # idempotency key: the version of integrated (daily), or of daily (weekly, monthly)
+)
 
 
 def read_consumption(
@@ -57,10 +59,10 @@ def read_consumption(
     last = None if end is None else _end_date(end, by)
     table = snapshot(store, CONSUMPTION_DAILY)
     check_zone(store, table, zone)
-    consumed = consumed_version(store, CONSUMPTION_DAILY, KEY)
     known = [f for f in table.files if f.partition["reading_type"] == reading_type]
     with reader.layout() as layout:
-        changed = changed_hours(store, consumed, reader.version) if known else {}
+        consumed = consumed_of(store, table, CONSUME, reader.integrated)
+        changed = changed_hours(store, consumed, reader.integrated.version) if known else {}
         days = [
             day
             for day in pending_days(

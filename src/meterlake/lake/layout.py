@@ -7,25 +7,17 @@ readings are those of integrated. So whoever reads by a layout gets exactly what
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
 from meterlake.lake.journal import Entry, entries, log_path
 from meterlake.lake.store import Store
-from meterlake.lake.table import (
-    DataFile,
-    Snapshot,
-    open_delta,
-    recorded_at,
-    recorded_under,
-    scan,
-    state_of,
-)
+from meterlake.lake.table import DataFile, Snapshot, consumed_of, key_of, scan, table_at
 from meterlake.schema import BATCH_SOURCE, READING_TYPES, READINGS, SERVING_READINGS, Table
 
-CLUSTERED = "cluster"  # serving's key: the version of integrated that it is up to
+CLUSTER = "cluster"  # serving's key: the version of integrated that it is up to
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -87,6 +79,7 @@ class Layout:
     ) -> None:
         """`since`: integrated's commits after version `clustered`."""
         self.clustered = clustered
+        self.key = key_of(CLUSTER, integrated)
         self._spans: dict[str, dict[datetime, tuple[DataFile, ...]]] = {}
         self._first_days: dict[str, list[datetime]] = {}
         self._hours: dict[str, dict[datetime, dict[str, DataFile]]] = {}
@@ -111,7 +104,7 @@ class Layout:
                 self._first_days[file.partition["reading_type"]].remove(first)
         for file in entry.added:
             self._add_serving(file)
-        self.clustered = entry.keys.get(CLUSTERED, self.clustered)
+        self.clustered = entry.keys.get(self.key, self.clustered)
         stale = self._integrated_at.items()
         self._integrated_at = {day: at for day, at in stale if at > self.clustered}
 
@@ -222,7 +215,7 @@ class LiveLayout:
         self._store = store
         self._layout: Layout | None = None
         self.serving_version = -1
-        self.integrated_version = -1
+        self.integrated = Snapshot(READINGS, -1, ())  # without its files, which the layout has
 
     def now(self) -> Layout:
         """The layout as it is now: the same object, brought up to date."""
@@ -233,9 +226,9 @@ class LiveLayout:
         for entry in self._coming(SERVING_READINGS, self.serving_version):
             self._layout.follow_serving(entry)
             self.serving_version = entry.version
-        for entry in self._coming(READINGS, self.integrated_version):
+        for entry in self._coming(READINGS, self.integrated.version):
             self._layout.follow_integrated(entry)
-            self.integrated_version = entry.version
+            self.integrated = replace(self.integrated, version=entry.version)
         return self._layout
 
     def _appeared(self) -> bool:
@@ -243,16 +236,15 @@ class LiveLayout:
             version < 0 and self._store.has(log_path(table, 0))
             for table, version in (
                 (SERVING_READINGS, self.serving_version),
-                (READINGS, self.integrated_version),
+                (READINGS, self.integrated.version),
             )
         )
 
     def _loaded(self) -> Layout:
-        delta = open_delta(self._store, SERVING_READINGS)
-        serving, clustered = state_of(SERVING_READINGS, delta), recorded_under(delta, CLUSTERED)
-        integrated = state_of(READINGS, open_delta(self._store, READINGS))
-        self.serving_version, self.integrated_version = serving.version, integrated.version
-        return _layout(self._store, serving, clustered, integrated)
+        serving = table_at(self._store, SERVING_READINGS)
+        integrated = table_at(self._store, READINGS)
+        self.serving_version, self.integrated = serving.version, replace(integrated, files=())
+        return layout_of(self._store, serving, integrated)
 
     def _coming(self, table: Table, version: int) -> Iterator[Entry]:
         while version >= 0 and self._store.has(log_path(table, version + 1)):
@@ -260,13 +252,9 @@ class LiveLayout:
             version += 1
 
 
-def layout_of(store: Store, states: Mapping[str, Snapshot]) -> Layout:
-    """The layout of states of serving and integrated that were read together."""
-    serving, integrated = states[SERVING_READINGS.name], states[READINGS.name]
-    return _layout(store, serving, recorded_at(store, serving, CLUSTERED), integrated)
-
-
-def _layout(store: Store, serving: Snapshot, clustered: int, integrated: Snapshot) -> Layout:
+def layout_of(store: Store, serving: Snapshot, integrated: Snapshot) -> Layout:
+    """The layout of states of serving and integrated, of which serving was read first."""
+    clustered = consumed_of(store, serving, CLUSTER, integrated)
     since: Iterable[Entry] = ()
     if serving.files:
         since = entries(store, READINGS, after=clustered, until=integrated.version)

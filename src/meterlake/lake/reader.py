@@ -13,7 +13,7 @@ from meterlake.lake.history import AsOf
 from meterlake.lake.layout import EARLIEST, LATEST, Layout, LiveLayout, Piece, scan_pieces
 from meterlake.lake.sql import answer
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched
+from meterlake.lake.table import DataFile, Snapshot, fetched
 from meterlake.schema import READINGS, STAGING
 
 _COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
@@ -77,9 +77,9 @@ class Reader:
             yield self._live.now()
 
     @property
-    def version(self) -> int:
-        """The version of integrated that the layout is of."""
-        return self._live.integrated_version
+    def integrated(self) -> Snapshot:
+        """The version of integrated that the layout is of, without its files."""
+        return self._live.integrated
 
 
 def read_readings(

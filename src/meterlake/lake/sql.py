@@ -66,7 +66,12 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
     if READINGS not in named or _asks_for_arrival(sql):
         return answer(store, sql, snapshots(store, named))
     states = snapshots(store, {*named, SERVING_READINGS})
-    return answer(store, sql, states, layout=layout_of(store, states))
+    return answer(
+        store,
+        sql,
+        states,
+        layout=layout_of(store, states[SERVING_READINGS.name], states[READINGS.name]),
+    )
 
 
 def _asks_for_arrival(sql: str) -> bool:
@@ -123,6 +128,12 @@ def answer(
             # By way of arro3: Polars keeps a DuckDB result that it reads itself for ever, and
             # DuckDB then complains of it on the terminal when the process ends.
             relation = connection.sql(sql, params=parameters)
+            for column, kind in zip(relation.columns, relation.types, strict=True):
+                if "INTERVAL" in str(kind):
+                    raise BadInput(
+                        f"The query's column '{column}' is a length of time, which no output has; "
+                        "make a number of it, such as epoch(…) in seconds"
+                    )
             return pl.DataFrame(ArrowTable.from_arrow(relation))
         except duckdb.Error as error:
             raise BadInput(
@@ -183,8 +194,6 @@ def _by_meter(serving: str) -> str:
         "phase": "NULL::VARCHAR",
         "reading_source": f"'{BATCH_SOURCE}'",
         "arrival_time": "NULL::TIMESTAMPTZ",
-        "year": "strftime(reading_date_time, '%Y')",
-        "month": "strftime(reading_date_time, '%m')",
         "day": "strftime(reading_date_time, '%d')",
         "hour": "strftime(reading_date_time, '%H')",
     }

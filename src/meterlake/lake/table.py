@@ -45,11 +45,15 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A table's live files at one version; version -1 is a table that does not exist yet."""
+    """A table's live files at one version; version -1 is a table that does not exist yet.
+
+    `id` is another one where a table was lost and made anew.
+    """
 
     table: Table
     version: int
     files: tuple[DataFile, ...]
+    id: str = ""
 
     @property
     def rows(self) -> int:
@@ -112,7 +116,7 @@ def state_of(table: Table, delta: DeltaTable | None) -> Snapshot:
     """The files of a table that was opened."""
     if delta is None:
         return Snapshot(table, -1, ())
-    return Snapshot(table, delta.version(), _live_files(table, delta))
+    return Snapshot(table, delta.version(), _live_files(table, delta), str(delta.metadata().id))
 
 
 def consumed_version(store: Store, table: Table, key: str) -> int:
@@ -120,11 +124,17 @@ def consumed_version(store: Store, table: Table, key: str) -> int:
     return recorded_under(open_delta(store, table), key)
 
 
-def recorded_at(store: Store, state: Snapshot, key: str) -> int:
-    """The version recorded under a key in this state of a table; -1 where there is none."""
+def key_of(job: str, source: Snapshot) -> str:
+    """The idempotency key of a job that consumes versions of a table that may be made anew."""
+    return f"{job}/{source.id}"
+
+
+def consumed_of(store: Store, state: Snapshot, job: str, source: Snapshot) -> int:
+    """The version of `source` that a job has consumed for this state of a table; -1: none."""
     if state.version < 0:
         return -1
-    return recorded_under(open_delta(store, state.table, state.version), key)
+    delta = open_delta(store, state.table, state.version)
+    return recorded_under(delta, key_of(job, source))
 
 
 def recorded_under(delta: DeltaTable | None, key: str) -> int:

@@ -1,0 +1,213 @@
+"""Commands that ask the lake."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    AsOfOption,
+    By,
+    Clock,
+    ClockOption,
+    LakeOption,
+    Output,
+    OutputOption,
+    RowsOption,
+    TableOutput,
+    as_of_moment,
+    lake_context,
+    plain_errors,
+    to_date,
+    to_moment,
+)
+from meterlake.errors import BadInput
+
+commands = typer.Typer()
+
+
+@commands.command()
+def catalog(
+    table: Annotated[str | None, typer.Argument(help="A table, for its columns.")] = None,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """List the lake's tables, or one table's columns with unit and meaning.
+
+    Example: meterlake catalog readings
+    """
+    from meterlake.lake.catalog import describe, tables
+
+    with plain_errors(), lake_context(lake) as context:
+        if table is None:
+            show.rows("tables", tables(context.store), output is Output.json)
+        else:
+            show.rows("columns", describe(table), output is Output.json, extra={"table": table})
+
+
+@commands.command()
+def readings(
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The meter's id.")],
+    reading_type: Annotated[
+        str, typer.Option("--type", help="kw, vltg, …: see the catalog.")
+    ] = "kw",
+    start: Annotated[
+        str | None, typer.Option("--from", help="First moment; default: the beginning.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="End, not included; default: the end.")
+    ] = None,
+    with_arrival: Annotated[
+        bool, typer.Option("--with-arrival", help="Also when each read arrived; slower.")
+    ] = False,
+    as_of: AsOfOption = None,
+    clock: ClockOption = Clock.arrival,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Show one meter's readings in a half-open window of time.
+
+    Times without a zone are in the lake's time zone. With --as-of the readings are those that
+    a bill of that moment was made from, worked out anew from staging.
+
+    Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
+    """
+    from meterlake.lake.reader import read_readings
+    from meterlake.schema import READING_TYPES
+
+    with plain_errors(), lake_context(lake) as context:
+        if reading_type not in READING_TYPES:
+            raise BadInput(
+                f"--type needs one of {', '.join(READING_TYPES)}; found '{reading_type}'"
+            )
+        zone = context.settings.timezone
+        first = None if start is None else to_moment(start, "--from", zone)
+        last = None if end is None else to_moment(end, "--to", zone)
+        if first is not None and last is not None and first >= last:
+            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
+        frame = read_readings(
+            context.store,
+            [meter],
+            reading_type=reading_type,
+            start=first,
+            end=last,
+            as_of=as_of_moment(as_of, clock, zone),
+            with_arrival=with_arrival,
+        )
+        show.frame(frame, output.value)
+        if frame.is_empty():
+            _say_that_there_is_none(meter, reading_type)
+
+
+@commands.command()
+def consumption(
+    meter: Annotated[str, typer.Argument(metavar="METER", help="The meter's id.")],
+    by: Annotated[By, typer.Option("--by", help="Length of the local periods.")] = By.day,
+    reading_type: Annotated[
+        str, typer.Option("--type", help="kw, or another register in kW: see the catalog.")
+    ] = "kw",
+    start: Annotated[
+        str | None, typer.Option("--from", help="First local date; default: the beginning.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="Local date, not included; default: the end.")
+    ] = None,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Show one meter's energy per day, week (ISO) or month of the lake's time zone.
+
+    Weeks and months that --from and --to touch are shown whole.
+
+    Example: meterlake consumption 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --by month
+    """
+    from meterlake.lake.consumption import read_consumption
+    from meterlake.lake.reader import Reader
+    from meterlake.schema import POWER_TYPES
+
+    with plain_errors(), lake_context(lake) as context:
+        if reading_type not in POWER_TYPES:
+            raise BadInput(f"--type needs one of {', '.join(POWER_TYPES)}; found '{reading_type}'")
+        first, last = to_date(start, "--from"), to_date(end, "--to")
+        if first is not None and last is not None and first >= last:
+            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
+        frame = read_consumption(
+            Reader(context.store),
+            [meter],
+            by=by.value,
+            zone=context.settings.timezone,
+            reading_type=reading_type,
+            start=first,
+            end=last,
+        )
+        if output is TableOutput.table:
+            frame = frame.drop("meter_id", "start", "end", "interval_minutes", "hours")
+        show.frame(frame, output.value)
+        if frame.is_empty():
+            _say_that_there_is_none(meter, reading_type)
+
+
+@commands.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT.")],
+    as_of: AsOfOption = None,
+    clock: ClockOption = Clock.arrival,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Answer SQL over the lake's tables, by name; nothing can be changed.
+
+    With --as-of the tables are as they were at that moment.
+
+    Example: meterlake query "select reading_type, count(*) from readings group by all"
+    """
+    from meterlake.lake.sql import query as run
+
+    with plain_errors(), lake_context(lake) as context:
+        moment = as_of_moment(as_of, clock, context.settings.timezone)
+        show.frame(run(context.store, sql, as_of=moment), output.value)
+
+
+@commands.command()
+def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> None:
+    """Account for every delivered row: what became of each file's rows and readings.
+
+    rows = stored + quarantined; readings = standing + superseded + duplicates.
+
+    Example: meterlake balance
+    """
+    from meterlake.lake.sql import balance as run
+
+    with plain_errors(), lake_context(lake) as context:
+        show.frame(run(context.store), output.value)
+
+
+@commands.command()
+def late(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> None:
+    """Show which reads came late: by day of reading, type and delivered file.
+
+    Example: meterlake late --output json
+    """
+    from meterlake.lake.sql import query as run
+
+    with plain_errors(), lake_context(lake) as context:
+        show.frame(
+            run(
+                context.store,
+                "SELECT strftime(reading_hour, '%Y-%m-%d') AS reading_day, reading_type, "
+                "source_file, sum(late)::BIGINT AS late, count(*) AS partitions, "
+                "min(min_late_minutes) AS min_late_minutes, "
+                "max(max_late_minutes) AS max_late_minutes, max(detected_at) AS detected_at "
+                "FROM late_arrivals GROUP BY ALL ORDER BY ALL",
+            ),
+            output.value,
+        )
+
+
+def _say_that_there_is_none(meter: str, reading_type: str) -> None:
+    print(
+        f"meterlake: no {reading_type} readings of a meter '{meter}' in that time. Which meters "
+        "there are is answered by: meterlake query 'select distinct meter_id from readings'",
+        file=sys.stderr,
+    )

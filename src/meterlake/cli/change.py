@@ -1,0 +1,233 @@
+"""Commands that change the lake, or say whether it is whole."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    LakeOption,
+    Output,
+    OutputOption,
+    lake_context,
+    plain_errors,
+    to_duration,
+)
+from meterlake.errors import MeterlakeError, Unavailable
+
+commands = typer.Typer()
+
+
+@commands.command()
+def ingest(
+    locations: Annotated[
+        list[str], typer.Argument(metavar="FILE|DIR|URL...", help="What was delivered.")
+    ],
+    profile: Annotated[
+        str | None, typer.Option(help="Format's name or profile file; default: recognised.")
+    ] = None,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Take delivered files into staging: each once, each completely or not at all.
+
+    Example: meterlake ingest inbox/ --lake ./lake
+    """
+    import polars as pl
+
+    from meterlake import jobs
+
+    with plain_errors(), lake_context(lake, may_be_new=True) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = jobs.ingest(
+                context.store,
+                locations,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                profile=profile,
+                progress=progress,
+            )
+        facts: dict[str, Any] = {
+            "files": done.files,
+            "rows": done.rows,
+            "stored": done.stored,
+            "quarantined": done.quarantined,
+            "readings": done.readings,
+            "already_ingested": done.already_ingested,
+            "failed": [{"file": f.file, "reason": f.reason} for f in done.failures],
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        accounts = [
+            {
+                "file": b.file,
+                "rows": b.rows,
+                "stored": b.stored,
+                "quarantined": b.quarantined,
+                "readings": b.readings,
+            }
+            for b in done.balance
+            if not b.already_ingested
+        ]
+        if output is Output.json:
+            show.result({**facts, "balance": accounts}, as_json=True)
+        else:
+            show.result(facts, as_json=False)
+            if len(accounts) > 1:
+                show.frame(pl.DataFrame(accounts), "table")
+        if done.failures:
+            raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
+
+
+@commands.command()
+def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
+    """Bring the integrated table up to what staging has received, and then what is derived of it.
+
+    The one is one step; the other is what meterlake cluster does, and is left to it where the
+    setting cluster_after_integrate is false.
+
+    Example: meterlake integrate --lake ./lake
+    """
+    from meterlake import jobs
+    from meterlake.jobs.cluster import cluster as run_cluster
+
+    with plain_errors(), lake_context(lake) as context:
+        began = time.perf_counter()
+        failures: list[MeterlakeError] = []
+        with show.progress(quiet=output is Output.json) as progress:
+            done = jobs.integrate(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                progress=progress,
+            )
+            facts = {name: value for name, value in vars(done).items() if name != "hook_failures"}
+            if done.hook_failures:
+                facts["hook_failures"] = done.hook_failures
+                failures.append(Unavailable(" ".join(done.hook_failures)))
+            if context.settings.cluster_after_integrate:
+                try:
+                    served = run_cluster(
+                        context.store,
+                        engine=context.engine,
+                        settings=context.settings,
+                        now=context.now,
+                        progress=progress,
+                    )
+                    facts["clustered"] = vars(served)
+                except MeterlakeError as error:  # what is integrated stays so, and is told first
+                    failures.append(error)
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        show.result(facts, output is Output.json)
+        if failures:
+            raise failures[-1]
+
+
+@commands.command()
+def cluster(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write all of it anew, from the integrated table.")
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Bring what serves questions up to date: readings by meter, energy per day, week and month.
+
+    Closed days, and days that received late reads since. meterlake integrate does it too.
+
+    Example: meterlake cluster --lake ./lake
+    """
+    from meterlake.jobs.cluster import cluster as run
+
+    with plain_errors(), lake_context(lake) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = run(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                rebuild=rebuild,
+                progress=progress,
+            )
+        show.result(
+            {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
+            output is Output.json,
+        )
+
+
+@commands.command()
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Derive again what is wrong and can be derived.")
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Verify the whole lake: logs, files, rows, order, keys, and integrated against staging.
+
+    Exit code 1 where anything is found that is not mended.
+
+    Example: meterlake check --repair
+    """
+    from meterlake.jobs import upkeep
+
+    with plain_errors(), lake_context(lake) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = upkeep.check(
+                context.store,
+                engine=context.engine,
+                now=context.now,
+                repair=repair,
+                progress=progress,
+            )
+        show.result(
+            {
+                "files": done.files,
+                "rows": done.rows,
+                "repaired": [vars(f) for f in done.repaired],
+                "findings": [vars(f) for f in done.findings],
+                "seconds": round(time.perf_counter() - began, 3),
+            },
+            output is Output.json,
+        )
+        if done.findings:
+            raise typer.Exit(1)
+
+
+@commands.command()
+def vacuum(
+    retain: Annotated[
+        str, typer.Option(help="Keep what was needed in the last 7d, 12h or 30m.")
+    ] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    nobody_else: Annotated[
+        bool,
+        typer.Option("--nobody-else", help="Allow less than 1h: no job or query runs on the lake."),
+    ] = False,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Remove files that no version within the retention needs: superseded ones and orphans.
+
+    Example: meterlake vacuum --retain 7d --dry-run
+    """
+    from meterlake.lake.vacuum import vacuum as run
+
+    with plain_errors(), lake_context(lake) as context:
+        began = time.perf_counter()
+        done = run(
+            context.store,
+            retain=to_duration(retain, "--retain", may_be_zero=True),
+            now=context.now,
+            dry_run=dry_run,
+            nobody_else=nobody_else,
+        )
+        facts = {**vars(done), "dry_run": dry_run}
+        show.result(
+            {**facts, "seconds": round(time.perf_counter() - began, 3)}, output is Output.json
+        )

@@ -1,0 +1,111 @@
+"""Commands that make data: simulate, demo."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import Output, OutputOption, plain_errors, to_duration, to_moment
+
+commands = typer.Typer()
+simulate_app = typer.Typer(
+    help="Make test data that behaves like the real thing.", no_args_is_help=True
+)
+commands.add_typer(simulate_app, name="simulate")
+
+
+@simulate_app.command("readings")
+def simulate_readings_command(
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    start: Annotated[str, typer.Option(help="First moment, e.g. 2024-01-01 (UTC).")],
+    end: Annotated[str, typer.Option(help="End, not included.")],
+    devices: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
+    interval_minutes: Annotated[int, typer.Option(help="Length of an interval in minutes.")] = 15,
+    file_every: Annotated[str, typer.Option(help="A file for each 1d, 6h or 15m.")] = "1d",
+    region_voltage: Annotated[float, typer.Option(help="Nominal voltage in V.")] = 220.0,
+    min_load_kw: Annotated[float, typer.Option(help="Smallest contract load in kW.")] = 5.0,
+    max_load_kw: Annotated[float, typer.Option(help="Largest contract load in kW.")] = 20.0,
+    late_percent: Annotated[
+        float, typer.Option(help="Share of meters that are late, in percent.")
+    ] = 0.0,
+    late_minutes: Annotated[int, typer.Option(help="How late they are in minutes.")] = 1440,
+    bad_percent: Annotated[
+        float, typer.Option(help="Share of rows that are damaged, in percent.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    truth: Annotated[
+        Path | None, typer.Option(help="Inject faults and write here (csv, parquet) which.")
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Write readings of simulated meters as gzip CSV files, as a head-end system would.
+
+    Example: meterlake simulate readings --start 2024-01-01 --end 2024-01-08 --out inbox
+    """
+    from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+
+    with plain_errors():
+        began = time.perf_counter()
+        plan = ReadingsPlan(
+            devices=devices,
+            interval_minutes=interval_minutes,
+            start=to_moment(start, "--start"),
+            end=to_moment(end, "--end"),
+            file_every=to_duration(file_every, "--file-every"),
+            region_voltage_v=region_voltage,
+            min_load_kw=min_load_kw,
+            max_load_kw=max_load_kw,
+            late_percent=late_percent,
+            late_minutes=late_minutes,
+            bad_percent=bad_percent,
+            seed=seed,
+        )
+        with show.progress(quiet=output is Output.json) as progress:
+            count = 0
+
+            def on_file(_: object) -> None:
+                nonlocal count
+                count += 1
+                progress("simulate", None, count)
+
+            made = simulate_readings(plan, out, truth=truth, on_file=on_file)
+        show.result(
+            {
+                "files": len(made.files),
+                "rows": made.rows,
+                "readings": made.readings,
+                "late_rows": made.late_rows,
+                "bad_rows": made.bad_rows,
+                "injected": made.injected,
+                "out": str(out),
+                "seconds": round(time.perf_counter() - began, 3),
+            },
+            output is Output.json,
+        )
+
+
+@commands.command()
+def demo(
+    devices: Annotated[int, typer.Option(help="Number of meters.")] = 1000,
+    days: Annotated[int, typer.Option(help="Number of days.")] = 14,
+    folder: Annotated[Path, typer.Option(help="An empty or new folder for all of it.")] = Path(
+        "demo"
+    ),
+    output: OutputOption = Output.table,
+) -> None:
+    """From simulated inbound files to answered questions, in one go, on an empty folder.
+
+    Example: meterlake demo --devices 1000 --days 14
+    """
+    from meterlake.demo import run_demo
+
+    with plain_errors():
+        as_json = output is Output.json
+        done = run_demo(
+            devices=devices, days=days, folder=folder, now=datetime.now(UTC), quiet=as_json
+        )
+        if as_json:
+            show.result(done, as_json=True)

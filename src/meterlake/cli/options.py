@@ -1,0 +1,140 @@
+"""What the commands share: options, the context of a command, and texts to values."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from meterlake.errors import BadInput, MeterlakeError
+from meterlake.settings import Settings, load_settings
+
+
+class Output(StrEnum):
+    """How a command prints its result."""
+
+    table = "table"
+    json = "json"
+
+
+class TableOutput(StrEnum):
+    """How a command prints rows."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class By(StrEnum):
+    """Length of a local period."""
+
+    day = "day"
+    week = "week"
+    month = "month"
+
+
+class Clock(StrEnum):
+    """What a read had to do by the moment of --as-of."""
+
+    arrival = "arrival"
+    receipt = "receipt"
+
+
+LakeOption = Annotated[
+    str | None,
+    typer.Option("--lake", metavar="URL", help="The lake: a folder or s3://bucket/prefix."),
+]
+
+
+OutputOption = Annotated[Output, typer.Option("--output", help="For people, or one JSON object.")]
+
+
+RowsOption = Annotated[TableOutput, typer.Option("--output", help="How to print the rows.")]
+
+
+AsOfOption = Annotated[
+    str | None,
+    typer.Option("--as-of", help="Only what had arrived by this moment, whatever came since."),
+]
+
+
+ClockOption = Annotated[
+    Clock,
+    typer.Option(help="As-of clock: arrival at the source system, or receipt by this lake."),
+]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command works with: settings, the lake's storage, the engine, the moment."""
+
+    settings: Settings
+    store: Any
+    engine: Any
+    now: datetime
+
+
+@contextmanager
+def lake_context(lake: str | None, *, may_be_new: bool = False) -> Iterator[Context]:
+    """The context of a command on a lake; but for `may_be_new` on one that is there."""
+    from meterlake.engine.local import LocalEngine
+    from meterlake.lake.store import existing_store, open_store
+
+    found = load_settings(lake=lake)
+    store = (open_store if may_be_new else existing_store)(found.lake)
+    yield Context(found, store, LocalEngine(found.workers), datetime.now(UTC))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Our errors become one sentence and an exit code; others are bugs and stay whole."""
+    try:
+        yield
+    except MeterlakeError as error:
+        print(f"meterlake: {error}", file=sys.stderr)
+        raise typer.Exit(1 if isinstance(error, BadInput) else 3) from error
+
+
+def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:
+    """What --as-of and --clock mean; None without them."""
+    from meterlake.lake.history import AsOf
+
+    return None if text is None else AsOf(to_moment(text, "--as-of", zone), clock.value)
+
+
+def to_moment(text: str, flag: str, zone: str = "UTC") -> datetime:
+    """An aware moment; text without an offset is in `zone`."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{flag} needs a date or time such as 2024-01-31 or 2024-01-31T05:00Z; found '{text}'"
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(zone))
+    return moment.astimezone(UTC)
+
+
+def to_date(text: str | None, flag: str) -> date | None:
+    """A date. Raises BadInput."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"{flag} needs a date such as 2024-01-31; found '{text}'") from error
+
+
+def to_duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta:
+    """A length of time such as 7d, 12h or 30m. Raises BadInput."""
+    units = {"d": "days", "h": "hours", "m": "minutes"}
+    number, unit = text[:-1], text[-1:]
+    usable = number.isascii() and number.isdigit() and len(number) < 7 and unit in units
+    if not usable or (int(number) == 0 and not may_be_zero):
+        raise BadInput(f"{flag} needs a length such as 1d, 6h or 15m; found '{text}'")
+    return timedelta(**{units[unit]: int(number)})

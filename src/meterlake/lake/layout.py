@@ -9,6 +9,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import polars as pl
 
@@ -321,8 +322,13 @@ def _with_what_the_type_says(serving: pl.LazyFrame) -> pl.LazyFrame:
 
 def day_of(file: DataFile) -> datetime:
     """The UTC day of a file's partition."""
-    year, month, day = (int(file.partition[name]) for name in ("year", "month", "day"))
-    return datetime(year, month, day, tzinfo=UTC)
+    partition = file.partition
+    return _day(partition["year"], partition["month"], partition["day"])
+
+
+@cache
+def _day(year: str, month: str, day: str) -> datetime:
+    return datetime(int(year), int(month), int(day), tzinfo=UTC)
 
 
 def start_of_day(moment: datetime) -> datetime:

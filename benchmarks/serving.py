@@ -377,6 +377,7 @@ def main() -> int:
                 "cluster": "cluster: days by meter",
                 "merge": "merge runs of days (that day's, if one ended)",
                 "energy": "energy per day, week, month",
+                "all_of_cluster": "all of cluster, with reading the log",
             }.items()
         ),
         "",

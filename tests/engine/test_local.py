@@ -25,7 +25,7 @@ def test_units_are_drawn_only_as_fast_as_they_are_worked_off() -> None:
                 release.set()
 
     def work(n: int) -> int:
-        release.wait(5)
+        release.wait(0.5)
         return n
 
     results = LocalEngine(2).map(work, units())

@@ -588,7 +588,7 @@ def test_damaged_parquet_is_refused_or_read_whole(store: Store, take: Take) -> N
         assert "sound Parquet file" in done.failures[0].reason
 
 
-@pytest.mark.parametrize("step", [800, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [1600, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_parquet_file_with_a_flipped_bit_is_refused_or_accounted_for(
     take: Take, step: int, record_property: Callable[[str, object], None]
 ) -> None:

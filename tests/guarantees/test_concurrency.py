@@ -56,7 +56,7 @@ def together(
             work.start(context, "ingest", store.url, some, NOW, environment=environment)
         )
     for _ in range(INTEGRATING):
-        children.append(work.start(context, meanwhile, store.url, NOW, 5, environment=environment))
+        children.append(work.start(context, meanwhile, store.url, NOW, 3, environment=environment))
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0] * len(children)

@@ -63,7 +63,8 @@ def history(files: Sequence[str], lake: str) -> list[tuple[str, tuple[object, ..
         steps.append(("ingest", (lake, [file], NOW + timedelta(hours=number))))
         if number % 2:
             steps.append(("integrate", (lake, NOW + timedelta(days=1, hours=number))))
-            steps.append(("cluster", (lake, NOW + timedelta(days=1, hours=number))))
+            if number == 3:
+                steps.append(("cluster", (lake, NOW + timedelta(days=1, hours=number))))
     steps.append(("ingest", (lake, list(files), NOW + timedelta(days=3))))
     steps.append(("integrate", (lake, NOW + timedelta(days=4))))
     steps.append(("cluster", (lake, NOW + timedelta(days=4))))

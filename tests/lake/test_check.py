@@ -1,6 +1,7 @@
 """A check finds what is wrong, whatever it is; a repair mends what can be derived again."""
 
 import io
+import shutil
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from meterlake.jobs import upkeep
 from meterlake.lake.commit import commit, snapshot
 from meterlake.lake.journal import note
 from meterlake.lake.sql import query
-from meterlake.lake.store import Store
+from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import DataFile, write_file
 from meterlake.schema import (
     CONSUMPTION_DAILY,
@@ -54,7 +55,19 @@ def delivered(path: Path, hours: Iterable[int], arrival: str, *more: str) -> str
 
 
 @pytest.fixture
-def lake(store: Store, tmp_path: Path) -> Store:
+def lake(store: Store, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A lake of all tables; on a folder a copy of one that is made once."""
+    if not store.is_local:
+        return made(store, tmp_path)
+    once = Path(tmp_path_factory.getbasetemp()) / "sound lake"
+    if not once.exists():
+        once.mkdir()
+        made(open_store(str(once / "lake")), once)
+    shutil.copytree(once / "lake", store.url, dirs_exist_ok=True)
+    return store
+
+
+def made(store: Store, tmp_path: Path) -> Store:
     first = [
         delivered(tmp_path / "a.csv.gz", range(12), "2024-01-01 12:00:00", "bad", "worse"),
         delivered(tmp_path / "b.csv", range(10, 26), "2024-01-02 12:00:00", "bad"),

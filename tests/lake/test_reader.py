@@ -43,6 +43,7 @@ def take(store: Store, deliver: Deliver) -> Callable[..., None]:
     return taken
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_the_logs_are_read_once_and_then_followed(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_the_logs_are_read_once_and_then_followed(
     assert len(opened) == 2 + 2  # the reader's, and that of the one clustering
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_a_read_that_is_integrated_while_a_clustering_runs_is_not_taken_for_clustered(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_read_that_is_integrated_while_a_clustering_runs_is_not_taken_for_clus
     assert reader.readings(["m1"])["reading_value"].to_list() == [1.0, 7.0, 1.0]
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_serving_and_integrated_are_read_as_of_one_version(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def test_serving_and_integrated_are_read_as_of_one_version(
     assert reader.readings(["m1"])["reading_value"].to_list() == [5.0, 6.0]
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_files_of_other_meters_and_times_are_not_opened(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +219,7 @@ def test_energy_is_up_to_the_last_reading_though_its_day_is_open(
     assert found.select("energy_kwh", "intervals").rows() == [(79.0, 36)]
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_where_integrated_was_lost_and_made_anew_serving_is_too(
     store: Store, take: Callable[..., None]
 ) -> None:

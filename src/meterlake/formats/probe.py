@@ -11,7 +11,7 @@ import sys
 import polars as pl
 
 from meterlake.errors import NotReadable
-from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, Source
+from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, Source, chunks
 from meterlake.formats.tabular import scan_parquet
 
 _CELL_BYTES = 8
@@ -25,10 +25,13 @@ def probe(source: Source) -> None:
     NotReadable
         That process was ended by what it read, or the file is a bomb. What it could say itself
         of other damage, or of a storage that fails, this process will find and say.
+    Unavailable
+        The file's beginning cannot be read.
     """
     with source.open_stored() as file:
-        if file.read(len(PARQUET_MAGIC)) != PARQUET_MAGIC:
-            return
+        begins = next(chunks(file, source.name, size=len(PARQUET_MAGIC)), b"")
+    if begins != PARQUET_MAGIC:
+        return
     done = subprocess.run(
         [sys.executable, "-m", "meterlake.formats.probe", source.name, source.url],
         check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -171,7 +171,7 @@ def test_each_single_failure_of_a_clustering_leaves_each_table_before_or_after(
     record_property("faults injected", injected)
 
 
-@pytest.mark.parametrize("step", [67, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.ERROR_503, Fault.CUT])
 def test_each_single_request_to_s3_that_fails_is_asked_again(
     s3_lake: str,

@@ -370,6 +370,7 @@ def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone
     assert work.contents(store) == held
 
 
+@pytest.mark.parametrize("store", ["file"], indirect=True)
 @pytest.mark.parametrize("folder", ["staging", "staging/readings"])
 def test_where_staging_is_gone_nothing_is_derived_from_it(lake: Store, folder: str) -> None:
     readings = snapshot(lake, READINGS).rows

@@ -57,7 +57,7 @@ def lake_of(folder: Path, files: list[list[Read]], *, until: datetime | None = N
 SQL = "SELECT * FROM readings ORDER BY meter_id, reading_type, reading_date_time"
 
 
-@settings(max_examples=7)
+@settings(max_examples=5)
 @given(files=deliveries, minutes=st.integers(0, 400))
 def test_as_of_a_moment_is_the_lake_of_what_had_arrived_by_then(
     files: list[list[Read]], minutes: int
@@ -76,7 +76,7 @@ def test_as_of_a_moment_is_the_lake_of_what_had_arrived_by_then(
             assert found.equals(read_readings(then, meters, **asked))  # type: ignore[arg-type]
 
 
-@settings(max_examples=7)
+@settings(max_examples=5)
 @given(files=deliveries, taken=st.integers(0, 4))
 def test_by_receipt_it_is_the_lake_as_it_was_at_that_moment(
     files: list[list[Read]], taken: int
@@ -91,7 +91,7 @@ def test_by_receipt_it_is_the_lake_as_it_was_at_that_moment(
             assert query(lake, sql, as_of=as_of).equals(query(then, sql)), table
 
 
-@settings(max_examples=7)
+@settings(max_examples=5)
 @given(files=deliveries)
 def test_the_balance_accounts_for_every_row_and_reading(files: list[list[Read]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -181,7 +181,7 @@ def energies_are_those_of_the_readings(life: Life, truth: pl.DataFrame) -> None:
     assert months["energy_kwh"].fill_null(0.0).sum() == pytest.approx(total)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(history=histories, windows=windows)
 def test_whoever_reads_by_serving_gets_what_integrated_has(
     history: list[Action], windows: list[tuple[int, int]]

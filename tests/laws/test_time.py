@@ -175,7 +175,7 @@ def change(draw: st.DrawFn) -> tuple[str, datetime]:
 # --- the laws
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     where=zone_and_moment(),
     minutes=st.sampled_from([5, 15, 30, 60]),
@@ -215,7 +215,7 @@ def test_intervals_stamped_by_the_clock_on_the_wall_are_at_their_instants(
         assert {b - a for a, b in pairwise(t for t, _ in found[::2] if t)} == {step}
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(where=change(), part=st.integers(0, 999), copies=st.sampled_from([1, 1, 3]))
 @example(("Pacific/Apia", datetime(2011, 12, 30, 10, tzinfo=UTC)), 500, 1)
 @example(("America/St_Johns", datetime(2010, 3, 14, 3, 31, tzinfo=UTC)), 0, 1)

@@ -21,9 +21,9 @@ from meterlake.lake.table import DataFile, Snapshot, consumed_of, fetched, scan
 from meterlake.periods import By, Period, first_date, next_date, periods
 from meterlake.schema import CONSUMPTION_DAILY, READINGS
 
-CONSUME = (
-    "consume"  # idempotency key: the version of integrated (daily), or of daily (weekly, monthly)
-)
+# The tables' key: the version of integrated that days, and of the daily table that weeks and
+# months are up to.
+CONSUME = "consume"
 
 
 def read_consumption(

@@ -167,9 +167,7 @@ class Layout:
             if span is None or self.is_stale(reading_type, day):
                 window = max(day, start), min(day + DAY, end)
                 files = self.hours(reading_type, day)
-                found.append(
-                    Piece(READINGS, tuple(f for f in files if _meets(f, *window)), *window)
-                )
+                found.append(Piece(READINGS, tuple(f for f in files if meets(f, *window)), *window))
                 number += 1
                 continue
             until = day  # a run of days that are not stale
@@ -336,7 +334,8 @@ def start_of_day(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _meets(file: DataFile, start: datetime, end: datetime) -> bool:
+def meets(file: DataFile, start: datetime, end: datetime) -> bool:
+    """Whether a file may have rows of a half-open window."""
     return file.first is None or file.last is None or (file.first < end and file.last >= start)
 
 

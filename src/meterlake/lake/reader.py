@@ -10,7 +10,7 @@ import polars as pl
 
 from meterlake.lake.commit import snapshot
 from meterlake.lake.history import AsOf
-from meterlake.lake.layout import EARLIEST, LATEST, Layout, LiveLayout, Piece, scan_pieces
+from meterlake.lake.layout import EARLIEST, LATEST, Layout, LiveLayout, Piece, meets, scan_pieces
 from meterlake.lake.sql import answer
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched
@@ -131,7 +131,7 @@ def _read_as_of(
     columns: Sequence[str],
 ) -> pl.DataFrame:
     staging = snapshot(store, STAGING)
-    files = tuple(f for f in staging.files if _overlaps(f, start, end))
+    files = tuple(f for f in staging.files if meets(f, start, end))
     sql = f"""
         SELECT {", ".join(columns)} FROM readings
         WHERE meter_id IN (SELECT unnest($meters)) AND reading_type = $reading_type
@@ -140,7 +140,3 @@ def _read_as_of(
     """  # noqa: S608
     asked = {"meters": list(meters), "reading_type": reading_type, "start": start, "end": end}
     return answer(store, sql, {STAGING.name: replace(staging, files=files)}, asked, as_of=as_of)
-
-
-def _overlaps(file: DataFile, start: datetime, end: datetime) -> bool:
-    return file.first is None or file.last is None or (file.first < end and file.last >= start)

@@ -52,9 +52,19 @@ class Settings(BaseSettings):
     merge_after_days: float = Field(
         3.0, ge=0, description="They become one file this long after the last of them [d]"
     )
-    engine: Literal["local"] = Field("local", description="Who runs the units of work")
+    engine: Literal["local", "spark"] = Field(
+        "local", description="Who runs the units of work: threads of this process, or a cluster"
+    )
+    spark_master: str | None = Field(
+        None,
+        description="Spark's master: local[2], spark://host:7077, yarn, k8s://…; unset: as "
+        "spark-submit or spark-defaults.conf say",
+    )
     workers: int = Field(
-        min(4, os.cpu_count() or 1), ge=1, le=64, description="Units of work at a time"
+        min(4, os.cpu_count() or 1),
+        ge=1,
+        le=64,
+        description="Units of work at a time, of the local engine",
     )
 
     @field_validator("late_hooks", mode="before")

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,17 @@ from typing_extensions import Buffer
 from meterlake.errors import BadInput
 
 Result = TypeVar("Result")
+
+ENVIRONMENT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+)
+"""The variables that say where S3 is and who asks."""
 
 _ALLOW_HTTP = "aws_allow_http"
 _BUFFER_BYTES = 1024 * 1024
@@ -95,6 +106,19 @@ def filesystem(url: str) -> FsspecStore:
     """A store as a file system for DuckDB, whose own one has to be downloaded."""
     protocol = cast(Literal["s3"], url.partition("://")[0])
     return FsspecStore(protocol, **_obstore_options(url))
+
+
+def environment() -> dict[str, str]:
+    """What this process's variables say of S3, for others that work for it. Holds secrets."""
+    return {name: os.environ[name] for name in ENVIRONMENT if os.environ.get(name, "").strip()}
+
+
+def adopt_environment(told: Mapping[str, str]) -> None:
+    """Reach S3 as another process does; where it has keys of its own, none of ours are left."""
+    if "AWS_ACCESS_KEY_ID" in told:
+        for name in ENVIRONMENT[:3]:
+            os.environ.pop(name, None)
+    os.environ.update(told)
 
 
 def steadily(call: Callable[[], Result], *, failures: tuple[type[Exception], ...]) -> Result:

@@ -24,10 +24,10 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import NotReadable
 from meterlake.formats import lines, tabular
 from meterlake.formats import source as sources
-from meterlake.formats.port import REJECTED, Block, Parsed
+from meterlake.formats.port import REJECTED, Block, Format, Parsed
 from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
 from meterlake.ingest import land
-from meterlake.ingest.stage import stage_block
+from meterlake.ingest.stage import Portion, Refused, Staged, stage
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.settings import load_settings
@@ -673,6 +673,11 @@ class _Loses:
         return self._parsed
 
 
+def staged(store: Store, fmt: Format) -> Staged | Refused:
+    block = Block(Source("x.csv", "x.csv", "none"), 1, data=b"")
+    return stage(store, received_at=NOW)(Portion(0, "0", fmt, block))
+
+
 @pytest.mark.parametrize(
     ("rows", "read", "rejected"),
     [(3, [1, 2], []), (3, [1], [2]), (1, [1, 2], []), (3, [], []), (3, [1, 2], [2]),
@@ -682,13 +687,13 @@ def test_no_format_can_lose_a_row_or_take_one_twice(
     store: Store, rows: int, read: list[int], rejected: list[int]
 ) -> None:
     fmt = _Loses(rows, read, rejected)
-    work = stage_block(store, fmt, sha256="0", received_at=NOW)
-    with pytest.raises(NotReadable, match=f"format loses counts {rows} rows"):
-        work(Block(Source("x.csv", "x.csv", "none"), 1, data=b""))
+    refused = staged(store, fmt)
+    assert isinstance(refused, Refused) and isinstance(refused.error, NotReadable)
+    assert f"format loses counts {rows} rows" in str(refused.error)
 
 
 def test_several_readings_of_one_row_are_one_row(store: Store) -> None:
     fmt = _Loses(2, [1, 1], [2, 2])
-    work = stage_block(store, fmt, sha256="0", received_at=NOW)
-    staged = work(Block(Source("x.csv", "x.csv", "none"), 1, data=b""))
-    assert (staged.rows, staged.readings, staged.quarantined) == (2, 2, 1)
+    done = staged(store, fmt)
+    assert isinstance(done, Staged)
+    assert (done.rows, done.readings, done.quarantined) == (2, 2, 1)

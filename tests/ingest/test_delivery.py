@@ -18,6 +18,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, NotReadable
 from meterlake.ingest import land
 from meterlake.integrate.events import LateReads, post_late_reads
+from meterlake.jobs import intake
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
@@ -214,14 +215,14 @@ def test_a_file_that_another_process_can_read_meanwhile_is_not_set_aside(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.csv").write_bytes(TEXT)
-    real: Any = jobs.__dict__["recognise"]
+    real: Any = intake.__dict__["recognise"]
 
     def overtaken(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(jobs, "recognise", real)
+        monkeypatch.setattr(intake, "recognise", real)
         ingest(store, str(tmp_path / "a.csv"))
         raise NotReadable("by this profile it cannot be read")
 
-    monkeypatch.setattr(jobs, "recognise", overtaken)
+    monkeypatch.setattr(intake, "recognise", overtaken)
     done = ingest(store, str(tmp_path / "a.csv"))
     assert (done.already_ingested, done.failures) == (1, [])
     kept = [f.path for f in store.list("inbound")]

@@ -13,6 +13,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Conflict
 from meterlake.integrate import events
 from meterlake.integrate.events import LateReads
+from meterlake.jobs import intake
 from meterlake.lake import commit as commits
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
@@ -187,7 +188,7 @@ def test_an_ingest_cut_off_before_its_commit_leaves_nothing_and_can_be_repeated(
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "commit", cut_off)
+        patch.setattr(intake, "commit", cut_off)
         with pytest.raises(KeyboardInterrupt):
             ingest(store, path)
     assert snapshot(store, STAGING).rows == 0
@@ -244,11 +245,11 @@ def test_two_ingests_of_one_file_at_once_stage_it_once(
     real: Any = commits.commit
 
     def overtaking(*args: object, **options: object) -> Any:
-        monkeypatch.setattr(jobs, "commit", real)
+        monkeypatch.setattr(intake, "commit", real)
         ingest(store, path)
         return real(*args, **options)
 
-    monkeypatch.setattr(jobs, "commit", overtaking)
+    monkeypatch.setattr(intake, "commit", overtaking)
     done = jobs.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
     assert (done.files, done.already_ingested) == (0, 1)
     assert snapshot(store, STAGING).rows == 2

@@ -4,22 +4,28 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support import work
 
+from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.jobs import upkeep
 from meterlake.lake import commit as commits
 from meterlake.lake.commit import snapshot, snapshots
 from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan, table_at
-from meterlake.lake.vacuum import Vacuumed, vacuum
+from meterlake.lake.vacuum import Vacuumed
 from meterlake.schema import QUARANTINE, READINGS, TABLES
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 Deliver = Callable[..., Path]
+
+
+vacuum = partial(upkeep.vacuum, engine=LocalEngine(2))
 
 
 def row(arrival: str, kw: float) -> str:

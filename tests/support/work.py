@@ -15,12 +15,13 @@ import polars as pl
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
+from meterlake.engine.spark import spark_engine
+from meterlake.integrate import hours
 from meterlake.jobs import upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import fetched, scan
-from meterlake.lake.vacuum import vacuum as run_vacuum
 from meterlake.schema import TABLES
 from meterlake.settings import load_settings
 
@@ -67,6 +68,13 @@ def integrate(lake: str, now: datetime) -> None:
     jobs.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
 
 
+def integrate_on_spark(lake: str, now: datetime, master: str, unit_rows: int) -> None:
+    """Integrate once on a cluster, in units of so many rows."""
+    hours.UNIT_ROWS = unit_rows
+    with spark_engine(master) as engine:
+        jobs.integrate(open_store(lake), engine=engine, settings=CONF, now=now)
+
+
 def cluster(lake: str, now: datetime) -> None:
     """Bring serving and the energies up to date."""
     run_cluster(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
@@ -74,7 +82,8 @@ def cluster(lake: str, now: datetime) -> None:
 
 def vacuum(lake: str, now: datetime, retain: timedelta = timedelta(0)) -> None:
     """Remove what no version needs."""
-    run_vacuum(open_store(lake), retain=retain, now=now, nobody_else=True)
+    store = open_store(lake)
+    upkeep.vacuum(store, engine=LocalEngine(2), retain=retain, now=now, nobody_else=True)
 
 
 def repair(lake: str, now: datetime) -> None:

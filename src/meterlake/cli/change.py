@@ -7,10 +7,12 @@ import typer
 
 from meterlake import show
 from meterlake.cli.options import (
+    EngineOption,
     LakeOption,
+    MasterOption,
     Output,
     OutputOption,
-    lake_context,
+    job_context,
     plain_errors,
     to_duration,
 )
@@ -28,6 +30,8 @@ def ingest(
         str | None, typer.Option(help="Format's name or profile file; default: recognised.")
     ] = None,
     lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Take delivered files into staging: each once, each completely or not at all.
@@ -38,7 +42,7 @@ def ingest(
 
     from meterlake import jobs
 
-    with plain_errors(), lake_context(lake, may_be_new=True) as context:
+    with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = jobs.ingest(
@@ -82,18 +86,24 @@ def ingest(
 
 
 @commands.command()
-def integrate(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
+def integrate(
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
     """Bring the integrated table up to what staging has received, and then what is derived of it.
 
     The one is one step; the other is what meterlake cluster does, and is left to it where the
     setting cluster_after_integrate is false.
 
     Example: meterlake integrate --lake ./lake
+    On a cluster: meterlake integrate --engine spark --spark-master spark://host:7077
     """
     from meterlake import jobs
     from meterlake.jobs.cluster import cluster as run_cluster
 
-    with plain_errors(), lake_context(lake) as context:
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
         with show.progress(quiet=output is Output.json) as progress:
@@ -132,6 +142,8 @@ def cluster(
         bool, typer.Option("--rebuild", help="Write all of it anew, from the integrated table.")
     ] = False,
     lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Bring what serves questions up to date: readings by meter, energy per day, week and month.
@@ -142,7 +154,7 @@ def cluster(
     """
     from meterlake.jobs.cluster import cluster as run
 
-    with plain_errors(), lake_context(lake) as context:
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = run(
@@ -165,6 +177,8 @@ def check(
         bool, typer.Option("--repair", help="Derive again what is wrong and can be derived.")
     ] = False,
     lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Verify the whole lake: logs, files, rows, order, keys, and integrated against staging.
@@ -175,7 +189,7 @@ def check(
     """
     from meterlake.jobs import upkeep
 
-    with plain_errors(), lake_context(lake) as context:
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = upkeep.check(
@@ -210,23 +224,28 @@ def vacuum(
         typer.Option("--nobody-else", help="Allow less than 1h: no job or query runs on the lake."),
     ] = False,
     lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Remove files that no version within the retention needs: superseded ones and orphans.
 
     Example: meterlake vacuum --retain 7d --dry-run
     """
-    from meterlake.lake.vacuum import vacuum as run
+    from meterlake.jobs.upkeep import vacuum as run
 
-    with plain_errors(), lake_context(lake) as context:
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
-        done = run(
-            context.store,
-            retain=to_duration(retain, "--retain", may_be_zero=True),
-            now=context.now,
-            dry_run=dry_run,
-            nobody_else=nobody_else,
-        )
+        with show.progress(quiet=output is Output.json) as progress:
+            done = run(
+                context.store,
+                engine=context.engine,
+                retain=to_duration(retain, "--retain", may_be_zero=True),
+                now=context.now,
+                dry_run=dry_run,
+                nobody_else=nobody_else,
+                progress=progress,
+            )
         facts = {**vars(done), "dry_run": dry_run}
         show.result(
             {**facts, "seconds": round(time.perf_counter() - began, 3)}, output is Output.json

@@ -51,6 +51,29 @@ LakeOption = Annotated[
 ]
 
 
+class EngineName(StrEnum):
+    """Who runs the units of work."""
+
+    local = "local"
+    spark = "spark"
+
+
+EngineOption = Annotated[
+    EngineName | None,
+    typer.Option("--engine", help="Who runs the work: this process, or a Spark cluster."),
+]
+
+
+MasterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--spark-master",
+        metavar="URL",
+        help="local[2], spark://host:7077, yarn, …; default: what spark-submit set.",
+    ),
+]
+
+
 OutputOption = Annotated[Output, typer.Option("--output", help="For people, or one JSON object.")]
 
 
@@ -71,23 +94,60 @@ ClockOption = Annotated[
 
 @dataclass(frozen=True)
 class Context:
-    """What a command works with: settings, the lake's storage, the engine, the moment."""
+    """What a command works with: settings, the lake's storage, the moment."""
 
     settings: Settings
     store: Any
-    engine: Any
     now: datetime
 
 
+@dataclass(frozen=True)
+class JobContext(Context):
+    """What a command that changes the lake works with: an engine besides."""
+
+    engine: Any
+
+
 @contextmanager
-def lake_context(lake: str | None, *, may_be_new: bool = False) -> Iterator[Context]:
-    """The context of a command on a lake; but for `may_be_new` on one that is there."""
-    from meterlake.engine.local import LocalEngine
-    from meterlake.lake.store import existing_store, open_store
+def lake_context(lake: str | None) -> Iterator[Context]:
+    """The context of a command that asks a lake that is there."""
+    from meterlake.lake.store import existing_store
 
     found = load_settings(lake=lake)
+    yield Context(found, existing_store(found.lake), datetime.now(UTC))
+
+
+@contextmanager
+def job_context(
+    lake: str | None,
+    engine: EngineName | None,
+    master: str | None,
+    *,
+    may_be_new: bool = False,
+) -> Iterator[JobContext]:
+    """The context of a job on a lake; but for `may_be_new` on one that is there."""
+    from meterlake.lake.store import existing_store, open_store
+
+    name = None if engine is None else engine.value
+    found = load_settings(lake=lake, engine=name, spark_master=master)
     store = (open_store if may_be_new else existing_store)(found.lake)
-    yield Context(found, store, LocalEngine(found.workers), datetime.now(UTC))
+    with _engine(found, master) as running:
+        yield JobContext(found, store, datetime.now(UTC), running)
+
+
+@contextmanager
+def _engine(settings: Settings, master: str | None) -> Iterator[Any]:
+    if settings.engine == "spark":
+        from meterlake.engine.spark import spark_engine
+
+        with spark_engine(settings.spark_master) as engine:
+            yield engine
+    elif master is not None:
+        raise BadInput(f"--spark-master needs --engine spark; found the engine '{settings.engine}'")
+    else:
+        from meterlake.engine.local import LocalEngine
+
+        yield LocalEngine(settings.workers)
 
 
 @contextmanager

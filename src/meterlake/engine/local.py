@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 class LocalEngine:
     """Runs at most `workers` units at a time."""
 
+    sends_units = False
+
     def __init__(self, workers: int) -> None:
         self._workers = workers
 

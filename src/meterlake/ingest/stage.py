@@ -7,15 +7,16 @@ are found again by the row groups' statistics (docs/adr/0004).
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
 
-from meterlake.errors import NotReadable
+from meterlake.errors import MeterlakeError, NotReadable
 from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Block, Format, Parsed
+from meterlake.formats.source import Source
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, write_file
 from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
@@ -24,49 +25,110 @@ KEY_PREFIX = "ingest/"  # idempotency key: this and the content's SHA-256
 
 
 @dataclass(frozen=True)
+class Portion:
+    """A unit of work: a block of a delivered file, or all of a stream that is yet to be cut.
+
+    `number` is the file's among those that are taken in together.
+    """
+
+    number: int
+    sha256: str
+    format: Format
+    part: Block | Source
+
+
+@dataclass(frozen=True)
 class Staged:
-    """What one block became: files, and its balance of rows and readings."""
+    """What a portion became: files, and its balance of rows and readings."""
 
-    files: tuple[DataFile, ...]
-    quarantine: tuple[DataFile, ...]
-    rows: int
-    readings: int
-    quarantined: int
+    number: int
+    files: tuple[DataFile, ...] = ()
+    quarantine: tuple[DataFile, ...] = ()
+    rows: int = 0
+    readings: int = 0
+    quarantined: int = 0
 
 
-def stage_block(
-    store: Store, fmt: Format, *, sha256: str, received_at: datetime
-) -> Callable[[Block], Staged]:
-    """The work on one block: parse it and write what it holds.
+@dataclass(frozen=True)
+class Refused:
+    """Why a portion could not be taken in: its file cannot be, but others may."""
+
+    number: int
+    error: MeterlakeError
+
+
+def cut(fmt: Format, source: Source, *, by_reference: bool) -> Iterator[Block | Source]:
+    """The parts of a file that are worked on one by one.
 
     Parameters
     ----------
-    sha256 : of the delivered file
-    received_at : the moment of this ingest, aware
+    by_reference : blocks that hold bytes, cut from a stream, are not wanted: such a stream is
+        one part
 
     Raises
     ------
     NotReadable
-        From the work: the block cannot be read, or its rows are not all accounted for.
+        The file cannot be cut.
+    """
+    blocks = fmt.split(source)
+    first = next(blocks, None)
+    if first is None:
+        return
+    if by_reference and first.data is not None:
+        yield source
+        return
+    yield first
+    del first
+    yield from blocks
+
+
+def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged | Refused]:
+    """The work on one portion: parse it and write what it holds.
+
+    Parameters
+    ----------
+    received_at : the moment of this ingest, aware
     """
 
-    def work(block: Block) -> Staged:
-        parsed = fmt.parse(block)
-        quarantined = _check_balance(parsed, block, fmt.name)
-        constants = [
-            pl.lit(block.source.name).alias("source_file"),
-            pl.lit(sha256).alias("source_sha256"),
-            pl.lit(received_at, POLARS_TYPES["timestamp"]).alias("received_at"),
-        ]
-        return Staged(
-            files=_write_staging(store, parsed.reads, constants),
-            quarantine=_write_quarantine(store, parsed, constants, fmt.name, received_at),
-            rows=parsed.rows,
-            readings=_count_readings(parsed.reads),
-            quarantined=quarantined,
-        )
+    def work(portion: Portion) -> Staged | Refused:
+        part = portion.part
+        blocks = portion.format.split(part) if isinstance(part, Source) else [part]
+        done = Staged(portion.number)
+        try:
+            for block in blocks:
+                one = _stage_block(store, portion, block, received_at)
+                done = Staged(
+                    portion.number,
+                    done.files + one.files,
+                    done.quarantine + one.quarantine,
+                    done.rows + one.rows,
+                    done.readings + one.readings,
+                    done.quarantined + one.quarantined,
+                )
+        except MeterlakeError as error:
+            return Refused(portion.number, error)
+        return done
 
     return work
+
+
+def _stage_block(store: Store, portion: Portion, block: Block, received_at: datetime) -> Staged:
+    fmt = portion.format
+    parsed = fmt.parse(block)
+    quarantined = _check_balance(parsed, block, fmt.name)
+    constants = [
+        pl.lit(block.source.name).alias("source_file"),
+        pl.lit(portion.sha256).alias("source_sha256"),
+        pl.lit(received_at, POLARS_TYPES["timestamp"]).alias("received_at"),
+    ]
+    return Staged(
+        portion.number,
+        files=_write_staging(store, parsed.reads, constants),
+        quarantine=_write_quarantine(store, parsed, constants, fmt.name, received_at),
+        rows=parsed.rows,
+        readings=_count_readings(parsed.reads),
+        quarantined=quarantined,
+    )
 
 
 def _check_balance(parsed: Parsed, block: Block, format_name: str) -> int:

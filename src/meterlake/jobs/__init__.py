@@ -1,22 +1,19 @@
 """One function per job: plan, map, commit. The moment is passed in, never looked up."""
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 import polars as pl
 
 from meterlake import __version__, storage
 from meterlake.engine import Engine
-from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable, Unavailable
-from meterlake.formats.probe import probe
-from meterlake.formats.registry import format_note, named_format, recognise
-from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
-from meterlake.ingest.stage import KEY_PREFIX, Staged, stage_block
+from meterlake.errors import Conflict, MeterlakeError, Unavailable
 from meterlake.integrate import hours
 from meterlake.integrate.events import Hook, LateReads, late_hooks
+from meterlake.jobs.intake import Failure, FileBalance, Ingested, ingest
+from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import ATTEMPTS, commit, settle, snapshots
 from meterlake.lake.journal import added_since
 from meterlake.lake.store import Store
@@ -25,80 +22,17 @@ from meterlake.lake.table import fetched as fetched_rows
 from meterlake.schema import LATE_ARRIVALS, READINGS, STAGING
 from meterlake.settings import Settings
 
-Progress = Callable[[str, int | None, int], None]
-"""Told of (what, units in all or None, units done)."""
-
-
-def silent(what: str, total: int | None, done: int) -> None:
-    """Progress for callers that want none."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A delivered file that was not taken in, and why: it is bad, or was not to be had."""
-
-    file: str
-    reason: str
-    is_bad: bool
-
-
-@dataclass(frozen=True)
-class FileBalance:
-    """What became of a delivered file's rows: `rows` = `stored` + `quarantined`.
-
-    `readings` are the values in the stored rows. A file that was taken in before has no row
-    counted: all of them are there already.
-    """
-
-    file: str
-    sha256: str
-    rows: int = 0
-    quarantined: int = 0
-    readings: int = 0
-    already_ingested: bool = False
-
-    @property
-    def stored(self) -> int:
-        """Rows that staging has of the file."""
-        return self.rows - self.quarantined
-
-
-@dataclass
-class Ingested:
-    """What an ingest did, over all its files: `rows` = `stored` + `quarantined`."""
-
-    balance: list[FileBalance] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def files(self) -> int:
-        """Number of files that were taken in."""
-        return sum(not b.already_ingested for b in self.balance)
-
-    @property
-    def already_ingested(self) -> int:
-        """Number of files that had been taken in before."""
-        return len(self.balance) - self.files
-
-    @property
-    def rows(self) -> int:
-        """Rows of the files that were taken in."""
-        return sum(b.rows for b in self.balance)
-
-    @property
-    def stored(self) -> int:
-        """Rows that staging has got."""
-        return sum(b.stored for b in self.balance)
-
-    @property
-    def quarantined(self) -> int:
-        """Rows that the quarantine has got."""
-        return sum(b.quarantined for b in self.balance)
-
-    @property
-    def readings(self) -> int:
-        """Values in the stored rows."""
-        return sum(b.readings for b in self.balance)
+__all__ = [
+    "Failure",
+    "FileBalance",
+    "Ingested",
+    "IntegrationResult",
+    "Progress",
+    "ingest",
+    "integrate",
+    "silent",
+    "write_late_arrivals",
+]
 
 
 @dataclass(frozen=True)
@@ -112,116 +46,6 @@ class IntegrationResult:
     late: int = 0
     late_partitions: int = 0
     hook_failures: tuple[str, ...] = ()
-
-
-def ingest(
-    store: Store,
-    locations: Sequence[str],
-    *,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
-    profile: str | None = None,
-    progress: Progress = silent,
-) -> Ingested:
-    """Take delivered files into staging, each in one commit, each once.
-
-    A file that cannot be read is listed in `failures` and changes nothing; the others are
-    taken in all the same.
-    """
-    if profile is not None:
-        named_format(profile, default_zone=settings.timezone)
-    done = Ingested()
-    files = expand(list(locations))
-    if not files:
-        raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
-    settle(store, STAGING, now=now)
-    for number, location in enumerate(files):
-        progress("ingest", len(files), number)
-        try:
-            with fetched(location) as delivery:
-                balance = _ingest_one(
-                    store,
-                    delivery,
-                    engine=engine,
-                    settings=settings,
-                    now=now,
-                    profile=profile,
-                    progress=partial(_add_rows, progress, done.rows),
-                )
-                done.balance.append(balance)
-        except MeterlakeError as error:
-            done.failures.append(Failure(location, str(error), isinstance(error, BadInput)))
-    progress("ingest", len(files), len(files))
-    return done
-
-
-def _add_rows(progress: Progress, before: int, rows: int) -> None:
-    progress("rows", None, before + rows)
-
-
-def _ingest_one(
-    store: Store,
-    delivery: Delivery,
-    *,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
-    profile: str | None,
-    progress: Callable[[int], None],
-) -> FileBalance:
-    key = KEY_PREFIX + delivery.sha256
-    known = FileBalance(delivery.name, delivery.sha256, already_ingested=True)
-    if consumed_version(store, STAGING, key) >= 0:
-        return known
-    source = None
-    try:
-        source = land(store, delivery)
-        probe(source)
-        if profile is None:
-            fmt = recognise(source, default_zone=settings.timezone)
-        else:
-            fmt = named_format(profile, default_zone=settings.timezone)
-        work = stage_block(store, fmt, sha256=delivery.sha256, received_at=now)
-        results: list[Staged] = []
-        for result in engine.map(work, fmt.split(source)):
-            results.append(result)
-            progress(sum(r.rows for r in results))
-    except NotReadable as error:
-        if consumed_version(store, STAGING, key) >= 0:
-            return known  # another process could read it meanwhile, by another profile
-        set_aside(store, delivery, source, str(error))
-        raise
-    balance = FileBalance(
-        delivery.name,
-        delivery.sha256,
-        rows=sum(r.rows for r in results),
-        quarantined=sum(r.quarantined for r in results),
-        readings=sum(r.readings for r in results),
-    )
-    try:
-        commit(
-            store,
-            STAGING,
-            add=[f for r in results for f in r.files],
-            attached=[f for r in results for f in r.quarantine],
-            note={
-                "job": "ingest",
-                **vars(balance),
-                "inbound": source.url.removeprefix(f"{store.url}/"),
-                **format_note(fmt, default_zone=settings.timezone),
-                "received_at": now.isoformat(),
-                "code_version": __version__,
-            },
-            key=key,
-            version=0,
-            now=now,
-        )
-    except Conflict:
-        if consumed_version(store, STAGING, key) < 0:
-            raise
-        return known  # another process took the same file in meanwhile
-    return balance
 
 
 def integrate(

@@ -11,7 +11,7 @@ from meterlake.engine import Engine
 from meterlake.errors import Conflict
 from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption
-from meterlake.jobs import Progress, silent
+from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import ATTEMPTS, commit, snapshot
 from meterlake.lake.consumption import CONSUME, changed_hours, check_zone, zone_of
 from meterlake.lake.layout import CLUSTER, HOUR, Day, LiveLayout

@@ -16,7 +16,7 @@ from meterlake.engine import Engine
 from meterlake.errors import MeterlakeError
 from meterlake.formats.registry import format_of_note
 from meterlake.ingest.land import kept_source
-from meterlake.ingest.stage import stage_block
+from meterlake.ingest.stage import Portion, Refused, Staged, cut, stage
 from meterlake.integrate import hours, verify
 from meterlake.jobs import write_late_arrivals
 from meterlake.lake.check import Finding
@@ -131,8 +131,12 @@ def _take_in_again(
         fmt = format_of_note(note)
         source = kept_source(store, note["file"], note["inbound"], sha256=note["sha256"])
         received_at = datetime.fromisoformat(note["received_at"])
-        work = stage_block(store, fmt, sha256=note["sha256"], received_at=received_at)
-        results = list(engine.map(work, fmt.split(source)))
+        parts = cut(fmt, source, by_reference=engine.sends_units)
+        portions = (Portion(0, note["sha256"], fmt, part) for part in parts)
+        results = [
+            _staged(result)
+            for result in engine.map(stage(store, received_at=received_at), portions)
+        ]
     except MeterlakeError as error:
         _log.warning("%s cannot be taken in again: %s", note["file"], error)
         return  # what was found of it stays a finding
@@ -143,6 +147,12 @@ def _take_in_again(
     }
     for table in damaged:
         _replace(store, table, origin, written[table], new_data=is_new, now=now)
+
+
+def _staged(result: Staged | Refused) -> Staged:
+    if isinstance(result, Refused):
+        raise result.error
+    return result
 
 
 def _replace(

@@ -1,15 +1,15 @@
-"""The job that says whether a lake is whole, and has mended what is not."""
+"""The jobs that keep a lake: is it whole, what is to be mended, which files can go."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from meterlake.engine import Engine
 from meterlake.errors import Unavailable
 from meterlake.integrate import hours, verify, verify_serving
 from meterlake.integrate.consumption import PERIOD_TABLES, changed_dates
-from meterlake.jobs import Progress, silent
 from meterlake.jobs.cluster import renew
+from meterlake.jobs.progress import Progress, silent
 from meterlake.jobs.repair import (
     consumed_files,
     rebuild_integrated,
@@ -24,6 +24,13 @@ from meterlake.lake.journal import written
 from meterlake.lake.layout import day_of, layout_of
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, consumed_of, consumed_version
+from meterlake.lake.vacuum import (
+    FILES_A_UNIT,
+    Vacuumed,
+    cutoff_of,
+    remove_files,
+    unneeded_files,
+)
 from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, TABLES
 
 
@@ -66,6 +73,47 @@ def check(
     remaining = {(f.table, f.path) for f in left.findings}
     mended = (f for f in found.findings if (f.table, f.path) not in remaining)
     return replace(left, repaired=tuple(mended))
+
+
+def vacuum(
+    store: Store,
+    *,
+    engine: Engine,
+    retain: timedelta,
+    now: datetime,
+    dry_run: bool = False,
+    nobody_else: bool = False,
+    progress: Progress = silent,
+) -> Vacuumed:
+    """Remove what no version needs that was current within `retain` before `now`.
+
+    Parameters
+    ----------
+    nobody_else : the caller knows that no job and no query runs, so that `retain` may be
+        shorter than SHORTEST_RETENTION
+
+    Raises
+    ------
+    BadInput
+        `retain` is shorter than that.
+    Unavailable
+        The storage refuses or fails; what was removed until then was not needed either.
+    """
+    cutoff = cutoff_of(retain, now, nobody_else=nobody_else)
+    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
+    size = 0
+    paths = []
+    for kind, file in unneeded_files(store, cutoff):
+        kinds[kind] += 1
+        size += file.size
+        paths.append(file.path)
+    if not dry_run:
+        units = [tuple(paths[i : i + FILES_A_UNIT]) for i in range(0, len(paths), FILES_A_UNIT)]
+        removed = 0
+        for count in engine.map(remove_files(store), units):
+            removed += count
+            progress("vacuum", len(paths), removed)
+    return Vacuumed(**kinds, bytes=size)
 
 
 def _check(store: Store, engine: Engine, progress: Progress) -> Checked:

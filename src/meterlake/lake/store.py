@@ -43,6 +43,10 @@ class Store:
 
     url: str
 
+    def __getstate__(self) -> dict[str, str]:
+        """Where it is: who gets a store sent opens it with credentials of their own."""
+        return {"url": self.url}
+
     @property
     def is_local(self) -> bool:
         """Whether the lake is a folder of this machine."""

@@ -6,7 +6,7 @@ retention. What is younger stays: it may be of a job that runs, or of a reader's
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from meterlake.lake.table import table_at
 from meterlake.schema import TABLES, Table
 
 SHORTEST_RETENTION = timedelta(hours=1)
+FILES_A_UNIT = 200
 
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
 
@@ -32,45 +33,18 @@ class Vacuumed:
     bytes: int
 
 
-def vacuum(
-    store: Store,
-    *,
-    retain: timedelta,
-    now: datetime,
-    dry_run: bool = False,
-    nobody_else: bool = False,
-) -> Vacuumed:
-    """Remove what no version needs that was current within `retain` before `now`.
-
-    Parameters
-    ----------
-    nobody_else : the caller knows that no job and no query runs, so that `retain` may be
-        shorter than SHORTEST_RETENTION
-
-    Raises
-    ------
-    BadInput
-        `retain` is shorter than that.
-    Unavailable
-        The storage refuses or fails; what was removed until then was not needed either.
-    """
+def cutoff_of(retain: timedelta, now: datetime, *, nobody_else: bool) -> datetime:
+    """Before when a version must have been superseded. Raises BadInput where that is too late."""
     if retain < SHORTEST_RETENTION and not nobody_else:
         raise BadInput(
             "--retain needs to be at least 1h, since a job or query that runs may need files "
             f"which look unused; found {retain}. Where nothing runs on the lake, add --nobody-else"
         )
-    cutoff = now - retain
-    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
-    size = 0
-    for kind, file in _unneeded(store, cutoff):
-        kinds[kind] += 1
-        size += file.size
-        if not dry_run:
-            store.delete(file.path)
-    return Vacuumed(**kinds, bytes=size)
+    return now - retain
 
 
-def _unneeded(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+def unneeded_files(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The files that no version needs that was current at `cutoff` or later, and their kind."""
     for table in TABLES.values():
         # The files first: whatever is committed while we look is then known to be needed.
         there = [f for f in store.list(table.path) if f.modified < cutoff]
@@ -87,6 +61,17 @@ def _unneeded(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
     for file in store.leftovers():
         if file.modified < cutoff:
             yield "leftovers", file
+
+
+def remove_files(store: Store) -> Callable[[tuple[str, ...]], int]:
+    """The work on one unit, some paths: remove them. Removing what is gone is no error."""
+
+    def work(paths: tuple[str, ...]) -> int:
+        for path in paths:
+            store.delete(path)
+        return len(paths)
+
+    return work
 
 
 def _needed(store: Store, table: Table, cutoff: datetime) -> tuple[set[str], set[str]]:

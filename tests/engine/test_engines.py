@@ -1,0 +1,398 @@
+"""Every engine does the same: the port's laws, and every job on each of them."""
+
+import json
+import sys
+import threading
+import time
+import venv
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from support import work
+from support.spark_cluster import SparkCluster
+from typer.testing import CliRunner
+
+from meterlake import __version__, cli, jobs
+from meterlake.engine import Engine
+from meterlake.engine.local import LocalEngine
+from meterlake.engine.spark import SparkEngine, _Raised, _Task, require_java, spark_engine
+from meterlake.errors import BadInput, Unavailable
+from meterlake.formats import tabular
+from meterlake.formats.registry import recognise
+from meterlake.formats.source import Source
+from meterlake.ingest import land
+from meterlake.ingest.stage import cut
+from meterlake.integrate import hours
+from meterlake.jobs import upkeep
+from meterlake.jobs.cluster import cluster as run_cluster
+from meterlake.lake.commit import snapshots
+from meterlake.lake.store import Store, open_store
+from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES
+from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+# --- the port
+
+
+def test_results_come_in_the_units_order(engine: Engine) -> None:
+    assert list(engine.map(lambda n: n * n, range(50))) == [n * n for n in range(50)]
+    assert list(engine.map(lambda n: n, list[int]())) == []
+
+
+def test_units_are_drawn_only_as_fast_as_they_are_worked_off(engine: Engine) -> None:
+    drawn = 0
+
+    def units() -> Iterator[int]:
+        nonlocal drawn
+        for n in range(100):
+            drawn += 1
+            yield n
+
+    results = engine.map(lambda n: n, units())
+    assert next(results) == 0
+    assert drawn <= 3 * 4 * 2  # waves, units a core, cores
+    assert list(results) == list(range(1, 100))
+
+
+def test_an_error_of_a_unit_is_raised_as_it_is_and_ends_the_job(engine: Engine) -> None:
+    drawn = []
+
+    def units() -> Iterator[int]:
+        for n in range(1000):
+            drawn.append(n)
+            yield n
+
+    def refuse(n: int) -> int:
+        if n == 3:
+            raise BadInput("a unit needs to be another number than 3")
+        return n
+
+    with pytest.raises(BadInput, match="another number than 3"):
+        list(engine.map(refuse, units()))
+    assert len(drawn) < 30
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(engine.map(lambda n: 1 // n, range(10)))
+    if engine.sends_units:  # where it happened is told, for it was elsewhere
+        assert "1 // n" in caught.value.__notes__[0]
+
+
+def test_a_unit_that_fails_once_is_tried_again_and_one_that_always_fails_is_told(
+    spark: SparkEngine,
+) -> None:
+    def fails_at_first(n: int) -> int:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        if context is not None and context.attemptNumber() == 0:
+            raise Unavailable("not yet")
+        return n
+
+    assert list(spark.map(fails_at_first, range(5))) == list(range(5))
+
+    def fails(n: int) -> int:
+        raise Unavailable("the storage is away")
+
+    with pytest.raises(Unavailable, match="the storage is away"):
+        list(spark.map(fails, range(2)))
+
+
+def test_a_task_has_as_many_polars_threads_as_cores(spark: SparkEngine) -> None:
+    def threads(n: int) -> int:
+        import polars
+
+        return polars.thread_pool_size()
+
+    assert set(spark.map(threads, range(4))) == {1}
+
+
+def test_executors_reach_s3_as_the_driver_does_and_spark_is_not_told_how(
+    spark: SparkEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the secret")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+
+    def keys(n: int) -> tuple[str | None, ...]:
+        import os
+
+        kinds = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+        return tuple(os.environ.get(f"AWS_{kind}") for kind in kinds)
+
+    assert set(spark.map(keys, range(4))) == {("the id", "the secret", None)}
+    told = str(spark._context.getConf().getAll())
+    assert "the secret" not in told and "the id" not in told
+
+
+def test_what_is_missing_on_the_executors_is_said(
+    spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    monkeypatch.setattr(spark._context, "pythonExec", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(BadInput, match=r"executors need the meterlake package.*No module named"):
+        list(spark.map(abs, [1]))
+    monkeypatch.setattr(spark._context, "pythonExec", str(tmp_path / "no python"))
+    with pytest.raises(BadInput, match=r"executors need Python.*no python"):
+        list(spark.map(abs, [1]))
+    monkeypatch.undo()
+    assert list(spark.map(abs, [-1])) == [1]
+
+
+def test_executors_of_another_version_are_refused() -> None:
+    import pickle
+
+    (answer,) = _Task(b"", {}, "0.0.0", 1)([b"unit"])
+    refused = pickle.loads(answer)
+    assert isinstance(refused, _Raised) and isinstance(refused.error, BadInput)
+    assert f"need meterlake 0.0.0, as the driver has; found {__version__}" in str(refused.error)
+
+
+@pytest.mark.parametrize(
+    ("java", "found"),
+    [(None, "found no 'java'"), ('openjdk version "11.0.2" 2019', "11.0.2"),
+     ('java version "1.8.0_202"', "1.8.0"), ("", "found none")],
+)  # fmt: skip
+def test_the_error_says_which_java_is_needed(
+    java: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if java is not None:
+        (tmp_path / "java").write_text(f"#!/bin/sh\necho '{java}' >&2\n")
+        (tmp_path / "java").chmod(0o755)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if java is not None else str(tmp_path))
+    with pytest.raises(BadInput, match=f"needs Java 17 or later: .*{found}"):
+        require_java()
+
+
+def test_the_error_says_how_to_install_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    with (
+        pytest.raises(BadInput, match=r"pip install 'meterlake\[spark\]'"),
+        spark_engine("local[2]"),
+    ):
+        pass
+
+
+# --- the jobs
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little data in many units: these are planned by the driver."""
+    monkeypatch.setattr(hours, "UNIT_ROWS", 400)
+    monkeypatch.setattr(land, "FRAME_BYTES", 20_000)
+    monkeypatch.setattr(tabular, "BLOCK_ROWS", 100)
+
+
+def inbox(folder: Path) -> list[str]:
+    """Deliveries of every kind: gzip, text that is cut in ranges, Parquet, damaged, doubled."""
+    plan = ReadingsPlan(
+        devices=20, interval_minutes=30, start=START, end=START + timedelta(days=2),
+        file_every=timedelta(hours=12), late_percent=20, late_minutes=1440, bad_percent=2, seed=3,
+    )  # fmt: skip
+    files = [Path(f.path) for f in simulate_readings(plan, folder).files]
+    header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+    rows = [
+        f"2024-01-01 {h:02d}:00:00,2024-01-09 {h:02d}:00:00,m{m},readings,1,2,3,4,{h}.{m},230.{m}"
+        for h in range(24)
+        for m in range(50)
+    ]
+    text = folder / "corrections.csv"
+    text.write_text("\n".join([header, *rows, "damaged", ""]))
+    table = folder / "table.parquet"
+    pl.read_csv(text.read_bytes(), n_rows=300).with_columns(kw=pl.col("kw") + 1).write_parquet(
+        table
+    )
+    again = folder / "again.csv.gz"
+    again.write_bytes(files[0].read_bytes())
+    broken = folder / "broken.csv.gz"
+    broken.write_bytes(files[1].read_bytes()[:-200])
+    return [str(f) for f in (*files, text, table, again, broken)]
+
+
+def live_through(
+    store: Store, engine: Engine, files: list[str], *, repairs: bool
+) -> dict[str, Any]:
+    """Every job once or more; what they said, but for the names of files."""
+    said: dict[str, Any] = {}
+
+    def integrate(name: str, now: datetime) -> None:
+        done = jobs.integrate(store, engine=engine, settings=work.CONF, now=now)
+        said[f"{name} integrate"] = vars(done)
+        clustered = run_cluster(store, engine=engine, settings=work.CONF, now=now)
+        said[f"{name} cluster"] = vars(clustered)
+
+    half = len(files) // 2
+    for name, some in (("first", files[:half]), ("second", files[half:])):
+        done = jobs.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
+        said[f"{name} ingest"] = done
+        integrate(name, NOW + HOUR)
+    checked = upkeep.check(store, engine=engine, now=NOW)
+    said["check"] = checked
+    if not repairs:
+        return said
+    for table in (STAGING, READINGS, SERVING_READINGS):
+        state = snapshots(store, [table])[table.name]
+        file = min(state.files, key=lambda f: (tuple(f.partition.values()), f.rows))
+        store.put(f"{table.path}/{file.path}", b"damaged")
+    repaired = upkeep.check(store, engine=engine, now=NOW, repair=True)
+    said["repair"] = Counter((f.table, f.problem) for f in repaired.repaired), repaired.findings
+    later = datetime.now(UTC) + timedelta(days=1)
+    removed = upkeep.vacuum(store, engine=engine, retain=HOUR, now=later)
+    said["vacuum"] = removed.superseded, removed.orphans, removed.leftovers
+    return said
+
+
+@pytest.mark.usefixtures("small_units")
+def test_every_job_gives_the_same_lake_on_every_engine(
+    store: Store, spark: SparkEngine, tmp_path: Path
+) -> None:
+    files = inbox(tmp_path / "inbox")
+    alike = open_store(str(tmp_path / "local"))
+    there = live_through(store, spark, files, repairs=store.is_local)
+    here = live_through(alike, LocalEngine(2), files, repairs=store.is_local)
+    for step, said in here.items():
+        assert there[step] == said, step
+    assert work.contents(store) == work.contents(alike)
+    # and there was something to do for every job
+    assert here["second integrate"]["replaced"] > 0
+    assert here["first ingest"].quarantined > 0 and len(here["second ingest"].failures) == 1
+    assert here["second ingest"].already_ingested == 1
+    assert here["check"].findings == ()
+    if store.is_local:
+        repaired, left = here["repair"]
+        assert {table for table, _ in repaired} >= {"staging", "readings", "serving_readings"}
+        assert left == () and here["vacuum"][0] > 10
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_stream_is_one_unit_where_units_are_sent_and_the_rest_is_cut_in_ranges(
+    tmp_path: Path,
+) -> None:
+    store = open_store(str(tmp_path / "lake"))
+
+    def parts(file: str, *, by_reference: bool) -> list[Any]:
+        with land.fetched(file) as delivery:
+            source = land.land(store, delivery)
+        fmt = recognise(source, default_zone="UTC")
+        return list(cut(fmt, source, by_reference=by_reference))
+
+    gz, *_, text, table, _, _ = inbox(tmp_path / "inbox")
+    (stream,) = parts(gz, by_reference=True)
+    assert isinstance(stream, Source)
+    assert all(block.data is not None for block in parts(gz, by_reference=False))
+    for file in (text, table):
+        ranges = parts(file, by_reference=True)
+        assert len(ranges) > 2 and all(block.data is None for block in ranges)
+        assert ranges == parts(file, by_reference=False)
+
+
+@pytest.mark.usefixtures("spark")
+def test_every_command_that_changes_the_lake_takes_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = inbox(tmp_path / "inbox")[:2]
+    monkeypatch.chdir(tmp_path)
+
+    def told(*args: str) -> Any:
+        options = ["--engine", "spark", "--output", "json"]
+        result = CliRunner().invoke(cli.app, [*args, *options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    assert told("ingest", *files)["files"] == 2
+    assert told("integrate")["added"] > 0
+    assert told("cluster", "--rebuild")["days"] > 0
+    assert told("check")["findings"] == []
+    assert told("vacuum", "--retain", "0m", "--nobody-else")["superseded"] > 0
+    wrong = CliRunner().invoke(cli.app, ["integrate", "--spark-master", "local"])
+    assert wrong.exit_code == 1
+
+
+# --- machines that go away
+
+
+def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """A lake with files that wait to be integrated; its contents now, and after that."""
+    files = inbox(tmp_path / "inbox")[:4]
+    alike = open_store(str(tmp_path / "alike"))
+    for one in (store, alike):
+        jobs.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    before = work.contents(store)
+    jobs.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    return before, work.contents(alike)
+
+
+def files_of(store: Store) -> int:
+    return sum(f.path.endswith(".parquet") for f in store.list(READINGS.path))
+
+
+def until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
+    s3_lake: str, spark: SparkEngine, cluster: SparkCluster, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hours, "UNIT_ROWS", 60)
+    store = open_store(s3_lake)
+    before, after = waiting(store, tmp_path)
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(jobs.integrate(store, engine=spark, settings=work.CONF, now=NOW))
+    )
+    thread.start()
+    until(lambda: files_of(store) > 10)
+    assert thread.is_alive() and work.contents(store) == before
+    cluster.kill_worker()
+    thread.join()
+    assert cluster.alive() == 1
+    assert done[0].added > 0
+    assert work.contents(store) == after
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    cluster.add_workers(1)
+
+
+def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
+    driver: Any, cluster: SparkCluster, tmp_path: Path
+) -> None:
+    driver.stop()
+    store = open_store(str(tmp_path / "lake"))
+    before, after = waiting(store, tmp_path)
+    child = work.start(
+        work.processes(), "integrate_on_spark", store.url, NOW, cluster.master, 60,
+        environment=cluster.environment(),
+    )  # fmt: skip
+    until(lambda: files_of(store) > 10 or not child.is_alive())
+    child.kill()
+    child.join()
+    assert child.exitcode == -9
+    assert work.contents(store) == before
+    job = tmp_path / "job.py"
+    job.write_text("from meterlake.cli import run\n\nrun()\n")
+    again = cluster.submit(
+        job, "integrate", "--engine", "spark", "--lake", store.url, "--output", "json",
+        METERLAKE_CLUSTER_AFTER_INTEGRATE="false",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    # spark-submit puts what Python says on stderr there too
+    assert json.loads(again.stdout.splitlines()[-1])["added"] > 0
+    assert work.contents(store) == after
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    removed = upkeep.vacuum(
+        store, engine=LocalEngine(2), retain=timedelta(0), now=datetime.now(UTC), nobody_else=True
+    )
+    assert removed.orphans > 10
+    assert set(TABLES) == set(work.contents(store))

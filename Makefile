@@ -37,6 +37,8 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/spark.py
+	$(BIN)/python benchmarks/scale.py
 
 soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[soak]'

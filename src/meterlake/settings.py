@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     merge_after_days: float = Field(
         3.0, ge=0, description="They become one file this long after the last of them [d]"
     )
+    serving_file_rows: int = Field(
+        2_000_000,
+        ge=1,
+        description="Rows of a file of serving, about: a larger day is cut into ranges of meters",
+    )
     engine: Literal["local", "spark"] = Field(
         "local", description="Who runs the units of work: threads of this process, or a cluster"
     )

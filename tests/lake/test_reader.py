@@ -115,7 +115,7 @@ def test_serving_and_integrated_are_read_as_of_one_version(
 def test_files_of_other_meters_and_times_are_not_opened(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterlake.integrate.cluster.RANGE_ROWS", 2)
+    monkeypatch.setattr(work, "CONF", load_settings(late_hooks=(), serving_file_rows=2))
     meters = [f"m{n}" for n in range(8)]
     for day in ("01", "20"):
         take(*(row(f"{day} {h:02d}:00", f"{day} 23:05", 1.0, m) for m in meters for h in (3, 4)))

@@ -16,7 +16,6 @@ from support.energy_oracle import energy_by_day
 
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption
 from meterlake.jobs import cluster as jobs_cluster
 from meterlake.jobs import upkeep
@@ -110,7 +109,7 @@ class Life:
     def cluster(self, clustering: Cluster) -> None:
         conf = load_settings(
             timezone=ZONE, merge_days=clustering.merge_days, merge_after_days=0.5,
-            cluster_after_hours=1.0,
+            cluster_after_hours=1.0, serving_file_rows=30,
         )  # fmt: skip
         real, count = commits.commit, 0
 
@@ -124,7 +123,6 @@ class Life:
         # Ranges of so few rows that a day has several files.
         with (
             mock.patch.object(jobs_cluster, "commit", commit),
-            mock.patch.object(spans, "RANGE_ROWS", 30),
             mock.patch.object(consumption, "RANGE_ROWS", 30),
         ):
             try:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 import uuid
 import warnings
@@ -35,8 +36,10 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 JAVA = 17  # the oldest that Spark 4 runs on
-_WAVES = 3  # at a time; so that the slow units of one do not leave cores idle
 _UNITS_A_CORE = 4  # of a wave; which costs some 0.1 s by itself
+_WAVES = 3  # drawn ahead, so that the slow units of one do not leave cores idle
+_DRAWN_SECONDS = 1.0  # after which a wave goes, however few units there are yet
+_JOBS = 32  # of Spark, at a time
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def spark_engine(master: str | None) -> Iterator["SparkEngine"]:
     if there is not None:
         yield SparkEngine(there)
         return
-    require_java()
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has a Java at work already
+        require_java()
     if not master or master.startswith(("local", "spark://")):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     context = _connect(_configuration(SparkConf(), master))
@@ -79,8 +83,9 @@ def spark_engine(master: str | None) -> Iterator["SparkEngine"]:
 class SparkEngine:
     """Runs units as tasks of a Spark context.
 
-    Units are drawn in waves of some for each of the cluster's cores, a few waves at a time: a
-    stream of units may be of any length, and a cluster that grows under load gets larger waves.
+    Units are drawn in waves of some for each of the cluster's cores, a few waves ahead: a stream
+    of units may be of any length, and a cluster that grows under load gets larger waves. Where
+    units come slowly, those that are there go.
     """
 
     sends_units = True
@@ -101,19 +106,24 @@ class SparkEngine:
         task = _Task(_pickled(work), storage.environment(), __version__, self._attempts())
         group = f"meterlake-{uuid.uuid4().hex}"
         what = getattr(work, "__qualname__", "meterlake").partition(".")[0]
-        running: deque[Future[list[Any]]] = deque()
+        running: deque[tuple[int, Future[list[Any]]]] = deque()
+        ahead = 0  # units that are drawn and not yielded
         remaining = iter(units)
-        with ThreadPoolExecutor(_WAVES, thread_name_prefix="wave") as pool:
+        with ThreadPoolExecutor(_JOBS, thread_name_prefix="wave") as pool:
             try:
-                while wave := [pickle.dumps(unit) for unit in islice(remaining, self._slots())]:
-                    running.append(pool.submit(self._run, task, wave, group, what))
-                    if len(running) >= _WAVES:
-                        yield from running.popleft().result()
+                while wave := _drawn(remaining, self._slots()):
+                    running.append((len(wave), pool.submit(self._run, task, wave, group, what)))
+                    ahead += len(wave)
+                    del wave
+                    while running and (ahead >= _WAVES * self._slots() or running[0][1].done()):
+                        count, future = running.popleft()
+                        yield from future.result()
+                        ahead -= count
                 while running:
-                    yield from running.popleft().result()
+                    yield from running.popleft()[1].result()
             finally:
                 if running:
-                    for future in running:
+                    for _, future in running:
                         future.cancel()
                     self._context.cancelJobGroup(group)
 
@@ -180,6 +190,17 @@ class _Task:
                     error.add_note("".join(traceback.format_exception(error)))
                 result = _Raised(error)
             yield pickle.dumps(result)
+
+
+def _drawn(units: Iterator[Any], most: int) -> list[bytes]:
+    """The next wave, pickled; none, where there are no more."""
+    wave: list[bytes] = []
+    began = time.monotonic()
+    for unit in islice(units, most):
+        wave.append(_pickled(unit))
+        if time.monotonic() - began > _DRAWN_SECONDS:
+            break
+    return wave
 
 
 def require_java() -> None:
@@ -274,11 +295,11 @@ def _other_version(driver: str) -> str:
     )
 
 
-def _pickled(work: Callable[[Any], Any]) -> bytes:
-    """A function that may have been made inside another, with what it holds."""
+def _pickled(thing: object) -> bytes:
+    """A unit, or a function that may have been made inside another, with what it holds."""
     from pyspark import cloudpickle
 
-    return bytes(cloudpickle.dumps(work))  # type: ignore[no-untyped-call]
+    return bytes(cloudpickle.dumps(thing))  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=4)

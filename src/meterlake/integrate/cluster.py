@@ -78,8 +78,10 @@ def plan_merges(layout: Layout, *, merge_days: int, settled_until: datetime) -> 
     return sorted(units, key=lambda unit: (unit.first, unit.reading_type))
 
 
-def cluster_span(store: Store) -> Callable[[Clustering], tuple[DataFile, ...]]:
-    """The work on one unit: its files, each of a range of meters."""
+def cluster_span(
+    store: Store, file_rows: int = RANGE_ROWS
+) -> Callable[[Clustering], tuple[DataFile, ...]]:
+    """The work on one unit: its files, each of a range of meters, of about so many rows."""
     order = MeterOrder()  # the types of a day mostly have the same meters in the same order
 
     def work(unit: Clustering) -> tuple[DataFile, ...]:
@@ -97,18 +99,21 @@ def cluster_span(store: Store) -> Callable[[Clustering], tuple[DataFile, ...]]:
                 partition=partition,
                 name=f"part-{uuid.uuid4().hex}",
             )
-            for rows in clustered(store, unit.pieces, order)
+            for rows in clustered(store, unit.pieces, order, file_rows)
         )
 
     return work
 
 
 def clustered(
-    store: Store, pieces: Sequence[Piece], order: "MeterOrder | None" = None
+    store: Store,
+    pieces: Sequence[Piece],
+    order: "MeterOrder | None" = None,
+    range_rows: int = RANGE_ROWS,
 ) -> Iterator[pl.DataFrame]:
     """The readings in pieces, sorted by meter and time, in frames of ranges of meters."""
     order = order or MeterOrder()
-    for keep in meter_ranges(store, pieces, RANGE_ROWS):
+    for keep in meter_ranges(store, pieces, range_rows):
         parts = [scan_pieces(store, [piece], COLUMNS, keep=keep) for piece in pieces]
         # The pieces are in the order of time, and sorted by meter, then time, each.
         rows = order.by_meter(fetched(pl.concat(parts)))

@@ -70,6 +70,7 @@ def cluster(
         settings.timezone,
         now - timedelta(hours=settings.cluster_after_hours),
         progress,
+        settings.serving_file_rows,
     )
     layout = job.live.now()
     if job.live.integrated.version < 0:
@@ -124,6 +125,7 @@ class _Job:
     zone: str
     closed_until: datetime
     progress: Progress = silent
+    file_rows: int = spans.RANGE_ROWS
 
     def days(self, *, anew: Collection[Day]) -> int:
         layout = self.live.now()
@@ -194,7 +196,7 @@ class _Job:
         version: int,
         new_data: bool = True,
     ) -> None:
-        files = self._work(job, spans.cluster_span(self.store), units)
+        files = self._work(job, spans.cluster_span(self.store, self.file_rows), units)
         self._commit(
             SERVING_READINGS,
             self.live.serving_version,

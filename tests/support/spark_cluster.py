@@ -81,15 +81,14 @@ class SparkCluster:
             "SPARK_LAUNCHER_OPTS": JAVA_OPTIONS,
         }
 
-    def submit(
-        self, script: Path, *args: str, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a script with spark-submit."""
+    def submit(self, script: Path, *args: str) -> "subprocess.Popen[bytes]":
+        """Start a script with spark-submit, in a process group of its own."""
         command = [str(self._home / "bin" / "spark-submit"), "--master", self.master, str(script)]
-        return subprocess.run(
+        return subprocess.Popen(
             [*command, *args],
-            env=os.environ | self.environment() | variables,
-            check=False, capture_output=True, text=True, timeout=180,
+            env=os.environ | self.environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )  # fmt: skip
 
     def add_workers(self, count: int) -> None:

@@ -15,8 +15,6 @@ import polars as pl
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
-from meterlake.engine.spark import spark_engine
-from meterlake.integrate import hours
 from meterlake.jobs import upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.lake.commit import snapshots
@@ -66,13 +64,6 @@ def ingest(lake: str, paths: Sequence[str], now: datetime) -> None:
 def integrate(lake: str, now: datetime) -> None:
     """Integrate once."""
     jobs.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
-
-
-def integrate_on_spark(lake: str, now: datetime, master: str, unit_rows: int) -> None:
-    """Integrate once on a cluster, in units of so many rows."""
-    hours.UNIT_ROWS = unit_rows
-    with spark_engine(master) as engine:
-        jobs.integrate(open_store(lake), engine=engine, settings=CONF, now=now)
 
 
 def cluster(lake: str, now: datetime) -> None:

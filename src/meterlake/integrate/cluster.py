@@ -6,7 +6,7 @@ have been merged. Pieces of time, each sorted by meter, become one piece sorted 
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -149,6 +149,8 @@ def meter_ranges(
         yield None
         return
     most = max(pieces, key=lambda p: p.rows)
+    if most.table == READINGS:  # any hour has about the meters of all
+        most = replace(most, files=(max(most.files, key=lambda f: f.rows),))
     meters = fetched(scan_pieces(store, [most], ["meter_id"]).unique().sort("meter_id"))["meter_id"]
     if meters.is_empty():
         yield None

@@ -114,6 +114,7 @@ def load_dataframe(inbox: Path, folder: Path, master: str) -> Figures:
         "spark.driver.memory": "4g",
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
+        "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.compression.codec": "zstd",
     }.items():

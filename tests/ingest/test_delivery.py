@@ -188,6 +188,24 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[bytes]]]:
         thread.join()
 
 
+def test_a_file_that_is_delivered_twice_at_once_is_taken_in_once_and_refused_twice(
+    store: Store, tmp_path: Path
+) -> None:
+    for folder in ("monday", "tuesday"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "good.csv").write_bytes(TEXT)
+        (tmp_path / folder / "bad.csv.gz").write_bytes(igzip.compress(TEXT)[:-9])
+    done = ingest(store, str(tmp_path))
+    assert (done.files, done.already_ingested, done.rows) == (1, 1, 501)
+    assert [f.file for f in done.failures] == [
+        str(tmp_path / folder / "bad.csv.gz") for folder in ("monday", "tuesday")
+    ]
+    assert all(f.is_bad for f in done.failures)
+    kept = [f.path for f in store.list("inbound")]
+    assert sum("failed" in path for path in kept) == 2  # the file, and why
+    assert len(kept) == 3
+
+
 def test_a_url_is_fetched(store: Store, tmp_path: Path, server: tuple[str, list[bytes]]) -> None:
     url, _ = server
     (tmp_path / "reads of today.csv.gz").write_bytes(igzip.compress(TEXT))

@@ -73,6 +73,8 @@ def spark_engine(master: str | None) -> Iterator["SparkEngine"]:
         require_java()
     if not master or master.startswith(("local", "spark://")):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if master and master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     context = _connect(_configuration(SparkConf(), master))
     try:
         yield SparkEngine(context)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from support import work
+from support.seaweed import SeaweedFS
 from support.spark_cluster import SparkCluster
 from typer.testing import CliRunner
 
@@ -123,7 +125,7 @@ def test_executors_reach_s3_as_the_driver_does_and_spark_is_not_told_how(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the secret")
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "the token")
 
     def keys(n: int) -> tuple[str | None, ...]:
         import os
@@ -131,9 +133,19 @@ def test_executors_reach_s3_as_the_driver_does_and_spark_is_not_told_how(
         kinds = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
         return tuple(os.environ.get(f"AWS_{kind}") for kind in kinds)
 
+    assert set(spark.map(keys, range(4))) == {("the id", "the secret", "the token")}
+    monkeypatch.delenv("AWS_SESSION_TOKEN")  # of other keys, none of these is left there
     assert set(spark.map(keys, range(4))) == {("the id", "the secret", None)}
     told = str(spark._context.getConf().getAll())
     assert "the secret" not in told and "the id" not in told
+
+
+def test_a_store_that_is_sent_takes_no_secret_along(s3_lake: str, seaweed: SeaweedFS) -> None:
+    store = open_store(s3_lake)
+    store.put("object", b"bytes")
+    sent = pickle.dumps(store)
+    assert seaweed.secret_key.encode() not in sent
+    assert pickle.loads(sent).read("object") == b"bytes"
 
 
 def test_what_is_missing_on_the_executors_is_said(
@@ -151,8 +163,6 @@ def test_what_is_missing_on_the_executors_is_said(
 
 
 def test_executors_of_another_version_are_refused() -> None:
-    import pickle
-
     (answer,) = _Task(b"", {}, "0.0.0", 1)([b"unit"])
     refused = pickle.loads(answer)
     assert isinstance(refused, _Raised) and isinstance(refused.error, BadInput)

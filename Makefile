@@ -21,7 +21,7 @@ demo: venv  ## From simulated inbound files to answered questions, in ./demo
 	@$(BIN)/meterlake demo --folder demo
 
 test: venv  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: venv  ## Run the linters
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 
 soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[soak]'
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m soak
 
 docs: venv  ## Write the generated pages of docs/
 	$(BIN)/python docs/generate.py

@@ -1,5 +1,6 @@
 """What the tests share: a fresh lake, the real data, and inbound files made by hand."""
 
+import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from isal import igzip
 from support.seaweed import SeaweedFS
 
 from meterlake.lake.store import Store, open_store
+
+# Several processes share few cores, and little data needs no threads: children take this over.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 settings.register_profile(
     "suite",

@@ -1,5 +1,6 @@
 """All or nothing: whichever single write, read, commit or request fails, the lake is whole."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -114,23 +115,33 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
     afterwards: bool,
     record_property: Record,
 ) -> None:
+    base = tmp_path / "base"  # the lake before a job
+    base.mkdir()
     injected = 0
-    while True:
-        fault = OneFails(injected + 1, afterwards=afterwards)
-        lake = str(tmp_path / f"lake {injected}")
-        for number, job in enumerate(the_jobs(lake, files)):
+    for number in range(len(states) - 1):
+        for operation in itertools.count(1):
+            fault = OneFails(operation, afterwards=afterwards)
+            lake = tmp_path / f"lake {number} {operation}"
+            shutil.copytree(base, lake)
+            store = open_store(str(lake))
+            job, *following = list(the_jobs(str(lake), files))[number : number + 2]
             try:
                 with failing(fault):
                     job()
             except Unavailable:
-                assert work.contents(open_store(lake)) in states[number : number + 2]
+                assert work.contents(store) in states[number : number + 2]
                 job()
-        assert work.contents(open_store(lake)) == states[-1]
-        if not fault.failed:
-            break
-        injected += 1
-        assert upkeep.check(open_store(lake), engine=LocalEngine(1), now=NOW).findings == ()
-    assert injected > 10
+            assert work.contents(store) == states[number + 1]
+            if not fault.failed:
+                break
+            injected += 1
+            for another in following:
+                another()
+                assert work.contents(store) == states[number + 2]
+            assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+            shutil.rmtree(lake)
+        list(the_jobs(str(base), files))[number]()
+    assert injected > 25
     record_property("faults injected", injected)
 
 

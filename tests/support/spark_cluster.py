@@ -118,12 +118,13 @@ class SparkCluster:
 
     def _start(self, what: str, *args: str) -> "subprocess.Popen[bytes]":
         log = self._folder / f"{len(self._processes)}.log"
+        daemon = {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": JAVA_OPTIONS}
+        ours = {k: v for k, v in os.environ.items() if k != "POLARS_MAX_THREADS"}
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [str(self._home / "bin" / "spark-class"), f"org.apache.spark.deploy.{what}",
                  "--host", "127.0.0.1", *args],
-                env=os.environ | self.environment()
-                | {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": JAVA_OPTIONS},
+                env=ours | self.environment() | daemon,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip

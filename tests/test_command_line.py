@@ -9,6 +9,7 @@ import pytest
 from isal import igzip
 from typer.testing import CliRunner
 
+from meterlake import cli, jobs
 from meterlake.cli import app
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
@@ -327,3 +328,15 @@ def test_simulate_writes_the_same_bytes_for_the_same_seed(run: Run, tmp_path: Pa
         assert json.loads(out)["rows"] == 20 * 96 * 2
     a, b = (sorted((tmp_path / folder).iterdir()) for folder in ("a", "b"))
     assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
+
+
+def test_a_command_that_is_interrupted_says_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "ingest", interrupted)
+    result = CliRunner().invoke(cli.app, ["ingest", "x.csv", "--lake", str(tmp_path / "lake")])
+    assert result.exit_code == 130
+    assert "stopped. What was committed stays; run the command again" in result.stderr

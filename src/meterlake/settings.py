@@ -1,6 +1,7 @@
 """One settings object. Later wins: defaults, meterlake.toml, environment, flags."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -17,6 +18,11 @@ from pydantic_settings import (
 from meterlake.errors import BadInput
 
 CONFIG_FILE = "meterlake.toml"
+
+_MASTER = re.compile(
+    r"local(\[(\d+|\*)(,\s*\d+)?\])?|local-cluster\[[\d,\s]+\]|yarn|k8s://.+"
+    r"|spark://[^,]+:\d+(,[^,]+:\d+)*"
+)
 
 
 class Settings(BaseSettings):
@@ -79,6 +85,13 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
+    @field_validator("spark_master")
+    @classmethod
+    def _known_master(cls, value: str | None) -> str | None:
+        if value is not None and not _MASTER.fullmatch(value):
+            raise ValueError("not a master such as local[2], spark://host:7077, yarn or k8s://…")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -121,7 +134,7 @@ def load_settings(**flags: object) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)
         raise BadInput(
-            f"Setting '{name}': {first['msg']}, found {_shown(name, first['input'])}; set it in "
+            f"Setting '{name}': {first['msg'].removeprefix('Value error, ')}, found {_shown(name, first['input'])}; set it in "
             f"{config_file()}, as METERLAKE_{name.upper()} or by its flag (settings: {known})"
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError and undecodable bytes

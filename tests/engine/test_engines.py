@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pyspark import SparkContext
 from support import work
 from support.seaweed import SeaweedFS
 from support.spark_cluster import SparkCluster
@@ -37,6 +39,7 @@ from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
+from meterlake.settings import load_settings
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -193,6 +196,40 @@ def test_the_error_says_how_to_install_pyspark(monkeypatch: pytest.MonkeyPatch) 
         spark_engine("local[2]"),
     ):
         pass
+
+
+@pytest.mark.parametrize("master", ["nonsense", "spark://host", "local[x]", "yarn://host", ""])
+def test_a_master_that_is_none_is_refused_before_anything_starts(master: str) -> None:
+    with pytest.raises(BadInput, match=r"'spark_master'.*such as local\[2\], spark://host:7077"):
+        load_settings(spark_master=master)
+
+
+@pytest.mark.parametrize(
+    "master",
+    ["local", "local[*]", "local[2]", "local[2,3]", "spark://a:7077", "spark://a:1,b:2", "yarn",
+     "k8s://https://host:6443"],
+)  # fmt: skip
+def test_a_master_of_every_kind_is_taken(master: str) -> None:
+    assert load_settings(spark_master=master).spark_master == master
+
+
+def test_a_master_that_does_not_answer_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOG4J_CONFIGURATION_FILE", "PYSPARK_PYTHON"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(SparkContext, "_active_spark_context", None)
+    with socket.socket() as taken:  # and not listened to
+        taken.bind(("127.0.0.1", 0))
+        master = f"spark://127.0.0.1:{taken.getsockname()[1]}"
+        message = f"master at {master}; nothing answers there: Connection refused"
+        with spark_engine(master) as engine, pytest.raises(Unavailable, match=message):
+            list(engine.map(abs, [1]))
+
+
+def test_where_there_is_nothing_to_do_spark_is_not_started() -> None:
+    def connect() -> SparkContext:
+        raise AssertionError("it was started")
+
+    assert list(SparkEngine(connect).map(abs, list[int]())) == []
 
 
 # --- the jobs

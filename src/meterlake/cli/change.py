@@ -98,7 +98,6 @@ def integrate(
     setting cluster_after_integrate is false.
 
     Example: meterlake integrate --lake ./lake
-    On a cluster: meterlake integrate --engine spark --spark-master spark://host:7077
     """
     from meterlake import jobs
     from meterlake.jobs.cluster import cluster as run_cluster

@@ -158,6 +158,12 @@ def plain_errors() -> Iterator[None]:
     except MeterlakeError as error:
         print(f"meterlake: {error}", file=sys.stderr)
         raise typer.Exit(1 if isinstance(error, BadInput) else 3) from error
+    except KeyboardInterrupt as stop:
+        print(
+            "meterlake: stopped. What was committed stays; run the command again to do the rest",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from stop
 
 
 def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -19,10 +20,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property, lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,8 +56,6 @@ def spark_engine(master: str | None) -> Iterator["SparkEngine"]:
     ------
     BadInput
         PySpark or Java is missing, or too old.
-    Unavailable
-        The cluster cannot be reached.
     """
     try:
         with _without_warnings():
@@ -67,23 +66,23 @@ def spark_engine(master: str | None) -> Iterator["SparkEngine"]:
         ) from error
     there: SparkContext | None = SparkContext._active_spark_context
     if there is not None:
-        yield SparkEngine(there)
+        yield SparkEngine(lambda: there)
         return
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has a Java at work already
         require_java()
-    if not master or master.startswith(("local", "spark://")):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    if master and master.startswith("local"):
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    context = _connect(_configuration(SparkConf(), master))
-    try:
-        yield SparkEngine(context)
-    finally:
-        context.stop()
+    with ExitStack() as connection:
+
+        def connected() -> SparkContext:
+            _prepare(master)
+            context = _connect(_configuration(SparkConf(), master))
+            connection.callback(context.stop)
+            return context
+
+        yield SparkEngine(connected)
 
 
 class SparkEngine:
-    """Runs units as tasks of a Spark context.
+    """Runs units as tasks of a Spark context, to which it connects when there is a first unit.
 
     Units are drawn in waves of some for each of the cluster's cores, a few waves ahead: a stream
     of units may be of any length, and a cluster that grows under load gets larger waves. Where
@@ -92,8 +91,12 @@ class SparkEngine:
 
     sends_units = True
 
-    def __init__(self, context: "SparkContext") -> None:
-        self._context = context
+    def __init__(self, connect: "Callable[[], SparkContext]") -> None:
+        self._connect = connect
+
+    @cached_property
+    def _context(self) -> "SparkContext":
+        return self._connect()
 
     def map(self, work: Callable[[Unit], Result], units: Iterable[Unit]) -> Iterator[Result]:
         """Yield results in the units' order; the first error cancels what has not ended.
@@ -105,12 +108,16 @@ class SparkEngine:
         Unavailable
             Spark gave up: executors were lost again and again, or the cluster is gone.
         """
+        remaining = iter(units)
+        for first in remaining:
+            yield from self._map(work, chain([first], remaining))
+
+    def _map(self, work: Callable[[Unit], Result], remaining: Iterator[Unit]) -> Iterator[Result]:
         task = _Task(_pickled(work), storage.environment(), __version__, self._attempts())
         group = f"meterlake-{uuid.uuid4().hex}"
         what = getattr(work, "__qualname__", "meterlake").partition(".")[0]
         running: deque[tuple[int, Future[list[Any]]]] = deque()
         ahead = 0  # units that are drawn and not yielded
-        remaining = iter(units)
         with ThreadPoolExecutor(_JOBS, thread_name_prefix="wave") as pool:
             try:
                 while wave := _drawn(remaining, self._slots()):
@@ -130,7 +137,12 @@ class SparkEngine:
                     self._context.cancelJobGroup(group)
 
     def _slots(self) -> int:
-        return _UNITS_A_CORE * max(1, self._context.defaultParallelism)
+        from py4j.protocol import Py4JError
+
+        try:
+            return _UNITS_A_CORE * max(1, self._context.defaultParallelism)
+        except Py4JError as error:
+            raise _given_up(error) from error
 
     def _attempts(self) -> int:
         """How often Spark tries a task before it gives up."""
@@ -222,6 +234,36 @@ def require_java() -> None:
         raise BadInput(f"{advice}; found {first or 'none'}")
 
 
+def _prepare(master: str | None) -> None:
+    """The environment of a driver's Java, where it is not set. Raises Unavailable: no master."""
+    own = Path(os.environ.get("SPARK_CONF_DIR", ""), "log4j2.properties")
+    if "SPARK_CONF_DIR" not in os.environ or not own.exists():
+        quiet = str(Path(__file__).with_name("log4j2.properties"))
+        os.environ.setdefault("LOG4J_CONFIGURATION_FILE", quiet)
+    if not master or master.startswith(("local", "spark://")):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if master and master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if master and master.startswith("spark://"):
+        _knock(master)
+
+
+def _knock(master: str) -> None:
+    """Spark itself would try for a minute, and then say that its context is stopped."""
+    reason = ""
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+    raise Unavailable(
+        f"Spark needs a master at {master}; nothing answers there: {reason}. Start it, or correct "
+        "--spark-master"
+    )
+
+
 def _configuration(conf: "SparkConf", master: str | None) -> "SparkConf":
     conf.setIfMissing("spark.app.name", "meterlake")
     conf.setIfMissing("spark.ui.showConsoleProgress", "false")  # ours is shown
@@ -231,7 +273,6 @@ def _configuration(conf: "SparkConf", master: str | None) -> "SparkConf":
         conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1")
         conf.setIfMissing("spark.driver.host", "127.0.0.1")
         conf.setIfMissing("spark.ui.enabled", "false")
-        conf.setIfMissing("spark.log.level", "ERROR")
     return conf
 
 
@@ -263,12 +304,18 @@ def _given_up(error: Exception) -> MeterlakeError:
     if re.search(r"No module named '(meterlake|polars|deltalake|obstore)", said):
         return BadInput(
             "Spark's executors need the meterlake package, in the Python that PYSPARK_PYTHON names "
-            f"there; found none: {_cause(error)}. Send an environment along: docs/howto/spark.md"
+            f"there; found none: {_cause(error)}. Install it there, or send an environment along"
         )
     if "PYTHON_VERSION_MISMATCH" in said or "Cannot run program" in said:
         return BadInput(
             f"Spark's executors need Python {sys.version_info[0]}.{sys.version_info[1]}, as the "
-            f"driver has: {_cause(error)}. Set PYSPARK_PYTHON: docs/howto/spark.md"
+            f"driver has: {_cause(error)}. PYSPARK_PYTHON says where it is on them; correct it, or "
+            "unset it"
+        )
+    if "stopped SparkContext" in said:
+        return Unavailable(
+            "Spark's cluster needs to stay within reach; the connection ended. What was committed "
+            "stays; run the command again when it is there"
         )
     return Unavailable(
         f"Spark did not get the work done: {_cause(error)}. What was committed stays; run the "
@@ -292,8 +339,8 @@ def _cause(error: Exception) -> str:
 
 def _other_version(driver: str) -> str:
     return (
-        f"Spark's executors need meterlake {driver}, as the driver has; found {__version__}. Send "
-        "the driver's environment along: docs/howto/spark.md"
+        f"Spark's executors need meterlake {driver}, as the driver has; found {__version__}. "
+        "Install the same there, or send the driver's environment along"
     )
 
 

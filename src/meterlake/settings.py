@@ -131,10 +131,11 @@ def load_settings(**flags: object) -> Settings:
         return Settings(**{k: v for k, v in flags.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
+        problem = first["msg"].removeprefix("Value error, ")
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)
         raise BadInput(
-            f"Setting '{name}': {first['msg'].removeprefix('Value error, ')}, found {_shown(name, first['input'])}; set it in "
+            f"Setting '{name}': {problem}, found {_shown(name, first['input'])}; set it in "
             f"{config_file()}, as METERLAKE_{name.upper()} or by its flag (settings: {known})"
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError and undecodable bytes

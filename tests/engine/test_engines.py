@@ -47,6 +47,55 @@ NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
+# --- machines that go away (the last test has the other; the cluster has one driver at a time)
+
+
+def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """A lake with files that wait to be integrated; its contents now, and after that."""
+    files = inbox(tmp_path / "inbox")[:4]
+    alike = open_store(str(tmp_path / "alike"))
+    for one in (store, alike):
+        jobs.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    before = work.contents(store)
+    jobs.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    return before, work.contents(alike)
+
+
+def files_of(store: Store) -> int:
+    return sum(f.path.endswith(".parquet") for f in store.list(READINGS.path))
+
+
+def until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
+    driver: Any, cluster: SparkCluster, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    before, after = waiting(store, tmp_path)
+    job = tmp_path / "job.py"
+    job.write_text(
+        "from meterlake.cli import run\nfrom meterlake.integrate import hours\n\n"
+        "hours.UNIT_ROWS = 60\nrun()\n"
+    )
+    with cluster.submit(job, "integrate", "--engine", "spark", "--lake", store.url) as running:
+        until(lambda: files_of(store) > 10 or running.poll() is not None)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == -signal.SIGKILL
+    assert work.contents(store) == before
+    jobs.integrate(store, engine=driver.engine(), settings=work.CONF, now=NOW)
+    assert work.contents(store) == after
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    removed = upkeep.vacuum(
+        store, engine=LocalEngine(2), retain=timedelta(0), now=datetime.now(UTC), nobody_else=True
+    )
+    assert removed.orphans > 10
+
+
 # --- the port
 
 
@@ -386,31 +435,6 @@ def test_every_command_that_changes_the_lake_takes_the_engine(
     assert wrong.exit_code == 1
 
 
-# --- machines that go away
-
-
-def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """A lake with files that wait to be integrated; its contents now, and after that."""
-    files = inbox(tmp_path / "inbox")[:4]
-    alike = open_store(str(tmp_path / "alike"))
-    for one in (store, alike):
-        jobs.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
-    before = work.contents(store)
-    jobs.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
-    return before, work.contents(alike)
-
-
-def files_of(store: Store) -> int:
-    return sum(f.path.endswith(".parquet") for f in store.list(READINGS.path))
-
-
-def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     s3_lake: str, spark: SparkEngine, cluster: SparkCluster, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -431,29 +455,3 @@ def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     assert done[0].added > 0
     assert work.contents(store) == after
     assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
-    cluster.add_workers(1)
-
-
-def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
-    driver: Any, cluster: SparkCluster, tmp_path: Path
-) -> None:
-    driver.stop()  # the cluster gives its cores to one driver
-    store = open_store(str(tmp_path / "lake"))
-    before, after = waiting(store, tmp_path)
-    job = tmp_path / "job.py"
-    job.write_text(
-        "from meterlake.cli import run\nfrom meterlake.integrate import hours\n\n"
-        "hours.UNIT_ROWS = 60\nrun()\n"
-    )
-    with cluster.submit(job, "integrate", "--engine", "spark", "--lake", store.url) as running:
-        until(lambda: files_of(store) > 10 or running.poll() is not None)
-        os.killpg(running.pid, signal.SIGKILL)
-    assert running.returncode == -signal.SIGKILL
-    assert work.contents(store) == before
-    jobs.integrate(store, engine=driver.engine(), settings=work.CONF, now=NOW)
-    assert work.contents(store) == after
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
-    removed = upkeep.vacuum(
-        store, engine=LocalEngine(2), retain=timedelta(0), now=datetime.now(UTC), nobody_else=True
-    )
-    assert removed.orphans > 10

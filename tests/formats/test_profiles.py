@@ -239,7 +239,7 @@ def test_a_profile_file_is_named_by_its_path(tmp_path: Path) -> None:
         named_format(str(tmp_path / "none.toml"), default_zone="UTC")
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(block_bytes=st.integers(200, 5000), bad=st.sets(st.integers(0, 99), max_size=5))
 def test_where_a_file_is_cut_does_not_change_what_it_says(
     block_bytes: int, bad: set[int], tmp_path_factory: pytest.TempPathFactory

@@ -122,7 +122,7 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
         for operation in itertools.count(1):
             fault = OneFails(operation, afterwards=afterwards)
             lake = tmp_path / f"lake {number} {operation}"
-            shutil.copytree(base, lake)
+            shutil.copytree(base, lake, copy_function=os.link)
             store = open_store(str(lake))
             job, *following = list(the_jobs(str(lake), files))[number : number + 2]
             try:
@@ -156,7 +156,7 @@ def test_each_single_failure_of_a_clustering_leaves_each_table_before_or_after(
     take(str(base), files[1])
     work.integrate(str(base), NOW)
     before = work.contents(open_store(str(base)))
-    shutil.copytree(base, clean)
+    shutil.copytree(base, clean, copy_function=os.link)
     work.cluster(str(clean), NOW)
     after = work.contents(open_store(str(clean)))
     assert {t for t in after if after[t] != before[t]} == {
@@ -166,7 +166,7 @@ def test_each_single_failure_of_a_clustering_leaves_each_table_before_or_after(
     while True:
         fault = OneFails(injected + 1, afterwards=afterwards)
         lake = str(tmp_path / f"lake {injected}")
-        shutil.copytree(base, lake)
+        shutil.copytree(base, lake, copy_function=os.link)
         try:
             with failing(fault):
                 work.cluster(lake, NOW)
@@ -251,7 +251,7 @@ def test_a_vacuum_that_fails_at_any_file_removes_nothing_that_is_needed(
         job()
     for number in range(1, 40):
         lake = str(tmp_path / f"lake {number}")
-        shutil.copytree(base, lake)
+        shutil.copytree(base, lake, copy_function=os.link)
         fault = OneFails(number, afterwards=bool(number % 2))
         with failing(fault):
             try:

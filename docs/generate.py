@@ -5,6 +5,7 @@ writes them; a test fails where a page is behind the code.
 """
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -14,6 +15,8 @@ import typer
 from pydantic import SecretStr
 
 from meterlake.cli import app
+from meterlake.dataflows.registry import known_dataflows
+from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
 from meterlake.settings import CONFIG_FILE, Settings
 
@@ -48,6 +51,8 @@ def data_dictionary() -> str:
     ]
     for table in TABLES.values():
         lines += ["", *_describe(table)]
+    for view in VIEWS.values():
+        lines += ["", *_describe(view)]
     lines += [
         "",
         "## Reading types",
@@ -88,7 +93,9 @@ def settings() -> str:
     """Every setting."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = COMPUTED_DEFAULTS.get(name, _default(field.default))
+        default = COMPUTED_DEFAULTS.get(
+            name, _default(field.get_default(call_default_factory=True))
+        )
         kind = _kind(field.annotation)
         rows.append(
             [f"`{name}`", f"`METERLAKE_{name.upper()}`", kind, default, field.description or ""]
@@ -118,7 +125,28 @@ def settings() -> str:
         "In an environment variable a list is JSON: `METERLAKE_LATE_HOOKS='[\"log\"]'`.",
         "Credentials of an object store are no settings: they come from that store's own",
         "variables, such as `AWS_ACCESS_KEY_ID`.",
+        "",
+        "## Options of dataflows",
+        "",
+        f"In `{CONFIG_FILE}` each [dataflow](howto/dataflows.md) has a section of its own:",
+        "",
+        "```toml",
+        "[dataflow.weather]",
+        'stations = ["72793"]',
+        "since = 2022-01-01",
+        "```",
+        "",
+        "or all of them are one variable, as JSON:",
+        '`METERLAKE_DATAFLOW=\'{"weather": {"stations": ["72793"]}}\'`. Their values are shown',
+        "nowhere, since one of a dataflow of your own may be a secret.",
     ]
+    for flow in known_dataflows().values():
+        options = [
+            [f"`{name}`", _kind(field.annotation), _default(field.default), field.description or ""]
+            for name, field in flow.options.model_fields.items()
+        ]
+        heading = ["Option", "Kind", "Default", "Meaning"]
+        lines += ["", f"### {flow.name}", "", _table(heading, options)]
     return "\n".join(lines) + "\n"
 
 
@@ -151,22 +179,20 @@ def main() -> None:
 _GENERATED = "*Generated from `{}` by `make docs`: change it there.*"
 
 
-def _describe(table: Table) -> list[str]:
-    partition = " (partition)"
+def _describe(table: Table | View) -> list[str]:
+    partitions = table.partitioned_by if isinstance(table, Table) else ()
     rows = [
-        [
-            f"`{c.name}`",
-            c.type + (partition if c.name in table.partitioned_by else ""),
-            c.unit,
-            c.meaning,
-        ]
+        [f"`{c.name}`", c.type + (" (partition)" * (c.name in partitions)), c.unit, c.meaning]
         for c in table.columns
     ]
+    where = ""
+    if isinstance(table, Table):
+        by = ", ".join(f"`{name}`" for name in partitions)
+        where = f" Lies at `{table.path}/`, " + (f"partitioned by {by}." if by else "in one file.")
     return [
         f"## {table.name}",
         "",
-        f"{table.meaning}. Lies at `{table.path}/`, partitioned by "
-        f"{', '.join(f'`{name}`' for name in table.partitioned_by)}.",
+        f"{table.meaning}.{where}",
         "",
         _table(["Column", "Type", "Unit", "Meaning"], rows),
     ]
@@ -198,12 +224,18 @@ def _default(value: object) -> str:
         return ""
     if isinstance(value, Enum):
         return f"`{value.value}`"
+    if value in ({}, ()):
+        return "none"
+    if isinstance(value, datetime):
+        return f"`{value:%Y-%m-%d}`"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
     return f"`{value}`"
 
 
 def _kind(annotation: Any) -> str:
+    if get_origin(annotation) is dict:
+        return "table"
     if get_origin(annotation) is tuple:
         return "list of names"
     if isinstance(annotation, UnionType):
@@ -212,7 +244,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if annotation is bool:
         return "true or false"
-    return {str: "text", float: "number", int: "whole number", SecretStr: "secret"}[annotation]
+    names = {str: "text", float: "number", int: "whole number", SecretStr: "secret"}
+    return {**names, datetime: "date or time"}[annotation]
 
 
 def _plain(text: str) -> str:

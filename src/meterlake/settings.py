@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -70,6 +70,16 @@ class Settings(BaseSettings):
         None,
         description="Spark's master: local[2], spark://host:7077, yarn, k8s://…; unset: as "
         "spark-submit or spark-defaults.conf say",
+    )
+    dataflow: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Options of dataflows, each in a section [dataflow.NAME] of meterlake.toml",
+    )
+    dataflow_attempts: int = Field(
+        4, ge=1, le=20, description="How often a dataflow's run tries to load, in all"
+    )
+    dataflow_pause_seconds: float = Field(
+        5.0, ge=0, description="Pause before its second attempt; doubled for each further one [s]"
     )
     workers: int = Field(
         min(4, os.cpu_count() or 1),
@@ -148,7 +158,7 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
         {
             "setting": name,
             "value": _shown(name, getattr(settings, name)),
-            "default": _shown(name, field.default),
+            "default": _shown(name, field.get_default(call_default_factory=True)),
             "environment": f"METERLAKE_{name.upper()}",
             "meaning": field.description or "",
         }
@@ -159,4 +169,6 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
 def _shown(name: str, value: object) -> str:
     if name == "late_webhook_url" and value is not None:
         return "********"
+    if isinstance(value, dict):  # names alone: a value may be a key of somebody's API
+        return ", ".join(f"{flow}.{name}" for flow, told in value.items() for name in told)
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
+from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.fsspec import FsspecStore
 from obstore.store import LocalStore, ObjectStore, from_url
 from typing_extensions import Buffer
 
-from meterlake.errors import BadInput
+from meterlake.errors import BadInput, Unavailable
 
 Result = TypeVar("Result")
 
@@ -73,6 +75,41 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     folder, _, name = url.rpartition("/")
     with io.BufferedReader(_Object(objects_at(folder), name), _BUFFER_BYTES) as buffered:
         yield buffered
+
+
+def fetched(location: str) -> bytes:
+    """All bytes of a file of elsewhere, by path or URL. It is tried for some seconds only.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    Unavailable
+        It cannot be had at the moment.
+    """
+    scheme, found, rest = location.partition("://")
+    try:
+        if not found or scheme == "file":
+            return Path(rest if found else location).read_bytes()
+        folder, _, name = location.rpartition("/")
+        options = _obstore_options(folder)
+        options["client_options"]["allow_http"] = scheme != "https"
+        options["retry_config"] = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
+        return bytes(obstore.get(from_url(folder, **options), unquote(name)).bytes())
+    except FileNotFoundError:
+        raise
+    except (BaseError, OSError, ValueError) as error:
+        raise Unavailable(
+            f"'{without_secrets(location)}' cannot be fetched: {cause(error)}. Try again later"
+        ) from error
+
+
+def without_secrets(location: str) -> str:
+    """A URL without what may be a password or a key in it."""
+    if "://" not in location:
+        return location
+    parts = urlsplit(location)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def delta_options(url: str) -> dict[str, str] | None:

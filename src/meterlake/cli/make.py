@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from meterlake import show
-from meterlake.cli.options import Output, OutputOption, plain_errors, to_duration, to_moment
+from meterlake.cli.options import (
+    Output,
+    OutputOption,
+    plain_errors,
+    to_duration,
+    to_moment,
+    to_place,
+)
 
 commands = typer.Typer()
 simulate_app = typer.Typer(
@@ -22,7 +29,13 @@ def simulate_readings_command(
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     start: Annotated[str, typer.Option(help="First moment, e.g. 2024-01-01 (UTC).")],
     end: Annotated[str, typer.Option(help="End, not included.")],
-    devices: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
+    devices: Annotated[
+        int | None, typer.Option(help="Number of meters; default: 10,000, or the topology's.")
+    ] = None,
+    topology: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of a topology's files, whose meters are read."),
+    ] = None,
     interval_minutes: Annotated[int, typer.Option(help="Length of an interval in minutes.")] = 15,
     file_every: Annotated[str, typer.Option(help="A file for each 1d, 6h or 15m.")] = "1d",
     region_voltage: Annotated[float, typer.Option(help="Nominal voltage in V.")] = 220.0,
@@ -45,12 +58,15 @@ def simulate_readings_command(
 
     Example: meterlake simulate readings --start 2024-01-01 --end 2024-01-08 --out inbox
     """
+    from meterlake.simulate.grid import meters_of
     from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
     with plain_errors():
         began = time.perf_counter()
+        meters = () if topology is None else meters_of(topology, most=devices)
         plan = ReadingsPlan(
-            devices=devices,
+            devices=len(meters) or (10_000 if devices is None else devices),
+            meters=meters,
             interval_minutes=interval_minutes,
             start=to_moment(start, "--start"),
             end=to_moment(end, "--end"),
@@ -85,6 +101,50 @@ def simulate_readings_command(
             },
             output is Output.json,
         )
+
+
+@simulate_app.command("topology")
+def simulate_topology_command(
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    near: Annotated[str, typer.Option(metavar="LAT,LON", help="Where the grid lies.")],
+    meters: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    output: OutputOption = Output.table,
+) -> None:
+    """Write the seven files of a grid with so many meters, around a place.
+
+    Example: meterlake simulate topology --meters 1000 --near 47.61,-122.33 --out topology
+    """
+    from meterlake.simulate.grid import simulate_grid
+
+    with plain_errors():
+        began = time.perf_counter()
+        made = simulate_grid(meters, to_place(near, "--near"), out, seed=seed)
+        facts = {**made, "out": str(out), "seconds": round(time.perf_counter() - began, 3)}
+        show.result(facts, output is Output.json)
+
+
+@simulate_app.command("weather")
+def simulate_weather_command(
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    near: Annotated[str, typer.Option(metavar="LAT,LON", help="Where the station is.")],
+    start: Annotated[str, typer.Option(help="First hour, e.g. 2024-01-01 (UTC).")],
+    end: Annotated[str, typer.Option(help="End, not included.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    output: OutputOption = Output.table,
+) -> None:
+    """Write a weather station's hours as Meteostat's bulk files: a source that needs no network.
+
+    Example: meterlake simulate weather --near 48,-122 --start 2024-01-01 --end 2024-03-01 --out w
+    """
+    from meterlake.simulate.weather import simulate_weather
+
+    with plain_errors():
+        began = time.perf_counter()
+        first, last = to_moment(start, "--start"), to_moment(end, "--end")
+        made = simulate_weather(to_place(near, "--near"), first, last, out, seed=seed)
+        facts = {**made, "out": str(out), "seconds": round(time.perf_counter() - began, 3)}
+        show.result(facts, output is Output.json)
 
 
 @commands.command()

@@ -1,5 +1,6 @@
 """What the commands share: options, the context of a command, and texts to values."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +195,17 @@ def to_date(text: str | None, flag: str) -> date | None:
         return None if text is None else date.fromisoformat(text)
     except ValueError as error:
         raise BadInput(f"{flag} needs a date such as 2024-01-31; found '{text}'") from error
+
+
+def to_place(text: str, flag: str) -> tuple[float, float]:
+    """Latitude and longitude, in degrees. Raises BadInput."""
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError:
+        latitude = longitude = math.nan
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise BadInput(f"{flag} needs degrees north and east such as 47.61,-122.33; found '{text}'")
+    return latitude, longitude
 
 
 def to_duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta:

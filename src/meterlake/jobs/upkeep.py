@@ -31,7 +31,7 @@ from meterlake.lake.vacuum import (
     remove_files,
     unneeded_files,
 )
-from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, TABLES
+from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, known_tables
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def vacuum(
 
 
 def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
-    findings = [f for table in TABLES.values() for f in whole.missing_commits(store, table)]
+    findings = [f for table in known_tables().values() for f in whole.missing_commits(store, table)]
     try:
         consumed, states = _one_state(store)
     except Unavailable:
@@ -127,7 +127,7 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     there = {name: whole.sizes(store, state) for name, state in states.items()}
     for name, state in states.items():
         findings += whole.missing_files(state, there[name])
-    for table in TABLES.values():
+    for table in known_tables().values():
         if table.sorted_by:
             findings += whole.crowded_partitions(states[table.name])
     units = [
@@ -213,7 +213,7 @@ def _renew(store: Store, findings: Sequence[Finding], engine: Engine, now: datet
         for f in findings
         if f.table == SERVING_READINGS.name and f.path in files
     }
-    tables = [TABLES[name] for name in {f.table for f in findings}]
+    tables = [known_tables()[name] for name in {f.table for f in findings}]
     renew(store, engine=engine, now=now, spans_of=spans_of, tables=tables)
 
 
@@ -221,7 +221,7 @@ def _one_state(store: Store) -> tuple[int, dict[str, Snapshot]]:
     """The tables, and the version of staging that the integrated one has consumed."""
     while True:
         consumed = consumed_version(store, READINGS, hours.KEY)
-        states = snapshots(store, TABLES.values())
+        states = snapshots(store, known_tables().values())
         if consumed_version(store, READINGS, hours.KEY) == consumed:
             return consumed, states
 

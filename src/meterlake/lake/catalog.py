@@ -5,14 +5,15 @@ from typing import Any
 from meterlake.errors import BadInput
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store
-from meterlake.schema import TABLES
+from meterlake.lake.topology import VIEWS, View
+from meterlake.schema import Table, known_tables
 
 
 def tables(store: Store) -> list[dict[str, Any]]:
-    """Each table's rows, files, bytes and newest time, from the log alone."""
+    """Each table's rows, files, bytes and newest time, from the log alone; views have none."""
     listed = []
-    states = snapshots(store, TABLES.values())
-    for table in TABLES.values():
+    states = snapshots(store, known_tables().values())
+    for table in known_tables().values():
         state = states[table.name]
         newest = state.newest
         listed.append(
@@ -27,20 +28,24 @@ def tables(store: Store) -> list[dict[str, Any]]:
                 "meaning": table.meaning,
             }
         )
+    nothing = dict.fromkeys(("rows", "files", "bytes", "newest", "version", "path"))
+    listed += [{"table": view.name, **nothing, "meaning": view.meaning} for view in VIEWS.values()]
     return listed
 
 
 def describe(name: str) -> list[dict[str, Any]]:
     """A table's columns: type, unit, meaning. Raises BadInput where there is no such table."""
-    if name not in TABLES:
-        raise BadInput(f"The catalog has {', '.join(TABLES)}; found '{name}'")
-    table = TABLES[name]
+    known: dict[str, Table | View] = {**known_tables(), **VIEWS}
+    if name not in known:
+        raise BadInput(f"The catalog has {', '.join(known)}; found '{name}'")
+    table = known[name]
+    partition = table.partitioned_by if isinstance(table, Table) else ()
     return [
         {
             "column": c.name,
             "type": c.type,
             "unit": c.unit,
-            "partition": c.name in table.partitioned_by,
+            "partition": c.name in partition,
             "meaning": c.meaning,
         }
         for c in table.columns

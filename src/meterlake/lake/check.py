@@ -145,8 +145,7 @@ def _problems(table: Table, file: DataFile, rows: pl.DataFrame) -> Iterator[str]
             yield f"its rows need to be sorted by {' and '.join(key)}; they are not"
         double = rows.height - rows.select(key).n_unique()
         if double:
-            what = "of its readings have the meter and time" if "reading_value" in rows else ""
-            yield f"{double:,} {what or 'of its rows have the meter and date'} of another"
+            yield f"{double:,} of its rows have the {' and '.join(key)} of another"
     if table.by_meter_range and file.meters != (rows["meter_id"].min(), rows["meter_id"].max()):
         yield f"the log says meters {file.meters}; the file has others"
     if table == READINGS:

@@ -34,7 +34,7 @@ from meterlake.lake.table import (
     state_of,
     table_at,
 )
-from meterlake.schema import TABLES, Table
+from meterlake.schema import TABLES, Table, known_tables
 
 ATTEMPTS = 10  # of a change that others keep coming before
 _REQUEST_ATTEMPTS = 3  # of one that an object store does not take
@@ -58,7 +58,7 @@ def snapshots(store: Store, tables: Iterable[Table]) -> dict[str, Snapshot]:
     """
     wanted = {t.name for t in tables}
     found = {}
-    for main in reversed(TABLES.values()):
+    for main in reversed(known_tables().values()):
         if main.name in _MAIN:
             continue
         attached = main.attached

@@ -19,6 +19,7 @@ from meterlake.lake.history import AsOf, balance_sql, views_as_of
 from meterlake.lake.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot
+from meterlake.lake.topology import VIEWS
 from meterlake.schema import (
     BATCH_SOURCE,
     QUARANTINE,
@@ -26,8 +27,8 @@ from meterlake.schema import (
     READINGS,
     SERVING_READINGS,
     STAGING,
-    TABLES,
     Table,
+    known_tables,
 )
 
 _SQL_TYPES = {
@@ -58,7 +59,7 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
             "A query needs to be one SELECT (the lake is only read here); found "
             + (", ".join(sorted(str(k).split(".")[-1] for k in kinds)) or "nothing")
         )
-    named = [table for table in TABLES.values() if table.name in sql.lower()] or TABLES.values()
+    named = _named(sql)
     if as_of is not None:
         # As of a moment the readings come from staging.
         wanted = {STAGING if t == READINGS else t for t in named} | {STAGING}
@@ -74,12 +75,22 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
     )
 
 
+def _named(sql: str) -> list[Table]:
+    """The tables that a query names, by itself or by a view; all, where it names none."""
+    known = known_tables()
+    names = {name for name in known if name in sql.lower()}
+    for name, view in VIEWS.items():
+        names |= view.tables if name in sql.lower() else set()
+    return [known[name] for name in known if name in names] or list(known.values())
+
+
 def _asks_for_arrival(sql: str) -> bool:
     """Whether a query needs the readings' arrival_time, which serving does not have."""
     with duckdb.connect() as connection:
-        for table in TABLES.values():
+        for table in known_tables().values():
             columns = ", ".join(f'"{c.name}" {_SQL_TYPES[c.type]}' for c in table.columns)
             connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
+        _create_own_views(connection, set(known_tables()))
         connection.execute("SET enable_external_access = false")
         # An empty table's plan is no plan, where this one may see that it is empty.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
@@ -136,8 +147,9 @@ def answer(
                     )
             return pl.DataFrame(ArrowTable.from_arrow(relation))
         except duckdb.Error as error:
+            names = ", ".join([*known_tables(), *VIEWS])
             raise BadInput(
-                f"The query cannot be answered: {_cause(error)}. Tables: {', '.join(TABLES)} "
+                f"The query cannot be answered: {_cause(error)}. Tables: {names} "
                 "(their columns: meterlake catalog TABLE)"
             ) from error
 
@@ -155,11 +167,19 @@ def _create_views(
         if name == READINGS.name and layout is not None:
             rows = _readings(store, layout)
         connection.execute(f'CREATE VIEW "{prefix}{name}" AS {rows}')
-    if as_of is not None:
+    if as_of is None:
+        _create_own_views(connection, set(states))
+    else:
         here = {name: f'"{prefix}{name}"' for name in states}
         for name, view in views_as_of(as_of).items():
             if (name if name != READINGS.name else STAGING.name) in states:
                 connection.execute(f'CREATE VIEW "{name}" AS {view.format(**here)}')
+
+
+def _create_own_views(connection: duckdb.DuckDBPyConnection, there: set[str]) -> None:
+    for name, view in VIEWS.items():
+        if view.tables <= there:
+            connection.execute(f'CREATE VIEW "{name}" AS {view.sql}')
 
 
 def _readings(store: Store, layout: Layout) -> str:

@@ -86,7 +86,7 @@ def write_file(
     frame : the table's columns without the partition columns, at least one row
     name : unique in the partition, without extension
     """
-    path = f"{partition_path(partition)}/{name}.parquet"
+    path = "/".join(filter(None, [partition_path(partition), f"{name}.parquet"]))
     buffer = io.BytesIO()
     frame.write_parquet(
         buffer,

@@ -15,7 +15,7 @@ from meterlake.lake.commit import snapshot
 from meterlake.lake.journal import entries
 from meterlake.lake.store import Store, Stored
 from meterlake.lake.table import table_at
-from meterlake.schema import TABLES, Table
+from meterlake.schema import Table, known_tables
 
 SHORTEST_RETENTION = timedelta(hours=1)
 FILES_A_UNIT = 200
@@ -45,7 +45,7 @@ def cutoff_of(retain: timedelta, now: datetime, *, nobody_else: bool) -> datetim
 
 def unneeded_files(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
     """The files that no version needs that was current at `cutoff` or later, and their kind."""
-    for table in TABLES.values():
+    for table in known_tables().values():
         # The files first: whatever is committed while we look is then known to be needed.
         there = [f for f in store.list(table.path) if f.modified < cutoff]
         if not there:

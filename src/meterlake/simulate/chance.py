@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     LATENCY = 9
     DAMAGE = 10
     FAULTS = 11
+    GRID = 12
+    WEATHER = 13
 
 
 def keyed(seed: int, purpose: Purpose, *, minute: int = 0) -> np.random.Generator:

@@ -22,7 +22,7 @@ import polars as pl
 
 from meterlake.errors import BadInput
 from meterlake.simulate.chance import MINUTES_PER_DAY, Minutes, Purpose, keyed
-from meterlake.simulate.fleet import METERS_PER_TRANSFORMER, Fleet, transformer_name
+from meterlake.simulate.fleet import Fleet
 from meterlake.simulate.plan import ReadingsPlan
 
 # From this size on every kind occurs, so that a judge always finds something of each.
@@ -86,7 +86,7 @@ def plan_faults(plan: ReadingsPlan, fleet: Fleet) -> pl.DataFrame:
     faults = []
     taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for kind in FAULT_KINDS:
-        exposed = len(fleet.first_of_transformer) if kind.name == "outage" else plan.devices
+        exposed = len(fleet.transformer_ids) if kind.name == "outage" else plan.devices
         for _ in range(max(int(large), rng.poisson(kind.per_year * exposed * years))):
             faults += _place(kind, plan, fleet, rng=rng, taken=taken)
     return pl.DataFrame(faults, schema=_FAULTS, orient="row").sort("start_minute", "device")
@@ -125,14 +125,13 @@ def truth(faults: pl.DataFrame, fleet: Fleet) -> pl.DataFrame:
         `kind`; `transformer`, null but for outages; `meter_id`; `start`, `end` (UTC, half-open);
         `magnitude`: the factor on kw for spikes and dips, null for the rest.
     """
-    names = [transformer_name(index) for index in range(len(fleet.first_of_transformer))]
     instant = (pl.col("start_minute", "end_minute") * 60_000_000).cast(pl.Datetime("us", "UTC"))
     return (
         faults.with_columns(instant)
         .select(
             "kind",
             pl.when(pl.col("kind") == "outage")
-            .then(pl.lit(pl.Series(names, dtype=pl.String)).gather("transformer"))
+            .then(pl.lit(pl.Series(fleet.transformer_ids, dtype=pl.String)).gather("transformer"))
             .alias("transformer"),
             pl.lit(pl.Series(fleet.device_ids)).gather("device").alias("meter_id"),
             pl.col("start_minute").alias("start"),
@@ -177,8 +176,7 @@ def _place(
             continue
         taken[transformer].append((start, end))
         magnitude = None if kind.factor is None else round(rng.uniform(*kind.factor), 3)
-        first = transformer * METERS_PER_TRANSFORMER
-        hit = range(first, min(first + METERS_PER_TRANSFORMER, plan.devices))
+        hit = fleet.meters_of(transformer)
         devices = hit if kind.name == "outage" else [device]
         return [(kind.name, transformer, one, start, end, magnitude) for one in devices]
     return []

@@ -1,10 +1,11 @@
 """The meters, and what stays the same about each of them for as long as it stands.
 
-Six meters in the order of their numbers share a service transformer; ten transformers share a
-data concentrator, which sends the readings of its meters to the head-end in one go.
+Six meters in the order of their numbers share a service transformer, or those that a topology
+says; sixty share a data concentrator, which sends their readings to the head-end in one go.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,9 @@ class Fleet:
     power_factor : float32 array
         At full load.
     transformer : int array
-        Service transformer.
+        Number of the service transformer, 0 and up; the meters of one follow each other.
+    transformer_ids : list of str, one for each transformer
+        What they are called.
     late : bool array
         Whether its readings arrive late.
     solar : int array, shorter
@@ -73,6 +76,7 @@ class Fleet:
     group: NDArray[np.intp]
     power_factor: Floats
     transformer: NDArray[np.intp]
+    transformer_ids: list[str]
     late: NDArray[np.bool_]
     solar: NDArray[np.intp]
     solar_kw: Floats
@@ -85,7 +89,12 @@ class Fleet:
     @property
     def first_of_transformer(self) -> NDArray[np.intp]:
         """The number of the first meter of each service transformer."""
-        return np.arange(0, self.devices, METERS_PER_TRANSFORMER)
+        return self.transformer.searchsorted(np.arange(len(self.transformer_ids)))
+
+    def meters_of(self, transformer: int) -> range:
+        """The numbers of the meters of a service transformer."""
+        first, end = self.transformer.searchsorted([transformer, transformer + 1])
+        return range(int(first), int(end))
 
     @property
     def concentrators(self) -> int:
@@ -98,7 +107,12 @@ def fleet_of(plan: ReadingsPlan) -> Fleet:
 
     The share of late meters is met exactly, to the nearest meter; the other shares as they fall.
     """
-    number = np.arange(plan.devices)
+    if plan.meters:
+        device_ids, transformer_ids, transformer = _of_a_topology(plan.meters)
+    else:
+        device_ids = [device_id(index) for index in range(plan.devices)]
+        transformer = np.arange(plan.devices) // METERS_PER_TRANSFORMER
+        transformer_ids = [transformer_name(index) for index in range(int(transformer[-1]) + 1)]
     luck = keyed(plan.seed, Purpose.FLEET).random((plan.devices, 7))
     habit = keyed(plan.seed, Purpose.HABITS).standard_normal(plan.devices)
 
@@ -112,13 +126,24 @@ def fleet_of(plan: ReadingsPlan) -> Fleet:
     late[np.argsort(luck[:, 6])[: round(plan.devices * plan.late_percent / 100)]] = True
     use = _PEAK_USE_MEDIAN * np.exp(_PEAK_USE_SPREAD * habit)
     return Fleet(
-        device_ids=[device_id(index) for index in range(plan.devices)],
+        device_ids=device_ids,
         contract_kw=contract_kw.astype(np.float32),
         peak_kw=(contract_kw * use).astype(np.float32),
         group=archetype * len(SHIFTS_MINUTES) + shift,
         power_factor=(0.92 + 0.07 * luck[:, 5]).astype(np.float32),
-        transformer=number // METERS_PER_TRANSFORMER,
+        transformer=transformer,
+        transformer_ids=transformer_ids,
         late=late,
         solar=solar,
         solar_kw=(contract_kw[solar] * size).astype(np.float32),
     )
+
+
+def _of_a_topology(
+    meters: Sequence[tuple[str, str]],
+) -> tuple[list[str], list[str], NDArray[np.intp]]:
+    """Meters, transformers, and each meter's; the meters of a transformer follow each other."""
+    numbers = {name: index for index, name in enumerate(dict.fromkeys(name for _, name in meters))}
+    transformer = np.array([numbers[name] for _, name in meters], dtype=np.intp)
+    order = np.argsort(transformer, kind="stable")
+    return [meters[index][0] for index in order], list(numbers), transformer[order]

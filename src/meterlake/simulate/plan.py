@@ -52,6 +52,9 @@ class ReadingsPlan:
         Share of the rows that are damaged [%].
     seed : int
         The same plan gives the same bytes; another seed, another fleet.
+    meters : pairs of str
+        Meter and service transformer of each device, of a topology; empty: meters of our own,
+        six to a transformer.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class ReadingsPlan:
     late_minutes: int = 1440
     bad_percent: float = 0.0
     seed: int = 1
+    meters: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
@@ -78,6 +82,11 @@ class ReadingsPlan:
             raise BadInput(
                 f"A simulation needs at least one meter, found devices={self.devices}: "
                 "set devices to 1 or more"
+            )
+        if self.meters and len(self.meters) != self.devices:
+            raise BadInput(
+                "A simulation needs a topology of as many meters as it has devices, found "
+                f"{len(self.meters):,} and devices={self.devices}: set devices to that number"
             )
         if self.interval_minutes < 1 or MINUTES_PER_DAY % self.interval_minutes:
             raise BadInput(

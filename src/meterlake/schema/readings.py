@@ -1,61 +1,8 @@
-"""Every table's columns and every reading type, declared once, as data.
-
-The data dictionary, the catalog, the API's field texts and axis labels come from here.
-Times are UTC with microseconds; partition columns are zero-padded strings in UTC.
-"""
+"""The tables of readings, and every reading type."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-import polars as pl
-
-ColumnType = Literal["string", "double", "long", "boolean", "date", "timestamp"]
-
-POLARS_TYPES: dict[ColumnType, pl.DataType] = {
-    "string": pl.String(),
-    "double": pl.Float64(),
-    "long": pl.Int64(),
-    "boolean": pl.Boolean(),
-    "date": pl.Date(),
-    "timestamp": pl.Datetime("us", "UTC"),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its name, storage type, unit ('' where it has none) and meaning."""
-
-    name: str
-    type: ColumnType
-    unit: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the lake.
-
-    `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
-    `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
-    another table, come in by this table's commits: both are there, or neither (lake/commit.py).
-    The rows of a partition are in the order of `sorted_by`, no two with the same; with
-    `by_meter_range` they may lie in several files, each with its own range of meters.
-    """
-
-    name: str
-    path: str
-    meaning: str
-    columns: tuple[Column, ...]
-    partitioned_by: tuple[str, ...]
-    time_column: str
-    attached: "Table | None" = None
-    sorted_by: tuple[str, ...] = ()
-    by_meter_range: bool = False
-
-    @property
-    def file_columns(self) -> tuple[Column, ...]:
-        """The columns that stand inside the files: all but the partition columns."""
-        return tuple(c for c in self.columns if c.name not in self.partitioned_by)
+from meterlake.schema.port import Column, Table
 
 
 @dataclass(frozen=True)
@@ -276,22 +223,3 @@ CONSUMPTION_MONTHLY = _consumption(
     "First day of the month",
     _MONTH,
 )
-
-TABLES: dict[str, Table] = {
-    t.name: t
-    for t in (  # each after what it is derived from
-        STAGING,
-        QUARANTINE,
-        READINGS,
-        LATE_ARRIVALS,
-        SERVING_READINGS,
-        CONSUMPTION_DAILY,
-        CONSUMPTION_WEEKLY,
-        CONSUMPTION_MONTHLY,
-    )
-}
-
-
-def polars_schema(table: Table) -> dict[str, pl.DataType]:
-    """The table's columns, partition columns included, as Polars types."""
-    return {c.name: POLARS_TYPES[c.type] for c in table.columns}

@@ -1,0 +1,1 @@
+"""Dataflows: data from elsewhere that is loaded, prepared and kept as tables of the lake."""

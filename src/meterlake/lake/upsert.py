@@ -1,0 +1,221 @@
+"""Rows of a source into a table that has some of them already: by key, each once.
+
+The key of a row is what its table is sorted by. Only partitions in which something changes are
+written anew, each as one file, all in one commit; where nothing does, there is none.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from meterlake import storage
+from meterlake.errors import BadInput, Conflict
+from meterlake.lake.commit import ATTEMPTS, commit, snapshot
+from meterlake.lake.store import Store
+from meterlake.lake.table import DataFile, Snapshot, fetched, scan, write_file
+from meterlake.schema import Table
+
+SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)  # from when on a first snapshot holds
+
+VALIDITY = ("valid_from", "valid_to")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of rows: `added` new ones, `changed` ones, those that `ended`."""
+
+    added: int = 0
+    changed: int = 0
+    ended: int = 0
+
+    def __add__(self, other: "Change") -> "Change":
+        return Change(
+            self.added + other.added, self.changed + other.changed, self.ended + other.ended
+        )
+
+
+_Partition = tuple[Any, ...]
+_Merged = tuple[dict[_Partition, pl.DataFrame], Change]
+"""The partitions that change, as they are to be, and what became of rows."""
+
+
+def replace_rows(
+    store: Store, table: Table, rows: pl.DataFrame, *, note: Mapping[str, Any], now: datetime
+) -> Change:
+    """Add rows, and put them in the place of those with the same key; others stay.
+
+    Parameters
+    ----------
+    rows : the table's columns; a key at most once
+    note : what the log keeps of it
+
+    Raises
+    ------
+    BadInput
+        A key stands twice.
+    Conflict
+        Other writers kept coming first.
+    """
+    key = list(table.sorted_by)
+    _check_keys(table, rows, key)
+
+    def merged(state: Snapshot) -> _Merged:
+        touched = {_partition(table, part) for part in _parts(table, rows)}
+        files = [f for f in state.files if tuple(f.partition.values()) in touched]
+        before = fetched(scan(store, table, files)).select(rows.columns)
+        same = before.join(rows, on=rows.columns, how="semi", nulls_equal=True).height
+        known = before.join(rows, on=key, how="semi", nulls_equal=True).height
+        change = Change(added=rows.height - known, changed=known - same)
+        after = pl.concat([before.join(rows, on=key, how="anti", nulls_equal=True), rows])
+        return _changed(table, before, after), change
+
+    return _persistently(store, table, merged, note=note, now=now)
+
+
+def keep_history(
+    store: Store,
+    table: Table,
+    rows: pl.DataFrame,
+    *,
+    at: datetime,
+    note: Mapping[str, Any],
+    now: datetime,
+) -> Change:
+    """Take over a state as it is `at` a moment: what differs ends then, what is new begins.
+
+    Parameters
+    ----------
+    rows : the table's columns without valid_from and valid_to: all that holds at the moment.
+        What is in the first state that the table gets holds since ever.
+
+    Raises
+    ------
+    BadInput
+        A key stands twice, or the table has a later state than of that moment.
+    Conflict
+        Other writers kept coming first.
+    """
+    key = [name for name in table.sorted_by if name not in VALIDITY]
+    _check_keys(table, rows, key)
+    begin, end = (pl.lit(at).cast(pl.Datetime("us", "UTC")).alias(name) for name in VALIDITY)
+
+    def merged(state: Snapshot) -> _Merged:
+        before = fetched(scan(store, table, state.files))
+        last = before.select(pl.max_horizontal(pl.col(name).max() for name in VALIDITY)).item()
+        if last is not None and last > at:
+            raise BadInput(
+                f"Table '{table.name}' needs states in the order of time: it has one of {last}; "
+                f"found one of {at}. Give a later moment"
+            )
+        since = begin if state.files else pl.lit(SINCE_EVER).cast(pl.Datetime("us", "UTC"))
+        holding = before.filter(pl.col("valid_to").is_null())
+        same = holding.join(rows, on=rows.columns, how="semi", nulls_equal=True)
+        ends = holding.join(same, on=key, how="anti", nulls_equal=True)
+        begins = rows.join(same, on=key, how="anti", nulls_equal=True)
+        changed = begins.join(ends, on=key, how="semi", nulls_equal=True).height
+        after = pl.concat(
+            [
+                before.filter(pl.col("valid_to").is_not_null()),
+                same,
+                ends.with_columns(end).filter(pl.col("valid_from") < pl.col("valid_to")),
+                begins.with_columns(
+                    since.alias("valid_from"),
+                    pl.lit(None, pl.Datetime("us", "UTC")).alias("valid_to"),
+                ),
+            ]
+        )
+        change = Change(begins.height - changed, changed, ends.height - changed)
+        return _changed(table, before, after), change
+
+    return _persistently(store, table, merged, note=note, now=now)
+
+
+def append(store: Store, table: Table, rows: pl.DataFrame, *, key: str, now: datetime) -> None:
+    """Add rows under a key that is used once."""
+    files = [_written(store, table, part) for part in _parts(table, rows)]
+    commit(store, table, add=files, key=key, version=0, now=now)
+
+
+def _persistently(
+    store: Store,
+    table: Table,
+    merged: Callable[[Snapshot], _Merged],
+    *,
+    note: Mapping[str, Any],
+    now: datetime,
+) -> Change:
+    """Merge into the table as it is, again while other writers come first."""
+    for attempt in range(ATTEMPTS):
+        state = snapshot(store, table)
+        parts, change = merged(state)
+        if not parts:
+            return change
+        replaced = [f for f in state.files if tuple(f.partition.values()) in parts]
+        files = [_written(store, table, part) for part in parts.values() if part.height]
+        try:
+            commit(
+                store,
+                table,
+                add=files,
+                remove=replaced,
+                note=note,
+                key="dataflow",
+                version=state.version + 1,
+                read_version=state.version,
+                now=now,
+            )
+            return change
+        except Conflict:
+            if attempt == ATTEMPTS - 1:
+                raise
+            storage.pause(attempt)
+    raise AssertionError("unreachable")
+
+
+def _changed(
+    table: Table, before: pl.DataFrame, after: pl.DataFrame
+) -> dict[_Partition, pl.DataFrame]:
+    key = list(table.sorted_by)
+    was = {_partition(table, part): part.sort(key) for part in _parts(table, before)}
+    will = {_partition(table, part): part.sort(key) for part in _parts(table, after)}
+    nothing = after.clear()
+    return {
+        at: will.get(at, nothing)
+        for at in {*was, *will}
+        if not will.get(at, nothing).equals(was.get(at, nothing))
+    }
+
+
+def _parts(table: Table, rows: pl.DataFrame) -> list[pl.DataFrame]:
+    if not table.partitioned_by:
+        return [rows] if rows.height else []
+    return rows.partition_by(table.partitioned_by, maintain_order=True)
+
+
+def _partition(table: Table, part: pl.DataFrame) -> _Partition:
+    return tuple(part[name][0] for name in table.partitioned_by)
+
+
+def _written(store: Store, table: Table, part: pl.DataFrame) -> DataFile:
+    return write_file(
+        store,
+        table,
+        part.select(c.name for c in table.file_columns),
+        partition={name: part[name][0] for name in table.partitioned_by},
+        name=f"part-{uuid.uuid4().hex}",
+    )
+
+
+def _check_keys(table: Table, rows: pl.DataFrame, key: list[str]) -> None:
+    if rows.select(pl.any_horizontal(pl.col(key).is_null()).any()).item():
+        raise BadInput(f"Table '{table.name}' needs {' and '.join(key)} in every row; one has none")
+    twice = rows.filter(rows.select(key).is_duplicated())
+    if twice.height:
+        found = ", ".join(f"{name} {twice[name][0]}" for name in key)
+        raise BadInput(
+            f"Table '{table.name}' needs each {' and '.join(key)} once; found several of {found}"
+        )

@@ -1,0 +1,59 @@
+"""What a table of the lake is: its columns, and how its rows lie in files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+ColumnType = Literal["string", "double", "long", "boolean", "date", "timestamp"]
+
+POLARS_TYPES: dict[ColumnType, pl.DataType] = {
+    "string": pl.String(),
+    "double": pl.Float64(),
+    "long": pl.Int64(),
+    "boolean": pl.Boolean(),
+    "date": pl.Date(),
+    "timestamp": pl.Datetime("us", "UTC"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, storage type, unit ('' where it has none) and meaning."""
+
+    name: str
+    type: ColumnType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the lake.
+
+    `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
+    `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
+    another table, come in by this table's commits: both are there, or neither (lake/commit.py).
+    The rows of a partition are in the order of `sorted_by`, no two with the same; with
+    `by_meter_range` they may lie in several files, each with its own range of meters.
+    """
+
+    name: str
+    path: str
+    meaning: str
+    columns: tuple[Column, ...]
+    partitioned_by: tuple[str, ...]
+    time_column: str
+    attached: "Table | None" = None
+    sorted_by: tuple[str, ...] = ()
+    by_meter_range: bool = False
+
+    @property
+    def file_columns(self) -> tuple[Column, ...]:
+        """The columns that stand inside the files: all but the partition columns."""
+        return tuple(c for c in self.columns if c.name not in self.partitioned_by)
+
+
+def polars_schema(table: Table) -> dict[str, pl.DataType]:
+    """The table's columns, partition columns included, as Polars types."""
+    return {c.name: POLARS_TYPES[c.type] for c in table.columns}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -25,11 +25,91 @@ _MASTER = re.compile(
 )
 
 
+class GridSettings(BaseModel):
+    """What the grid's analytics assume."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nominal_voltage_v: float = Field(
+        220.0, gt=0, description="Nominal voltage at the meters [V]; the simulator's default"
+    )
+    voltage_low_percent: float = Field(
+        5.0, ge=0, le=100, description="How far below it a voltage may be [%]; ANSI C84.1 range A"
+    )
+    voltage_high_percent: float = Field(
+        5.0, ge=0, le=100, description="How far above it a voltage may be [%]; ANSI C84.1 range A"
+    )
+    cvr_set_point_v: float = Field(
+        220.0, gt=0, description="Voltage that savings are against [V]; the guide's implementation"
+    )
+    cvr_factor: float = Field(
+        0.8,
+        description="Percent of energy for each percent of voltage [1]; the guide's implementation",
+    )
+    cvr_load_mw: float | None = Field(
+        None,
+        ge=0,
+        description="Load of each transformer [MW]; unset: as measured; the guide's "
+        "implementation assumes 1",
+    )
+    cvr_customers: int | None = Field(
+        None,
+        gt=0,
+        description="Customers of each transformer; unset: its meters; the guide's "
+        "implementation assumes 1000",
+    )
+    energy_price_per_kwh: float = Field(
+        0.11,
+        description="Price of energy to the utility [currency/kWh]; the guide's implementation",
+    )
+    customer_rate_per_kwh: float = Field(
+        0.11,
+        description="Price of energy to a customer [currency/kWh]; 11 cents in the guide's "
+        "implementation",
+    )
+    carbon_lb_per_mwh: float = Field(
+        900.0, ge=0, description="Carbon dioxide of energy [lb/MWh]; the guide's implementation"
+    )
+    outage_voltage_percent: float = Field(
+        10.0,
+        ge=0,
+        le=100,
+        description="Voltage below which there is no supply [% of nominal]; IEEE 1159",
+    )
+    outage_qualities: tuple[str, ...] = Field(
+        (), description="Quality flags of reads that say that there is no supply"
+    )
+    outage_share_percent: float = Field(
+        90.0,
+        gt=0,
+        le=100,
+        description="Share of the meters below a node that are out together when it is out [%]",
+    )
+    outage_min_meters: int = Field(
+        3, ge=1, description="Meters that have to be out at least for a node to be out"
+    )
+    outage_meter_minutes: float = Field(
+        60.0,
+        ge=0,
+        description="How long reads of a single meter have to be missing to be told of [min]",
+    )
+    outage_max_days: int = Field(
+        7, ge=1, le=31, description="A meter that is silent for longer is taken for removed [d]"
+    )
+    momentary_minutes: float = Field(
+        5.0, ge=0, description="Longest momentary interruption [min]; IEEE 1366"
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set; `meterlake settings` prints it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="METERLAKE_", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix="METERLAKE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
     )
 
     lake: str = Field("./lake", description="Where the lake lies: a folder or s3://bucket/prefix")
@@ -80,6 +160,9 @@ class Settings(BaseSettings):
     )
     dataflow_pause_seconds: float = Field(
         5.0, ge=0, description="Pause before its second attempt; doubled for each further one [s]"
+    )
+    grid: GridSettings = Field(
+        GridSettings(), description="What the grid's analytics assume, in a section [grid]"
     )
     workers: int = Field(
         min(4, os.cpu_count() or 1),
@@ -143,10 +226,11 @@ def load_settings(**flags: object) -> Settings:
         first = error.errors()[0]
         problem = first["msg"].removeprefix("Value error, ")
         name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(Settings.model_fields)
+        fields = GridSettings.model_fields if name.startswith("grid.") else Settings.model_fields
+        known, variable = ", ".join(fields), name.upper().replace(".", "__")
         raise BadInput(
             f"Setting '{name}': {problem}, found {_shown(name, first['input'])}; set it in "
-            f"{config_file()}, as METERLAKE_{name.upper()} or by its flag (settings: {known})"
+            f"{config_file()}, as METERLAKE_{variable} or by its flag (settings: {known})"
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError and undecodable bytes
         raise BadInput(f"{config_file()} needs to be a TOML file: {error}") from error
@@ -154,16 +238,26 @@ def load_settings(**flags: object) -> Settings:
 
 def settings_table(settings: Settings) -> list[dict[str, str]]:
     """Each setting's name, value (secrets hidden), default and meaning, for people."""
-    return [
-        {
-            "setting": name,
-            "value": _shown(name, getattr(settings, name)),
-            "default": _shown(name, field.get_default(call_default_factory=True)),
-            "environment": f"METERLAKE_{name.upper()}",
-            "meaning": field.description or "",
-        }
-        for name, field in Settings.model_fields.items()
-    ]
+    listed = []
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
+        parts = [(name, value, default, field.description)]
+        if isinstance(value, GridSettings):
+            parts = [
+                (f"{name}.{part}", getattr(value, part), within.default, within.description)
+                for part, within in GridSettings.model_fields.items()
+            ]
+        listed += [
+            {
+                "setting": full,
+                "value": _shown(full, now),
+                "default": _shown(full, usual),
+                "environment": f"METERLAKE_{full.upper().replace('.', '__')}",
+                "meaning": meaning or "",
+            }
+            for full, now, usual, meaning in parts
+        ]
+    return listed
 
 
 def _shown(name: str, value: object) -> str:

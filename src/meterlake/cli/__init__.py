@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, make
+from meterlake.cli import about, ask, change, flow, grid, make
 
 app = typer.Typer(
     name="meterlake",
@@ -21,7 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (make.commands, change.commands, flow.commands, ask.commands, about.commands):
+for commands in (
+    make.commands,
+    change.commands,
+    flow.commands,
+    grid.commands,
+    ask.commands,
+    about.commands,
+):
     app.add_typer(commands)
 
 

@@ -205,6 +205,15 @@ def _window(
         if start is not None or end is not None:
             raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
         moment = (at or now).astimezone(UTC)
+        good = _runs(store).filter(
+            pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
+        )
+        last: datetime | None = good.select(pl.col("window_end").max()).item()
+        if last is not None and moment <= last:
+            raise BadInput(
+                f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
+                f"{last}; found {moment}. Give a later --at"
+            )
         return moment, moment
     if at is not None:
         raise BadInput(f"Dataflow '{flow.name}' loads a window: give --from and --to, not --at")
@@ -215,8 +224,8 @@ def _window(
         newest = [snapshot(store, table).newest for table in flow.tables]
         start = options.since
         if not any(at is None for at in newest):
-            last = min(at for at in newest if at is not None)
-            start = max(start, min(last, end) - timedelta(days=options.reload_days))
+            known = min(at for at in newest if at is not None)
+            start = max(start, min(known, end) - timedelta(days=options.reload_days))
     if start >= end:
         raise BadInput(f"--from needs to be before --to; found {start} and {end}")
     return start, end

@@ -21,6 +21,7 @@ from meterlake.schema.dataflows import (
     VOLTAGE_CONTROL_ZONE,
     WEATHER,
 )
+from meterlake.schema.grid import METER_SUPPLY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, polars_schema
 from meterlake.schema.readings import (
     BATCH_SOURCE,
@@ -47,6 +48,8 @@ __all__ = [
     "DISTRIBUTION_TRANSFORMER",
     "LATE_ARRIVALS",
     "LOCATION",
+    "METER_SUPPLY",
+    "OUTAGES",
     "POLARS_TYPES",
     "POWER_GRID",
     "POWER_TYPES",
@@ -61,7 +64,9 @@ __all__ = [
     "TABLES",
     "TOPOLOGY",
     "TOPOLOGY_FINDINGS",
+    "TRANSFORMER_LOAD",
     "VOLTAGE_CONTROL_ZONE",
+    "VOLT_VAR",
     "WEATHER",
     "Column",
     "ColumnType",
@@ -88,6 +93,10 @@ TABLES: dict[str, Table] = {
         *TOPOLOGY.values(),
         TOPOLOGY_FINDINGS,
         DATAFLOW_RUNS,
+        VOLT_VAR,
+        TRANSFORMER_LOAD,
+        METER_SUPPLY,
+        OUTAGES,
     )
 }
 

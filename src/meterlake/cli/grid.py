@@ -1,0 +1,173 @@
+"""Commands of the grid: its tables brought up to date, and asked."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    EngineOption,
+    LakeOption,
+    MasterOption,
+    Output,
+    OutputOption,
+    RowsOption,
+    TableOutput,
+    job_context,
+    lake_context,
+    plain_errors,
+    to_moment,
+)
+
+commands = typer.Typer()
+grid_app = typer.Typer(
+    help="Voltage and load of the grid, by the topology and the readings.", no_args_is_help=True
+)
+commands.add_typer(grid_app, name="grid")
+
+FromOption = Annotated[
+    str | None, typer.Option("--from", help="First hour; default: the first that there is.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", help="End, not included.")]
+
+
+@grid_app.command()
+def update(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Work out every day anew.")] = False,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Work out the days whose readings, topology or settings have changed.
+
+    Example: meterlake grid update --lake ./lake
+    """
+    from meterlake.jobs.grid import JOBS, update_grid
+
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
+        began = time.perf_counter()
+        facts: dict[str, Any] = {}
+        with show.progress(quiet=output is Output.json) as progress:
+            for name in JOBS:
+                facts[f"{name.replace('-', '_')}_days"] = update_grid(
+                    context.store,
+                    name,
+                    engine=context.engine,
+                    settings=context.settings.grid,
+                    now=context.now,
+                    rebuild=rebuild,
+                    progress=progress,
+                )
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        show.result(facts, output is Output.json)
+
+
+@grid_app.command("volt-var")
+def volt_var(
+    hour: Annotated[
+        str | None, typer.Option("--hour", help="The hour; default: the newest that there is.")
+    ] = None,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Show each distribution transformer's voltage in an hour, and what lowering it saves.
+
+    Example: meterlake grid volt-var --hour 2024-01-01T18:00Z
+    """
+    from meterlake.lake.sql import query
+
+    with plain_errors(), lake_context(lake) as context:
+        wanted = "(SELECT max(hour) FROM volt_var)"
+        if hour is not None:
+            moment = to_moment(hour, "--hour", context.settings.timezone)
+            wanted = f"date_trunc('hour', TIMESTAMPTZ '{moment.isoformat()}')"
+        show.frame(
+            query(
+                context.store,
+                "SELECT distribution_transformer_id, hour, meters, reads, "
+                "round(mean_v, 2) AS mean_v, round(min_v, 1) AS min_v, round(max_v, 1) AS max_v, "
+                "round(p95_v, 1) AS p95_v, round(out_of_band_percent, 2) AS out_of_band_percent, "
+                "round(load_kw, 1) AS load_kw, "
+                "round(voltage_reduction_percent, 3) AS voltage_reduction_percent, "
+                "round(energy_saving_kwh, 2) AS energy_saving_kwh, "
+                "round(cost_avoided, 2) AS cost_avoided, "
+                "round(carbon_reduction_lb, 2) AS carbon_reduction_lb "
+                f"FROM volt_var WHERE hour = {wanted} ORDER BY distribution_transformer_id",
+            ),
+            output,
+        )
+
+
+@grid_app.command("transformer-load")
+def transformer_load(
+    start: FromOption = None,
+    end: ToOption = None,
+    limit: Annotated[int, typer.Option(help="So many, the most loaded ones.")] = 20,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Rank transformers by the hours that they are loaded beyond their rating, and by the highest.
+
+    Example: meterlake grid transformer-load --from 2024-01-01 --to 2024-01-08
+    """
+    from meterlake.lake.sql import query
+
+    with plain_errors(), lake_context(lake) as context:
+        window = ["utilisation_percent IS NOT NULL"]
+        for text, flag, sign in ((start, "--from", ">="), (end, "--to", "<")):
+            if text is not None:
+                moment = to_moment(text, flag, context.settings.timezone)
+                window.append(f"hour {sign} TIMESTAMPTZ '{moment.isoformat()}'")
+        show.frame(
+            query(
+                context.store,
+                "SELECT kind, id, any_value(rating_kva) AS rating_kva, max(meters) AS meters, "
+                "count(*) AS hours, "
+                "count(*) FILTER (utilisation_percent > 100) AS hours_over, "
+                "round(max(utilisation_percent), 1) AS highest_percent, "
+                "arg_max(hour, utilisation_percent) AS highest_at, "
+                "round(avg(utilisation_percent), 1) AS mean_percent "
+                f"FROM transformer_load WHERE {' AND '.join(window)} GROUP BY kind, id "
+                f"ORDER BY hours_over DESC, highest_percent DESC, id LIMIT {max(0, limit)}",
+            ),
+            output,
+        )
+
+
+@grid_app.command()
+def outages(
+    start: FromOption = None,
+    end: ToOption = None,
+    meters: Annotated[
+        bool, typer.Option("--meters", help="Those of single meters too, not only of nodes.")
+    ] = False,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """List outages: of transformers and substations, by their start.
+
+    Example: meterlake grid outages --from 2024-01-01 --to 2024-01-08
+    """
+    from meterlake.lake.sql import query
+
+    with plain_errors(), lake_context(lake) as context:
+        window = [] if meters else ["level <> 'meter'"]
+        for text, flag, condition in (
+            (start, "--from", '"end" > '),
+            (end, "--to", "start < "),
+        ):
+            if text is not None:
+                moment = to_moment(text, flag, context.settings.timezone)
+                window.append(f"{condition}TIMESTAMPTZ '{moment.isoformat()}'")
+        where = f"WHERE {' AND '.join(window)} " if window else ""
+        show.frame(
+            query(
+                context.store,
+                'SELECT level, id, start, "end", minutes, is_ongoing, evidence, meters, '
+                "customer_minutes, part_of "
+                f"FROM outages {where}ORDER BY start, level, id",
+            ),
+            output,
+        )

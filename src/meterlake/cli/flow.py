@@ -1,6 +1,7 @@
 """Commands of dataflows: data from elsewhere."""
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -55,8 +56,6 @@ def run_command(
 
     Example: meterlake dataflow run topology --source ./topology
     """
-    from datetime import UTC, datetime
-
     from meterlake.jobs.dataflow import run_dataflow
     from meterlake.lake.store import open_store
 
@@ -64,7 +63,7 @@ def run_command(
         began = time.perf_counter()
         settings = load_settings(lake=lake)
         first, last, moment = (
-            None if text is None else to_moment(text, flag)
+            None if text is None else to_moment(text, flag, settings.timezone)
             for flag, text in (("--from", start), ("--to", end), ("--at", at))
         )
         with show.progress(quiet=output is Output.json) as progress:
@@ -79,7 +78,7 @@ def run_command(
                 at=moment,
                 progress=progress,
             )
-        facts = {k: v for k, v in vars(done).items() if v is not None}
+        facts = {k: _shown(v) for k, v in vars(done).items() if v is not None}
         facts["odd"] = [{"reason": text} for text in done.odd]
         if not done.odd and output is Output.table:
             del facts["odd"]
@@ -96,4 +95,12 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
     from meterlake.jobs.dataflow import dataflow_status
 
     with plain_errors(), lake_context(lake) as context:
-        show.rows("dataflows", dataflow_status(context.store), output is Output.json)
+        listed = [{k: _shown(v) for k, v in f.items()} for f in dataflow_status(context.store)]
+        show.rows("dataflows", listed, output is Output.json)
+
+
+def _shown(value: object) -> object:
+    """A moment as other commands print it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value

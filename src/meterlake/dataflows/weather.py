@@ -194,6 +194,10 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
             f"'{where}' needs the column time, or year, month, day and hour, and some of "
             f"{', '.join(COLUMNS)}; found {', '.join(table.columns)[:200]}"
         )
+    without_seconds = r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d)(Z|[+-]\d\d:?\d\d)?$"
+    table = table.with_columns(
+        pl.col("time").str.strip_chars().str.replace(without_seconds, "${1}:00${2}")
+    )
     name = pl.col("station") if "station" in table.columns else pl.lit(station)
     table = table.with_columns(
         name.alias(METER), pl.int_range(pl.len()).alias(ORDER), pl.lit("").alias(REGISTER)

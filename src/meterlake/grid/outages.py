@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from meterlake.lake.layout import DAY, EARLIEST
+from meterlake.lake.layout import DAY, EARLIEST, start_of_day
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, scan, write_file
 from meterlake.lake.topology import topology_at, ways_up
@@ -49,13 +49,19 @@ class OutageDays:
 
 
 def plan_outages(
-    days: Sequence[datetime], supply: Sequence[DataFile], until: datetime, settings: GridSettings
+    days: Sequence[datetime],
+    supply: Sequence[DataFile],
+    until: datetime,
+    topologies: Sequence[datetime],
+    settings: GridSettings,
 ) -> list[OutageDays]:
-    """The days in runs of at most a week."""
+    """The days in runs of at most a week, each of one topology; `topologies`: when it changed."""
+    others = {start_of_day(moment) for moment in topologies}
     around = timedelta(days=settings.outage_max_days)
     runs: list[tuple[datetime, datetime]] = []
     for day in sorted(days):
-        if runs and runs[-1][1] == day and day - runs[-1][0] < _UNIT_DAYS * DAY:
+        goes_on = runs and runs[-1][1] == day and day not in others
+        if goes_on and day - runs[-1][0] < _UNIT_DAYS * DAY:
             runs[-1] = runs[-1][0], day + DAY
         else:
             runs.append((day, day + DAY))
@@ -76,13 +82,11 @@ def date_of(file: DataFile) -> datetime:
 
 
 def end_of_readings(store: Store, supply: Sequence[DataFile]) -> datetime:
-    """Up to when half of the meters have readings, of those that have some on the last day."""
+    """Up to when the readings reach: but for the last twentieth of meters, whose clocks may err."""
     last = max((date_of(f) for f in supply), default=EARLIEST)
     rows = scan(store, METER_SUPPLY, [f for f in supply if date_of(f) == last])
     spans = fetched(rows.filter(pl.col("evidence") == "span"))
-    until: datetime | None = spans.select(
-        pl.col("end").cast(pl.Int64).median().cast(pl.Datetime("us", "UTC"))
-    ).item()
+    until: datetime | None = spans.select(pl.col("end").quantile(0.95, "lower")).item()
     return EARLIEST if until is None else until
 
 

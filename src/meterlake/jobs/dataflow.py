@@ -17,7 +17,7 @@ from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan
-from meterlake.lake.upsert import VALIDITY, Change, append, keep_history, replace_rows
+from meterlake.lake.upsert import SINCE_EVER, VALIDITY, Change, append, keep_history, replace_rows
 from meterlake.schema import DATAFLOW_RUNS, Table, known_tables, polars_schema
 from meterlake.settings import Settings
 from meterlake.storage import without_secrets
@@ -83,6 +83,7 @@ def run_dataflow(
     first, last = _window(store, flow, options, start, end, at, now)
     request = Request(location, options, first, last, settings.timezone, store)
     run = _Recorded(store, flow, request, now, time.perf_counter())
+    since = SINCE_EVER if _loaded_until(store, flow) is None else last
     attempts = 0
 
     def load() -> Loaded:
@@ -101,7 +102,7 @@ def run_dataflow(
         frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
         change = Change()
         for done, (table, rows) in enumerate(frames.items(), start=1):
-            change += _keep(store, flow, table, rows, last, now)
+            change += _keep(store, flow, table, rows, last, since, now)
             progress(name, len(frames), done)
     except Exception as error:
         run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
@@ -205,10 +206,9 @@ def _window(
         if start is not None or end is not None:
             raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
         moment = (at or now).astimezone(UTC)
-        good = _runs(store).filter(
-            pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
-        )
-        last: datetime | None = good.select(pl.col("window_end").max()).item()
+        last = _loaded_until(store, flow)
+        if moment > now:
+            raise BadInput(f"--at needs a moment that is not in the future; found {moment}")
         if last is not None and moment <= last:
             raise BadInput(
                 f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
@@ -229,6 +229,13 @@ def _window(
     if start >= end:
         raise BadInput(f"--from needs to be before --to; found {start} and {end}")
     return start, end
+
+
+def _loaded_until(store: Store, flow: Dataflow) -> datetime | None:
+    """The latest end of what was loaded; None where nothing was yet."""
+    mine = pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
+    until: datetime | None = _runs(store).filter(*mine).select(pl.col("window_end").max()).item()
+    return until
 
 
 def _runs(store: Store) -> pl.DataFrame:
@@ -258,17 +265,24 @@ def _conformed(flow: Dataflow, name: str, rows: pl.DataFrame) -> pl.DataFrame:
             for column, dtype in schema.items()
         )
     except pl.exceptions.PolarsError as error:
+        found = str(error).splitlines()[0]
         raise BadInput(
-            f"Table '{name}' needs other types than dataflow '{flow.name}' loaded: {error}"
+            f"Table '{name}' needs other types than dataflow '{flow.name}' loaded: {found}"
         ) from error
     return frame.with_columns(pl.selectors.float().fill_nan(None))
 
 
 def _keep(
-    store: Store, flow: Dataflow, name: str, rows: pl.DataFrame, at: datetime, now: datetime
+    store: Store,
+    flow: Dataflow,
+    name: str,
+    rows: pl.DataFrame,
+    at: datetime,
+    since: datetime,
+    now: datetime,
 ) -> Change:
     table: Table = known_tables()[name]
     note = {"job": "dataflow", "dataflow": flow.name, "code_version": __version__}
     if flow.keeps == "states":
-        return keep_history(store, table, rows, at=at, note=note, now=now)
+        return keep_history(store, table, rows, at=at, since=since, note=note, now=now)
     return replace_rows(store, table, rows, note=note, now=now)

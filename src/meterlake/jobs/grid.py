@@ -26,7 +26,7 @@ from meterlake.lake.journal import added_since, note
 from meterlake.lake.layout import DAY, LiveLayout, start_of_day
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, consumed_of, key_of
-from meterlake.lake.topology import moment_of_topology
+from meterlake.lake.topology import moment_of_topology, moments_of_topology
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
 
@@ -144,7 +144,8 @@ class _Job:
             reach = range(-self.settings.outage_max_days, self.settings.outage_max_days + 1)
             days = there & {day + number * DAY for day in changed for number in reach}
         until = end_of_readings(self.store, supply.files)
-        units = plan_outages(sorted(days), supply.files, until, self.settings)
+        moments = moments_of_topology(self.store)
+        units = plan_outages(sorted(days), supply.files, until, moments, self.settings)
         work = find_outages(self.store, self.settings)
         self._do(OUTAGES_NAME, due, work, units, None if due.days is None else days)
         return len(days)

@@ -119,16 +119,20 @@ VIEWS: dict[str, View] = {
 }
 
 
-def moment_of_topology(store: Store) -> datetime | None:
-    """The moment of the newest snapshot that was loaded whole; None where there is none."""
+def moments_of_topology(store: Store) -> list[datetime]:
+    """The moments of the snapshots that were loaded whole, in order."""
     runs = snapshots(store, [DATAFLOW_RUNS])[DATAFLOW_RUNS.name]
     found = fetched(
         scan(store, DATAFLOW_RUNS, runs.files)
         .filter(pl.col("dataflow") == DATAFLOW, pl.col("outcome") == "succeeded")
-        .select(pl.col("window_end").max())
+        .select("window_end")
     )
-    moment: datetime | None = found.item()
-    return moment
+    return found["window_end"].sort().to_list()
+
+
+def moment_of_topology(store: Store) -> datetime | None:
+    """The moment of the newest snapshot that was loaded whole; None where there is none."""
+    return max(moments_of_topology(store), default=None)
 
 
 def topology_at(store: Store, moment: datetime) -> dict[str, pl.DataFrame]:

@@ -82,6 +82,7 @@ def keep_history(
     rows: pl.DataFrame,
     *,
     at: datetime,
+    since: datetime | None = None,
     note: Mapping[str, Any],
     now: datetime,
 ) -> Change:
@@ -89,8 +90,8 @@ def keep_history(
 
     Parameters
     ----------
-    rows : the table's columns without valid_from and valid_to: all that holds at the moment.
-        What is in the first state that the table gets holds since ever.
+    rows : the table's columns without valid_from and valid_to: all that holds at the moment
+    since : since when what is new in it holds; None: the moment. With a first state SINCE_EVER
 
     Raises
     ------
@@ -101,7 +102,8 @@ def keep_history(
     """
     key = [name for name in table.sorted_by if name not in VALIDITY]
     _check_keys(table, rows, key)
-    begin, end = (pl.lit(at).cast(pl.Datetime("us", "UTC")).alias(name) for name in VALIDITY)
+    begin = pl.lit(since or at).cast(pl.Datetime("us", "UTC")).alias("valid_from")
+    end = pl.lit(at).cast(pl.Datetime("us", "UTC")).alias("valid_to")
 
     def merged(state: Snapshot) -> _Merged:
         before = fetched(scan(store, table, state.files))
@@ -111,7 +113,6 @@ def keep_history(
                 f"Table '{table.name}' needs states in the order of time: it has one of {last}; "
                 f"found one of {at}. Give a later moment"
             )
-        since = begin if state.files else pl.lit(SINCE_EVER).cast(pl.Datetime("us", "UTC"))
         holding = before.filter(pl.col("valid_to").is_null())
         same = holding.join(rows, on=rows.columns, how="semi", nulls_equal=True)
         ends = holding.join(same, on=key, how="anti", nulls_equal=True)
@@ -123,7 +124,7 @@ def keep_history(
                 same,
                 ends.with_columns(end).filter(pl.col("valid_from") < pl.col("valid_to")),
                 begins.with_columns(
-                    since.alias("valid_from"),
+                    begin,
                     pl.lit(None, pl.Datetime("us", "UTC")).alias("valid_to"),
                 ),
             ]

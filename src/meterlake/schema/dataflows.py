@@ -33,7 +33,7 @@ _STATUS = Column("status", "string", "", "State of the node, as delivered")
 _LOCATION_ID = Column("location_id", "string", "", "Where it stands: a location's id")
 _CAPACITY = (
     Column("capacity", "string", "", "Rating as delivered, such as 100kva or 40MVA"),
-    Column("capacity_kva", "double", "kVA", "Rating: apparent power that it may carry for ever"),
+    Column("capacity_kva", "double", "kVA", "Rating: apparent power that it may always carry"),
 )
 _VALIDITY = (
     Column("valid_from", "timestamp", "UTC", "Since when the row holds; 1970: since ever"),

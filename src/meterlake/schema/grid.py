@@ -45,7 +45,7 @@ TRANSFORMER_LOAD = Table(
         Column("meters_read", "long", "", "Those of them that have readings in the hour"),
         Column("load_kw", "double", "kW", "Their mean net active power, summed"),
         Column("load_kva", "double", "kVA", "Apparent power of their active and reactive power"),
-        Column("rating_kva", "double", "kVA", "What the transformer may carry for ever"),
+        Column("rating_kva", "double", "kVA", "What the transformer may carry continuously"),
         Column("utilisation_percent", "double", "%", "Apparent power of the rating"),
         _DATE,
     ),

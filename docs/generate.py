@@ -12,13 +12,13 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 import typer
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
-from meterlake.settings import CONFIG_FILE, Settings
+from meterlake.settings import CONFIG_FILE, GridSettings, Settings
 
 DOCS = Path(__file__).parent
 
@@ -122,7 +122,7 @@ def settings() -> str:
         'late_hooks = ["log", "webhook"]',
         "```",
         "",
-        "In an environment variable a list is JSON: `METERLAKE_LATE_HOOKS='[\"log\"]'`.",
+        "In an environment variable the names have commas: `METERLAKE_LATE_HOOKS=log,webhook`.",
         "Credentials of an object store are no settings: they come from that store's own",
         "variables, such as `AWS_ACCESS_KEY_ID`.",
         "",
@@ -141,12 +141,24 @@ def settings() -> str:
         "nowhere, since one of a dataflow of your own may be a secret.",
     ]
     for flow in known_dataflows().values():
-        options = [
-            [f"`{name}`", _kind(field.annotation), _default(field.default), field.description or ""]
-            for name, field in flow.options.model_fields.items()
-        ]
-        heading = ["Option", "Kind", "Default", "Meaning"]
-        lines += ["", f"### {flow.name}", "", _table(heading, options)]
+        lines += ["", f"### {flow.name}", "", _fields("Option", flow.options)]
+    lines += [
+        "",
+        "## The grid",
+        "",
+        f"What the analytics of [the grid](howto/grid.md) assume, in a section of `{CONFIG_FILE}`:",
+        "",
+        "```toml",
+        "[grid]",
+        "nominal_voltage_v = 230",
+        'outage_qualities = ["F"]',
+        "```",
+        "",
+        "or each as a variable, with two underscores: `METERLAKE_GRID__NOMINAL_VOLTAGE_V=230`,",
+        "`METERLAKE_GRID__OUTAGE_QUALITIES='[\"F\"]'`.",
+        "",
+        _fields("Setting", GridSettings),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -219,6 +231,15 @@ def _parameters(command: Any) -> list[list[str]]:
     return rows
 
 
+def _fields(head: str, options: type[BaseModel]) -> str:
+    """The fields of options, as a table."""
+    rows = [
+        [f"`{name}`", _kind(field.annotation), _default(field.default), field.description or ""]
+        for name, field in options.model_fields.items()
+    ]
+    return _table([head, "Kind", "Default", "Meaning"], rows)
+
+
 def _default(value: object) -> str:
     if value is None:
         return ""
@@ -226,6 +247,8 @@ def _default(value: object) -> str:
         return f"`{value.value}`"
     if value in ({}, ()):
         return "none"
+    if isinstance(value, GridSettings):
+        return "[each its own](#the-grid)"
     if isinstance(value, datetime):
         return f"`{value:%Y-%m-%d}`"
     if isinstance(value, tuple):
@@ -234,7 +257,7 @@ def _default(value: object) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is dict:
+    if get_origin(annotation) is dict or annotation is GridSettings:
         return "table"
     if get_origin(annotation) is tuple:
         return "list of names"

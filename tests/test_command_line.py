@@ -315,6 +315,10 @@ def test_the_demo_tells_its_story_and_its_balance_holds(run: Run, tmp_path: Path
     assert facts["rows"] * 6 == (
         facts["added"] + facts["replaced"] + facts["duplicates"] + facts["quarantined"] * 6
     )
+    assert facts["grid"]["meters"] == 30
+    assert facts["grid"]["transformers"] == 5
+    assert facts["grid"]["hours"] == 48
+    assert facts["grid"]["saved_kwh"] > 0
     code, _, err = run("demo", "--devices", "30", "--days", "2")
     assert code == 1
     assert "empty folder" in err

@@ -12,15 +12,21 @@ from meterlake import jobs, show
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.jobs.cluster import cluster
+from meterlake.jobs.dataflow import run_dataflow
+from meterlake.jobs.grid import JOBS as GRID_JOBS
+from meterlake.jobs.grid import update_grid
 from meterlake.lake.catalog import tables
 from meterlake.lake.consumption import read_consumption
 from meterlake.lake.reader import Reader
 from meterlake.lake.sql import query
-from meterlake.lake.store import open_store
+from meterlake.lake.store import Store, open_store
 from meterlake.settings import load_settings
+from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
+from meterlake.simulate.weather import simulate_weather
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+NEAR = 47.61, -122.33
 LATE_PERCENT, LATE_MINUTES, BAD_PERCENT = 10.0, 1440, 0.1
 
 PEAK_SQL = """
@@ -31,6 +37,22 @@ GROUP BY reading_date_time ORDER BY kw DESC LIMIT 1
 LOWEST_VOLTAGE_SQL = """
 SELECT meter_id, reading_date_time, reading_value AS vltg
 FROM readings WHERE reading_type = 'vltg' ORDER BY reading_value LIMIT 1
+"""
+GRID_SQL = """
+SELECT count(*) AS meters, count(DISTINCT service_transformer_id) AS transformers
+FROM meter_topology
+"""
+OUTAGES_SQL = """SELECT id, start, "end" FROM outages WHERE level <> 'meter'"""
+WORST_SQL = """
+SELECT id, any_value(rating_kva) AS rating_kva, max(utilisation_percent) AS percent,
+    arg_max(hour, utilisation_percent) AS hour,
+    count(*) FILTER (utilisation_percent > 100) AS over
+FROM transformer_load WHERE utilisation_percent IS NOT NULL
+GROUP BY id ORDER BY over DESC, percent DESC, id LIMIT 1
+"""
+SAVED_SQL = """
+SELECT sum(energy_saving_kwh) AS saved_kwh, sum(load_kw) AS kwh, avg(mean_v) AS mean_v
+FROM volt_var
 """
 BAD_SQL = "SELECT source_file, source_row, reason FROM quarantine ORDER BY ALL LIMIT 3"
 
@@ -58,6 +80,7 @@ def run_demo(
         raise BadInput(f"The demo needs at least one day; found --days {days}")
     began = time.perf_counter()
     inbox, lake = folder / "inbox", folder / "lake"
+    topology, weather, truth = folder / "topology", folder / "weather", folder / "truth.parquet"
     settings = load_settings(lake=str(lake), late_hooks=())
     store, engine = open_store(settings.lake), LocalEngine(settings.workers)
 
@@ -70,8 +93,11 @@ def run_demo(
             files += 1
             progress("simulate", days + 1, files)
 
+        simulate_grid(devices, NEAR, topology)
+        simulate_weather(NEAR, START, START + timedelta(days=days), weather)
         plan = ReadingsPlan(
             devices=devices,
+            meters=meters_of(topology),
             interval_minutes=15,
             start=START,
             end=START + timedelta(days=days),
@@ -79,18 +105,33 @@ def run_demo(
             late_minutes=LATE_MINUTES,
             bad_percent=BAD_PERCENT,
         )
-        made = simulate_readings(plan, inbox, on_file=on_file)
+        made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
         taken = jobs.ingest(
             store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
         )
         merged = jobs.integrate(store, engine=engine, settings=settings, now=now, progress=progress)
         served = cluster(store, engine=engine, settings=settings, now=now, progress=progress)
+        for flow, source, start in (("topology", topology, None), ("weather", weather, START)):
+            run_dataflow(
+                store,
+                flow,
+                settings=settings,
+                now=now,
+                source=str(source),
+                start=start,
+                progress=progress,
+            )
+        for job in GRID_JOBS:
+            update_grid(
+                store, job, engine=engine, settings=settings.grid, now=now, progress=progress
+            )
     again = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     meter = device_id(0)
     reader = Reader(store)
     day = reader.readings([meter], start=START, end=START + timedelta(days=1))
     energy = read_consumption(reader, [meter], by="day", zone=settings.timezone)
     peak, lowest = query(store, PEAK_SQL), query(store, LOWEST_VOLTAGE_SQL)
+    grid = _grid(store, truth)
     readings = next(t for t in tables(store) if t["table"] == "readings")
     seconds = round(time.perf_counter() - began, 1)
 
@@ -103,6 +144,8 @@ What was done
   integrated  {merged.added:,} readings in {merged.partitions:,} partitions, one file each;
               {merged.late:,} were late, in {merged.late_partitions:,} partitions
   served      {served.days:,} days of a type once more by meter, {served.consumption_days:,} days of energy per meter
+  topology    {grid["meters"]:,} meters on {grid["transformers"]:,} transformers; weather of {grid["hours"]:,} hours
+  grid        voltage and load of each transformer and hour, outages
   again       the same {again.already_ingested} files once more: nothing changed
   balance     {taken.rows:,} rows x 6 = {merged.added:,} added + {merged.replaced:,} replaced + {merged.duplicates:,} duplicates + {taken.quarantined:,} quarantined x 6
 
@@ -110,14 +153,17 @@ What was asked
   highest load   {peak["kw"][0]:,.1f} kW at {_minute(peak["reading_date_time"][0])}
   lowest voltage {lowest["vltg"][0]:,.1f} V at meter {lowest["meter_id"][0]}, {_minute(lowest["reading_date_time"][0])}
   one meter      {meter}: {day.height} readings on {START:%Y-%m-%d};
-                 {_energies(energy)}"""
+                 {_energies(energy)}
+  outages        {grid["outages_right"]} of {grid["outages_injected"]} injected at transformers found, {grid["outages_found"] - grid["outages_right"]} found that were not injected
+  most loaded    {grid["worst"]}
+  saved          {grid["saved_kwh"]:,.0f} kWh of {grid["kwh"]:,.0f}, since the mean voltage is {grid["mean_v"]:.1f} V and not {settings.grid.cvr_set_point_v:.0f} V"""
     )
     if not quiet:
         print("\n  the first damaged rows")
         show.frame(query(store, BAD_SQL), "table")
     say(
         f"""Where it lies
-  {inbox}    what was delivered
+  {inbox}    what was delivered; {topology} and {weather}, the grid and its weather
   {lake}     the lake: {readings["rows"]:,} readings in {readings["bytes"] / 1e6:,.0f} MB, open Parquet and Delta
 
 What to type next
@@ -126,6 +172,8 @@ What to type next
   .venv/bin/meterlake consumption {meter} --by day --lake {lake}
   .venv/bin/meterlake query "select reading_type, count(*), avg(reading_value) from readings group by all" --lake {lake}
   .venv/bin/meterlake late --lake {lake}
+  .venv/bin/meterlake grid outages --lake {lake}
+  .venv/bin/meterlake grid transformer-load --lake {lake}
 
 Done in {seconds} s."""
     )
@@ -137,8 +185,36 @@ Done in {seconds} s."""
         "already_ingested_again": again.already_ingested,
         **vars(merged),
         "clustered": vars(served),
+        "grid": grid,
         "lake": str(lake),
         "seconds": seconds,
+    }
+
+
+def _grid(store: Store, truth: Path) -> dict[str, Any]:
+    """What the grid's tables say, outages against those that were injected."""
+    injected = (
+        pl.read_parquet(truth)
+        .filter(pl.col("kind") == "outage")
+        .select(pl.col("transformer").alias("id"), "start", "end")
+        .unique()
+    )
+    found = query(store, OUTAGES_SQL)
+    right = injected.join(found, on="id").filter(
+        pl.col("start") < pl.col("end_right"), pl.col("end") > pl.col("start_right")
+    )
+    worst = query(store, WORST_SQL).row(0, named=True)
+    return {
+        **query(store, GRID_SQL).row(0, named=True),
+        **query(store, "SELECT count(*) AS hours FROM weather").row(0, named=True),
+        **query(store, SAVED_SQL).row(0, named=True),
+        "outages_injected": injected.height,
+        "outages_found": found.height,
+        "outages_right": right.select("id", "start").unique().height,
+        "worst": (
+            f"{worst['id']}, {worst['rating_kva']:g} kVA: {worst['percent']:.0f} % at "
+            f"{_minute(worst['hour'])}, {worst['over']} hours over 100 %"
+        ),
     }
 
 

@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOWTO = DOCS / "howto"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+OWN_DATAFLOW = HOWTO / "add-a-dataflow.md"  # which needs its package
 GENERATED = {DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings")}
 WRITTEN = "\n".join(p.read_text(encoding="utf-8") for p in PAGES if p not in GENERATED)
 
@@ -125,15 +126,14 @@ def page_folder(
     yield folder
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=lambda p: p.stem)
-def test_the_page_can_be_followed_from_an_empty_folder(page: Path, tmp_path: Path) -> None:
+def follow(page: Path, folder: Path, **environment: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for block in blocks(page):
         if block.kind == "bash":
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", block.text],
-                cwd=tmp_path,
-                env=clean_environment() | {"PATH": path},
+                cwd=folder,
+                env=clean_environment() | {"PATH": path} | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -142,7 +142,41 @@ def test_the_page_can_be_followed_from_an_empty_folder(page: Path, tmp_path: Pat
             check_output(block, done.stdout)
 
 
-@pytest.mark.parametrize("page", sorted(HOWTO.glob("*.md")), ids=lambda p: p.stem)
+def install(folder: Path, pages: dict[str, Path]) -> None:
+    """Write each page's module into a folder, with the entry points that its pyproject.toml has.
+
+    What a package would be once it is installed, where the folder is on the path.
+    """
+    points = ""
+    for module, page in pages.items():
+        python = next(b for b in blocks(page) if b.kind == "python")
+        toml = next(b for b in blocks(page) if b.kind == "toml" and "entry-points" in b.text)
+        (folder / f"{module}.py").write_text(python.text, encoding="utf-8")
+        group, point = re.findall(r'entry-points."(.*)"\]\n(.*)', toml.text)[0]
+        points += f"[{group}]\n{point.replace(chr(34), '')}\n"
+    info = folder / "ours-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=lambda p: p.stem)
+def test_the_page_can_be_followed_from_an_empty_folder(page: Path, tmp_path: Path) -> None:
+    follow(page, tmp_path)
+
+
+def test_the_dataflow_of_the_docs_works_when_it_is_installed(
+    tmp_path: Path, page_folder: Path
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    install(package, {"our_dataflows": OWN_DATAFLOW})
+    follow(OWN_DATAFLOW, page_folder, PYTHONPATH=str(package))
+
+
+@pytest.mark.parametrize(
+    "page", sorted({*HOWTO.glob("*.md")} - {OWN_DATAFLOW}), ids=lambda p: p.stem
+)
 def test_the_how_to_works_on_the_lake_of_the_tutorial(page: Path, page_folder: Path) -> None:
     for block in blocks(page):
         if block.kind == "bash":
@@ -192,18 +226,8 @@ def test_python_reads_the_lake_as_the_docs_show(
 
 
 def test_the_format_and_the_hook_of_the_docs_work_when_they_are_installed(tmp_path: Path) -> None:
-    pages = {"our_formats": "custom-format", "our_hooks": "late-reads"}
-    points = ""
-    for module, page in pages.items():
-        python = next(b for b in blocks(HOWTO / f"{page}.md") if b.kind == "python")
-        toml = next(b for b in blocks(HOWTO / f"{page}.md") if "entry-points" in b.text)
-        (tmp_path / f"{module}.py").write_text(python.text, encoding="utf-8")
-        group, point = re.findall(r'entry-points."(.*)"\]\n(.*)', toml.text)[0]
-        points += f"[{group}]\n{point.replace(chr(34), '')}\n"
-    info = tmp_path / "ours-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(points)
+    pages = {"our_formats": HOWTO / "custom-format.md", "our_hooks": HOWTO / "late-reads.md"}
+    install(tmp_path, pages)
     (tmp_path / "meterlake.toml").write_text('late_hooks = ["tell"]\n')
     (tmp_path / "late.csv").write_text(
         "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg\n"

@@ -36,10 +36,14 @@ from meterlake.ingest.stage import cut
 from meterlake.integrate import hours
 from meterlake.jobs import upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
+from meterlake.jobs.dataflow import run_dataflow
+from meterlake.jobs.grid import JOBS as GRID_JOBS
+from meterlake.jobs.grid import update_grid
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
+from meterlake.simulate.grid import simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -333,6 +337,12 @@ def live_through(store: Store, engine: Engine, files: list[str]) -> dict[str, An
         done = jobs.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
         said[f"{name} ingest"] = done
         integrate(name, NOW + HOUR)
+    grid = Path(files[0]).with_name("grid")
+    simulate_grid(10, (47.6, -122.3), grid)
+    run_dataflow(store, "topology", settings=work.CONF, now=NOW, source=str(grid))
+    grid_settings = work.CONF.grid.model_copy(update={"outage_meter_minutes": 0.0})
+    for name in GRID_JOBS:
+        said[name] = update_grid(store, name, engine=engine, settings=grid_settings, now=NOW)
     checked = upkeep.check(store, engine=engine, now=NOW)
     said["check"] = checked
     for table in (STAGING, READINGS, SERVING_READINGS):
@@ -363,6 +373,9 @@ def test_every_job_gives_the_same_lake_on_every_engine(spark: SparkEngine, tmp_p
     repaired, left = here["repair"]
     assert {table for table, _ in repaired} >= {"staging", "readings", "serving_readings"}
     assert left == () and here["vacuum"][0] > 10
+    assert all(here[name] == 2 for name in GRID_JOBS)
+    states = snapshots(alike, TABLES.values())
+    assert all(states[name].rows for name in ("volt_var", "transformer_load", "outages"))
 
 
 class Twice(LocalEngine):

@@ -92,7 +92,8 @@ def contents(store: Store) -> dict[str, str]:
 
 def fingerprint(rows: pl.DataFrame) -> str:
     """A hash of rows, whatever their order; commit versions and moments of jobs left out."""
-    rows = rows.drop("staging_version", "detected_at", "detection_date", strict=False)
+    of_the_job = ("staging_version", "detected_at", "detection_date", "run_id", "seconds")
+    rows = rows.drop(of_the_job, strict=False)
     if "hour" not in rows.columns and "reading_value" in rows.columns:
         rows = rows.drop("day")  # serving's is of the file, which may hold several days
     text = rows.sort(rows.columns).write_csv()

@@ -19,8 +19,20 @@ from meterlake.cli.options import (
     plain_errors,
     to_moment,
 )
+from meterlake.errors import BadInput
+from meterlake.schema import OUTAGES, TRANSFORMER_LOAD, VOLT_VAR, Table
 
 commands = typer.Typer()
+
+
+def _must_be_there(store: Any, table: Table) -> None:
+    """Raise BadInput where the grid's table has not been worked out yet."""
+    from meterlake.lake.commit import snapshot
+
+    if snapshot(store, table).version < 0:
+        raise BadInput(f"The lake has no {table.name} yet: meterlake grid update works it out")
+
+
 grid_app = typer.Typer(
     help="Voltage and load of the grid, by the topology and the readings.", no_args_is_help=True
 )
@@ -79,6 +91,7 @@ def volt_var(
     from meterlake.lake.sql import query
 
     with plain_errors(), lake_context(lake) as context:
+        _must_be_there(context.store, VOLT_VAR)
         wanted = "(SELECT max(hour) FROM volt_var)"
         if hour is not None:
             moment = to_moment(hour, "--hour", context.settings.timezone)
@@ -115,6 +128,7 @@ def transformer_load(
     from meterlake.lake.sql import query
 
     with plain_errors(), lake_context(lake) as context:
+        _must_be_there(context.store, TRANSFORMER_LOAD)
         window = ["utilisation_percent IS NOT NULL"]
         for text, flag, sign in ((start, "--from", ">="), (end, "--to", "<")):
             if text is not None:
@@ -153,6 +167,7 @@ def outages(
     from meterlake.lake.sql import query
 
     with plain_errors(), lake_context(lake) as context:
+        _must_be_there(context.store, OUTAGES)
         window = [] if meters else ["level <> 'meter'"]
         for text, flag, condition in (
             (start, "--from", '"end" > '),
@@ -171,3 +186,33 @@ def outages(
             ),
             output,
         )
+
+
+@grid_app.command("indices")
+def indices_command(
+    start: FromOption = None,
+    end: ToOption = None,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Say how reliable supply was: SAIDI, SAIFI, CAIDI and MAIFI as IEEE 1366 defines them.
+
+    Example: meterlake grid indices --from 2024-01-01 --to 2025-01-01
+    """
+    from meterlake.grid.indices import indices
+    from meterlake.lake.sql import query
+
+    with plain_errors(), lake_context(lake) as context:
+        _must_be_there(context.store, OUTAGES)
+        window = ["true"]
+        for text, flag, sign in ((start, "--from", ">="), (end, "--to", "<")):
+            if text is not None:
+                moment = to_moment(text, flag, context.settings.timezone)
+                window.append(f"start {sign} TIMESTAMPTZ '{moment.isoformat()}'")
+        found = query(context.store, f"SELECT * FROM outages WHERE {' AND '.join(window)}")
+        customers = query(context.store, "SELECT count(*) FROM meter_topology").item()
+        worked_out = indices(
+            found, customers, momentary_minutes=context.settings.grid.momentary_minutes
+        )
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in worked_out.items()}
+        show.result(rounded, output is Output.json)

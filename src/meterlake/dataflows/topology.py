@@ -128,7 +128,7 @@ def _nodes(source: str, kind: str, findings: list[Finding]) -> Iterator[Node]:
     seen: set[str] = set()
     for number, item in enumerate(_read(source, kind), start=1):
         node = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", k).lower(): v for k, v in item.items()}
-        node = {k: None if isinstance(v, str) and not v.strip() else v for k, v in node.items()}
+        node = {k: _plain(v, k, _where(source, kind)) for k, v in node.items()}
         identifier = node.get("id")
         if identifier is None:
             findings.append((kind, "", "no id", f"node {number:,} of the file"))
@@ -138,6 +138,8 @@ def _nodes(source: str, kind: str, findings: list[Finding]) -> Iterator[Node]:
             findings.append((kind, identifier, "id twice", f"again as node {number:,}"))
             continue
         seen.add(identifier)
+        for column in _REFERENCES[kind]:
+            node[column] = None if node.get(column) is None else str(node[column])
         if kind == LOCATION.name:
             _place(node, findings)
         if "capacity" in (c.name for c in TOPOLOGY[kind].columns):
@@ -147,11 +149,26 @@ def _nodes(source: str, kind: str, findings: list[Finding]) -> Iterator[Node]:
         yield node
 
 
+def _plain(value: object, name: str, where: str) -> object:
+    """A value as it is, a text that is empty as null. Raises BadInput where it is none."""
+    if isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise BadInput(f"'{where}' needs whole letters; found half of one in {name}")
+        return value if value.strip() else None
+    if isinstance(value, list | dict):
+        raise BadInput(f"'{where}' needs a text or a number as {name}; found {str(value)[:60]}")
+    return value
+
+
+def _where(source: str, kind: str) -> str:
+    return f"{storage.without_secrets(source).rstrip('/')}/{kind}.json"
+
+
 def _read(source: str, kind: str) -> list[dict[str, Any]]:
-    where = f"{source.rstrip('/')}/{kind}.json"
+    where = _where(source, kind)
     names = ", ".join(f"{name}.json" for name in TOPOLOGY)
     try:
-        read = json.loads(storage.fetched(where))
+        read = json.loads(storage.fetched(f"{source.rstrip('/')}/{kind}.json"))
     except FileNotFoundError as error:
         raise BadInput(f"A topology needs the files {names}; '{where}' is not there") from error
     except ValueError as error:  # no JSON, or no UTF-8
@@ -169,7 +186,7 @@ def _place(node: Node, findings: list[Finding]) -> None:
         texts += [name] if isinstance(said, str) else []
         try:
             degrees = float(said)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             degrees = math.nan
         node[name] = degrees if -most <= degrees <= most else None
         if node[name] is None:
@@ -245,7 +262,7 @@ def _odd_meters(store: Store, meters: pl.DataFrame, days: int) -> list[Finding]:
         "SELECT DISTINCT meter_id AS id FROM readings "  # noqa: S608
         f"WHERE reading_date_time >= TIMESTAMPTZ '{start.isoformat()}'",
     )
-    when = f"since {start:%Y-%m-%d}"
+    when = f"in the last {days} days of readings"
     kind = SMART_METER.name
     silent = meters.join(read, on="id", how="anti")["id"]
     strange = read.join(meters, on="id", how="anti")["id"]

@@ -11,7 +11,6 @@ import io
 import math
 import sqlite3
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -48,6 +47,11 @@ _MINUTES_PER_HOUR = 60.0
 _PLACE_DEGREES = 0.25  # meters this near to each other share their nearest station
 _TRIED_STATIONS = 5  # nearest ones, until one has observations
 _EARTH_KM = 6371.0
+_MOST_CODE = 100
+_STATIONS = (
+    "SELECT id, latitude, longitude FROM stations "
+    "WHERE latitude IS NOT NULL AND longitude IS NOT NULL"
+)
 
 _NO_TABLE = (OSError, EOFError, ValueError, IndexError, zlib.error)  # of damaged gzip and text
 
@@ -92,8 +96,7 @@ def load_weather(request: Request) -> Loaded:
         odd: tuple[str, ...] = ()
     else:
         read, odd = _read_stations(request, options)
-    inside = pl.col("time").is_between(request.start, request.end, closed="left")
-    return Loaded({WEATHER.name: read.filter(inside)}, odd)
+    return Loaded({WEATHER.name: _inside(read, request)}, odd)
 
 
 WEATHER_FLOW = Dataflow(
@@ -104,6 +107,11 @@ WEATHER_FLOW = Dataflow(
     options=WeatherOptions,
     source=METEOSTAT,
 )
+
+
+def _inside(rows: pl.DataFrame, request: Request) -> pl.DataFrame:
+    """The rows of the window."""
+    return rows.filter(pl.col("time").is_between(request.start, request.end, closed="left"))
 
 
 def _read_stations(
@@ -126,9 +134,10 @@ def _read_stations(
             odd.append(f"no observations of {' or '.join(candidates)}")
     some = [rows for rows in found.values() if rows.height]
     if not some:
+        source = storage.without_secrets(request.source)
         raise BadInput(
             f"Weather needs observations of {request.start:%Y-%m-%d} to {request.end:%Y-%m-%d}; "
-            f"'{request.source}' has none of {', '.join(found)}. Name other stations under "
+            f"'{source}' has none of {', '.join(found)}. Name other stations under "
             "[dataflow.weather] in meterlake.toml, or correct --from and --to"
         )
     return pl.concat(some), tuple(odd)
@@ -143,15 +152,17 @@ def _years(request: Request, station: str) -> pl.DataFrame:
             data = storage.fetched(where)
         except FileNotFoundError:  # how the source says that it has none
             continue
+        where = storage.without_secrets(where)
         frames.append(_observations(_table(data, where), where, station, "UTC"))
-    return pl.concat(frames)
+    return _inside(pl.concat(frames), request)
 
 
 def _read_file(request: Request, options: WeatherOptions) -> pl.DataFrame:
+    where = storage.without_secrets(request.source)
     try:
         data = storage.fetched(request.source)
     except FileNotFoundError as error:
-        raise BadInput(f"'{request.source}' needs to be a CSV file; there is none") from error
+        raise BadInput(f"'{where}' needs to be a CSV file; there is none") from error
     if len(options.stations) > 1:
         raise BadInput(
             "A CSV file's rows without a column 'station' are of one station; found "
@@ -159,22 +170,15 @@ def _read_file(request: Request, options: WeatherOptions) -> pl.DataFrame:
         )
     station = options.stations[0] if options.stations else Path(request.source).name.split(".")[0]
     zone = options.timezone or request.zone
-    return _observations(_table(data, request.source), request.source, station, zone)
+    return _observations(_table(data, where), where, station, zone)
 
 
 def _table(data: bytes, where: str) -> pl.DataFrame:
     try:
         text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        rows = list(csv.reader(io.StringIO(text.decode("utf-8"))))
+        rows = list(filter(None, csv.reader(io.StringIO(text.decode("utf-8-sig")))))
         return pl.DataFrame(rows[1:], schema=dict.fromkeys(rows[0], pl.String()), orient="row")
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        IndexError,
-        pl.exceptions.PolarsError,
-        csv.Error,
-    ) as error:
+    except (*_NO_TABLE, csv.Error, pl.exceptions.PolarsError) as error:
         raise BadInput(
             f"'{where}' needs to be a CSV file of Meteostat's columns; it cannot be read: {error}"
         ) from error
@@ -186,7 +190,7 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
         stamp = pl.format(
             "{}-{}-{} {}:00:00",
             "year",
-            *(pl.col(name).str.zfill(2) for name in ("month", "day", "hour")),
+            *(pl.col(name).replace("", "??").str.zfill(2) for name in ("month", "day", "hour")),
         )
         table = table.with_columns(stamp.alias("time"))
     if "time" not in table.columns or not (where == "" or set(table.columns) & set(COLUMNS)):
@@ -217,10 +221,12 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
         else pl.lit(None, pl.String)
         for theirs, ours in COLUMNS.items()
     }
-    untold = [
-        (v.is_not_null() & v.cast(pl.Float64, strict=False).is_null(), n) for n, v in values.items()
-    ]
-    reasons += [(wrong, pl.format("{} is no number", pl.lit(name))) for wrong, name in untold]
+    for ours, value in values.items():
+        most = _MOST_CODE if ours == "weather_condition_code" else math.inf
+        is_fit = (value.cast(pl.Float64, strict=False).abs() < most).fill_null(False)
+        reasons.append(
+            (value.is_not_null() & ~is_fit, pl.format("{} is '{}'", pl.lit(ours), value))
+        )
     for wrong, reason in reasons:
         rows = table.filter(wrong.fill_null(False))
         if rows.height:
@@ -228,7 +234,7 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
                 f"'{where}' needs times and numbers; found that {rows.select(reason).item(0, 0)} "
                 f"(row {rows[ORDER][0] + 1:,}). Correct the file, or its timezone in the settings"
             )
-    numbers = {n: v.cast(pl.Float64, strict=False).fill_nan(None) for n, v in values.items()}
+    numbers = {n: v.cast(pl.Float64) for n, v in values.items()}
     numbers["sunshine_hours"] = numbers["sunshine_hours"] / _MINUTES_PER_HOUR
     numbers["weather_condition_code"] = numbers["weather_condition_code"].cast(pl.Int64)
     return (
@@ -263,7 +269,7 @@ def _places(store: Store) -> list[tuple[float, float]]:
 
 def _nearest(source: str, places: list[tuple[float, float]], radius_km: float) -> list[list[str]]:
     """For each place the stations near it, the nearest first."""
-    stations = list(_stations(source))
+    stations = _stations(source)
     nearest = []
     for place in places:
         by_distance = sorted((_distance_km(place, at), station) for station, at in stations)
@@ -278,10 +284,11 @@ def _nearest(source: str, places: list[tuple[float, float]], radius_km: float) -
     return nearest
 
 
-def _stations(source: str) -> Iterator[tuple[str, tuple[float, float]]]:
-    where = f"{source.rstrip('/')}/stations.db"
+def _stations(source: str) -> list[tuple[str, tuple[float, float]]]:
+    """Each station's id and place."""
+    where = f"{storage.without_secrets(source).rstrip('/')}/stations.db"
     try:
-        data = storage.fetched(where)
+        data = storage.fetched(f"{source.rstrip('/')}/stations.db")
     except FileNotFoundError as error:
         raise BadInput(
             f"Weather needs stations, or '{where}' to find the nearest; it is not there"
@@ -289,14 +296,14 @@ def _stations(source: str) -> Iterator[tuple[str, tuple[float, float]]]:
     connection = sqlite3.connect(":memory:")
     try:
         connection.deserialize(data)
-        rows = connection.execute("SELECT id, latitude, longitude FROM stations").fetchall()
-    except (sqlite3.Error, OverflowError) as error:
+        return [
+            (str(station), (float(latitude), float(longitude)))
+            for station, latitude, longitude in connection.execute(_STATIONS)
+        ]
+    except (sqlite3.Error, OverflowError, MemoryError, ValueError) as error:
         raise BadInput(f"'{where}' needs to be a database of stations: {error}") from error
     finally:
         connection.close()
-    for station, latitude, longitude in rows:
-        if latitude is not None and longitude is not None:
-            yield str(station), (float(latitude), float(longitude))
 
 
 def _distance_km(one: tuple[float, float], other: tuple[float, float]) -> float:

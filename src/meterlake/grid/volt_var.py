@@ -32,6 +32,9 @@ def volt_var_rows(
     hour = pl.col("time").dt.truncate("1h").alias("hour")
     volts = readings["vltg"].join(fed, on="meter").with_columns(hour)
     value = pl.col("value")
+    # Where there is no supply there is no voltage to lower.
+    dead = settings.nominal_voltage_v * settings.outage_voltage_percent / 100
+    volts = volts.filter(value >= dead)
     low = settings.nominal_voltage_v * (1 - settings.voltage_low_percent / 100)
     high = settings.nominal_voltage_v * (1 + settings.voltage_high_percent / 100)
     rows = volts.group_by(key).agg(
@@ -82,6 +85,7 @@ VOLT_VAR_ANALYTIC = Analytic(
         "nominal_voltage_v",
         "voltage_low_percent",
         "voltage_high_percent",
+        "outage_voltage_percent",
         "cvr_set_point_v",
         "cvr_factor",
         "cvr_load_mw",

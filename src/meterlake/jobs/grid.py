@@ -26,7 +26,7 @@ from meterlake.lake.journal import added_since, note
 from meterlake.lake.layout import DAY, LiveLayout, start_of_day
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, consumed_of, key_of
-from meterlake.lake.topology import moment_of_topology, moments_of_topology
+from meterlake.lake.topology import changed_since, moment_of_topology, moments_of_topology
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
 
@@ -167,7 +167,8 @@ class _Job:
         if self.rebuild or is_new or last.get("settings") != made_of["settings"]:
             return _Due(state, made_of, source, None, None)
         before = datetime.fromisoformat(last["topology"])
-        return _Due(state, made_of, source, set(), None if before == moment else before)
+        since = None if before == moment else changed_since(self.store, before)
+        return _Due(state, made_of, source, set(), since)
 
     def _consumed(self, due: _Due) -> int:
         return consumed_of(self.store, due.state, _KEY, due.source)
@@ -186,7 +187,7 @@ class _Job:
             files += written
             self.progress(name, len(units), done)
         replaced = [f for f in due.state.files if days is None or date_of(f) in days]
-        if not files and not replaced:
+        if not files and not replaced and self._consumed(due) == due.source.version:
             return
         commit(
             self.store,

@@ -130,6 +130,21 @@ def moments_of_topology(store: Store) -> list[datetime]:
     return found["window_end"].sort().to_list()
 
 
+def changed_since(store: Store, before: datetime) -> datetime | None:
+    """From when on the topology is another than it was `before`; None where it is not."""
+    states = snapshots(store, TOPOLOGY.values())
+    moments = [
+        fetched(
+            scan(store, table, states[name].files)
+            .select(pl.concat([pl.col("valid_from"), pl.col("valid_to")]).alias("moment"))
+            .filter(pl.col("moment") > before)
+            .min()
+        ).item()
+        for name, table in TOPOLOGY.items()
+    ]
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 def moment_of_topology(store: Store) -> datetime | None:
     """The moment of the newest snapshot that was loaded whole; None where there is none."""
     return max(moments_of_topology(store), default=None)
@@ -141,13 +156,14 @@ def topology_at(store: Store, moment: datetime) -> dict[str, pl.DataFrame]:
     What was loaded after the newest whole snapshot does not count yet; where there is none,
     there are no nodes.
     """
-    last = moment_of_topology(store)  # before the nodes: they are then of it, or later
+    whole = moments_of_topology(store)  # before the nodes: they are then of these, or later
     states = snapshots(store, TOPOLOGY.values())
-    at = pl.lit(moment if last is None else min(moment, last))
+    # Of no other moments: between them a snapshot may have been cut off.
+    at = pl.lit(max((m for m in whole if m <= moment), default=min(whole, default=moment)))
     ended = pl.col("valid_to").is_not_null() & (pl.col("valid_to") <= at)
     return {
         name: fetched(
-            scan(store, table, () if last is None else states[name].files)
+            scan(store, table, states[name].files if whole else ())
             .filter(pl.col("valid_from") <= at, ~ended)
             .drop("valid_from", "valid_to")
         )

@@ -21,6 +21,8 @@ from meterlake.schema import Table
 
 SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)  # from when on a first snapshot holds
 
+_FOLDER = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 VALIDITY = ("valid_from", "valid_to")
 
 
@@ -122,7 +124,8 @@ def keep_history(
             [
                 before.filter(pl.col("valid_to").is_not_null()),
                 same,
-                ends.with_columns(end).filter(pl.col("valid_from") < pl.col("valid_to")),
+                # What began since then has held for no time: of a load that was cut off.
+                ends.with_columns(end).filter(pl.col("valid_from") < (since or at)),
                 begins.with_columns(
                     begin,
                     pl.lit(None, pl.Datetime("us", "UTC")).alias("valid_to"),
@@ -212,6 +215,14 @@ def _written(store: Store, table: Table, part: pl.DataFrame) -> DataFile:
 
 
 def _check_keys(table: Table, rows: pl.DataFrame, key: list[str]) -> None:
+    for name in table.partitioned_by:
+        values = rows[name].unique()
+        odd = values.filter(~values.str.contains(_FOLDER).fill_null(False))
+        if len(odd):
+            raise BadInput(
+                f"Table '{table.name}' needs plain names of folders in '{name}', of letters, "
+                f"digits, dot, hyphen and underscore; found {odd[0]!r}"
+            )
     if rows.select(pl.any_horizontal(pl.col(key).is_null()).any()).item():
         raise BadInput(f"Table '{table.name}' needs {' and '.join(key)} in every row; one has none")
     twice = rows.filter(rows.select(key).is_duplicated())

@@ -114,7 +114,7 @@ def known_tables() -> dict[str, Table]:
     for point in entry_points(group=DATAFLOWS):
         try:
             tables = point.load().tables
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise BadInput(
                 f"Dataflow '{point.name}' ({point.value}) needs to be an object with tables; it "
                 f"cannot be loaded: {error}. Mend or uninstall its package"

@@ -1,0 +1,491 @@
+"""Topology: the grid as it was at any moment, and what was odd about it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from support.grids import Grid, small_grid, write_grid
+
+from meterlake import jobs
+from meterlake.dataflows.topology import FINDINGS
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import BadInput, Unavailable
+from meterlake.jobs import upkeep
+from meterlake.jobs.dataflow import Run, run_dataflow
+from meterlake.lake import commit as commits
+from meterlake.lake import upsert
+from meterlake.lake.commit import snapshot
+from meterlake.lake.sql import query
+from meterlake.lake.store import Store, open_store
+from meterlake.lake.table import fetched, scan
+from meterlake.lake.topology import moment_of_topology, topology_at, ways_up
+from meterlake.lake.upsert import SINCE_EVER
+from meterlake.schema import TOPOLOGY, TOPOLOGY_FINDINGS, Table
+from meterlake.settings import load_settings
+
+CONF = load_settings(late_hooks=())
+FIRST = datetime(2024, 1, 1, tzinfo=UTC)
+SECOND = datetime(2024, 3, 1, tzinfo=UTC)
+THIRD = datetime(2024, 5, 1, tzinfo=UTC)
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+SECOND_BEFORE = timedelta(microseconds=1)
+TABLES = (*TOPOLOGY.values(), TOPOLOGY_FINDINGS)
+Deliver = Callable[..., Path]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Store:
+    """A lake in a folder, where the kind of store makes no difference."""
+    return open_store(str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[Store, Grid, datetime], Run]:
+    """Load a grid as it is at a moment."""
+
+    def loaded(store: Store, grid: Grid, at: datetime) -> Run:
+        return load_folder(store, write_grid(tmp_path / "grid", grid), at)
+
+    return loaded
+
+
+Load = Callable[[Store, Grid, datetime], Run]
+
+
+def load_folder(store: Store, folder: Path, at: datetime) -> Run:
+    return run_dataflow(store, "topology", settings=CONF, source=str(folder), now=NOW, at=at)
+
+
+def rows(store: Store, table: Table) -> pl.DataFrame:
+    return fetched(scan(store, table, snapshot(store, table).files))
+
+
+def versions(store: Store) -> dict[str, int]:
+    return {table.name: snapshot(store, table).version for table in TABLES}
+
+
+def view(store: Store) -> pl.DataFrame:
+    return query(store, "select * from meter_topology order by meter_id")
+
+
+def feeders(ways: pl.DataFrame) -> dict[str, str]:
+    """Each meter's transformer."""
+    return dict(ways.select("meter_id", "service_transformer_id").iter_rows())
+
+
+def fed_at(store: Store, moment: datetime) -> dict[str, str]:
+    return feeders(ways_up(topology_at(store, moment)))
+
+
+def findings(store: Store) -> list[tuple[str, str, str, str]]:
+    """What is odd now."""
+    sql = "select kind, id, finding, detail from topology_findings where valid_to is null"
+    return sorted(query(store, sql).rows())
+
+
+def runs(store: Store) -> list[dict[str, Any]]:
+    """The runs, as they were recorded; the last one is the last commit's."""
+    return query(store, "select * from dataflow_runs order by window_end, outcome").to_dicts()
+
+
+def test_the_shared_grid_of_ten_thousand_meters(shared_data: Path, lake: Store) -> None:
+    done = load_folder(lake, shared_data / "topology", FIRST)
+    assert set(done.odd) == {
+        "1 x distribution_transformer: id of two kinds",
+        "1 x substation: id of two kinds",
+        "10,000 x location: coordinates as text",
+        "1,669 x service_transformer: no reference",
+    }
+    sql = "select kind, finding, count(*) from topology_findings group by all"
+    counts = {(kind, finding): n for kind, finding, n in query(lake, sql).iter_rows()}
+    assert counts == {
+        ("distribution_transformer", "id of two kinds"): 1,
+        ("substation", "id of two kinds"): 1,
+        ("location", "coordinates as text"): 10_000,
+        ("service_transformer", "no reference"): 1669,
+    }
+    ways = view(lake)
+    assert ways.height == ways["meter_id"].n_unique() == 10_000
+    complete = ("substation_id", "substation", "power_grid_id", "latitude", "longitude")
+    assert ways.select(complete).null_count().row(0) == (0,) * len(complete)
+    assert ways["latitude"].is_between(47, 48).all()
+    assert ways["longitude"].is_between(-123, -122).all()
+    assert set(ways["service_transformer_kva"]) == {100.0}
+    assert set(ways["distribution_transformer_kva"]) == {40_000.0}
+    assert set(ways["power_grid"]) == {"Seattle Main Grid"}
+    assert ways["distribution_transformer_id"].n_unique() == 6
+    assert ways.equals(ways_up(topology_at(lake, NOW)))
+
+    before = versions(lake)
+    again = load_folder(lake, shared_data / "topology", SECOND)
+    assert (again.added, again.changed, again.ended, again.rows) == (0, 0, 0, done.rows)
+    assert versions(lake) == before
+    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+
+
+def test_a_meter_that_moves_one_that_goes_and_one_that_comes(store: Store, load: Load) -> None:
+    load(store, small_grid(stays="t1", moves="t1", goes="t2"), FIRST)
+    assert set(TOPOLOGY) == {t.name for t in TABLES} - {"topology_findings"}
+    before = versions(store)
+    grid = small_grid(stays="t1", moves="t2", comes="t2")
+    kept = {n["id"]: n for n in small_grid(stays="t1", moves="t1", goes="t2")["location"]}
+    grid["location"] = [kept.get(n["id"], n) for n in grid["location"]]
+    done = load(store, grid, SECOND)
+    assert (done.added, done.changed, done.ended) == (2, 1, 2)  # and the places of two
+    changed = {name for name, version in versions(store).items() if version != before[name]}
+    assert changed == {"smart_meter", "location"}
+    assert rows(store, TOPOLOGY["smart_meter"]).sort("id", "valid_from").rows() == [
+        ("comes", "at-comes", "t2", SECOND, None),
+        ("goes", "at-goes", "t2", SINCE_EVER, SECOND),
+        ("moves", "at-moves", "t1", SINCE_EVER, SECOND),
+        ("moves", "at-moves", "t2", SECOND, None),
+        ("stays", "at-stays", "t1", SINCE_EVER, None),
+    ]
+    was = {"stays": "t1", "moves": "t1", "goes": "t2"}
+    now = {"stays": "t1", "moves": "t2", "comes": "t2"}
+    for moment in (SINCE_EVER, FIRST - timedelta(days=999), FIRST, SECOND - SECOND_BEFORE):
+        assert fed_at(store, moment) == was
+    for moment in (SECOND, NOW, NOW + timedelta(days=999)):
+        assert fed_at(store, moment) == now
+    assert feeders(view(store)) == now
+    assert view(store).equals(ways_up(topology_at(store, NOW)))
+    assert moment_of_topology(store) == SECOND
+    way = view(store).filter(pl.col("meter_id") == "moves").drop("latitude", "longitude")
+    assert way.rows() == [
+        ("moves", "t2", 50.0, "d", 1000.0, "z", "Zone 1", "s", "North", "g", "Grid", "4 Main St")
+    ]  # fmt: skip
+
+
+def test_a_meter_that_comes_back_was_away_in_between(lake: Store, load: Load) -> None:
+    load(lake, small_grid(a="t1", b="t1"), FIRST)
+    load(lake, small_grid(a="t1"), SECOND)
+    load(lake, small_grid(a="t1", b="t1"), THIRD)
+    assert [set(fed_at(lake, at)) for at in (FIRST, SECOND, THIRD)] == [
+        {"a", "b"}, {"a"}, {"a", "b"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["smart_meter", "power_grid"])
+@pytest.mark.parametrize("at", [SECOND, THIRD])
+def test_a_state_that_is_no_later_than_the_last_one_is_refused_and_changes_nothing(
+    lake: Store, load: Load, kind: str, at: datetime
+) -> None:
+    load(lake, small_grid(a="t1"), FIRST)
+    load(lake, small_grid(a="t2"), THIRD)  # changes no other table
+    before, was = versions(lake), view(lake)
+    grid = small_grid(a="t1" if kind == "smart_meter" else "t2")
+    grid["power_grid"][0]["name"] += " renamed" if kind == "power_grid" else ""
+    with pytest.raises(BadInput, match=r"in the order of time.* Give a later"):
+        load(lake, grid, at)
+    assert view(lake).equals(was)
+    assert versions(lake) == before
+
+
+def test_a_state_that_changed_nothing_held_at_its_moment_all_the_same(
+    lake: Store, load: Load
+) -> None:
+    load(lake, small_grid(a="t1"), FIRST)
+    load(lake, small_grid(a="t1"), THIRD)
+    with pytest.raises(BadInput, match=r"in the order of time.* Give a later"):
+        load(lake, small_grid(a="t2"), SECOND)
+    assert fed_at(lake, THIRD) == {"a": "t1"}
+
+
+def test_a_kind_whose_first_node_comes_later_did_not_have_it_since_ever(
+    lake: Store, load: Load
+) -> None:
+    without = small_grid(a="t1")
+    without["voltage_control_zone"] = []
+    without["distribution_transformer"][0]["voltageControlZoneId"] = ""
+    load(lake, without, FIRST)
+    load(lake, small_grid(a="t1"), SECOND)
+    assert topology_at(lake, FIRST)["voltage_control_zone"].is_empty()
+    assert topology_at(lake, SECOND)["voltage_control_zone"]["id"].to_list() == ["z"]
+
+
+def test_a_finding_that_comes_later_did_not_hold_since_ever(lake: Store, load: Load) -> None:
+    load(lake, small_grid(a="t1"), FIRST)
+    load(lake, small_grid(a="t9"), SECOND)
+    assert rows(lake, TOPOLOGY_FINDINGS)["valid_from"].to_list() == [SECOND]
+
+
+def change(kind: str, **told: Any) -> Callable[[Grid], None]:
+    """The first node of a kind, other than it was."""
+
+    def changed(grid: Grid) -> None:
+        grid[kind][0] |= told
+
+    return changed
+
+
+def add(kind: str, **told: Any) -> Callable[[Grid], None]:
+    return lambda grid: grid[kind].append(told)
+
+
+ODD: dict[str, tuple[Callable[[Grid], None], list[tuple[str, str, str, str]]]] = {
+    "a meter on no transformer that is there": (
+        change("smart_meter", serviceTransformerId="t9"),
+        [("smart_meter", "m1", "dangling reference", "service_transformer_id t9")],
+    ),
+    "a meter on no transformer": (
+        change("smart_meter", serviceTransformerId=" "),
+        [("smart_meter", "m1", "no reference", "service_transformer_id")],
+    ),
+    "a meter nowhere": (
+        change("smart_meter", locationId=None),
+        [("smart_meter", "m1", "no reference", "location_id")],
+    ),
+    "a zone that is not there": (
+        change("distribution_transformer", voltageControlZoneId="z9"),
+        [
+            (
+                "distribution_transformer",
+                "d",
+                "dangling reference",
+                "voltage_control_zone_id z9",
+            )
+        ],
+    ),
+    "no zone, which may be": (change("distribution_transformer", voltageControlZoneId=""), []),
+    "an id twice": (
+        add("smart_meter", id="m1", locationId="at-m2", serviceTransformerId="t2"),
+        [("smart_meter", "m1", "id twice", "again as node 3")],
+    ),
+    "no id": (
+        add("smart_meter", id="", locationId="at-m2", serviceTransformerId="t2"),
+        [("smart_meter", "", "no id", "node 3 of the file")],
+    ),
+    "an id of two kinds": (
+        add("voltage_control_zone", id="t1", name="Zone t1"),
+        [
+            ("service_transformer", "t1", "id of two kinds", "voltage_control_zone"),
+            ("voltage_control_zone", "t1", "id of two kinds", "service_transformer"),
+        ],
+    ),
+    "empty coordinates": (
+        change("location", latitude="", longitude=None),
+        [
+            ("location", "at-s", "no coordinates", "latitude None"),
+            ("location", "at-s", "no coordinates", "longitude None"),
+        ],
+    ),
+    "coordinates off the globe": (
+        change("location", latitude=90.5, longitude="-181"),
+        [
+            ("location", "at-s", "coordinates as text", "longitude"),
+            ("location", "at-s", "no coordinates", "latitude 90.5"),
+            ("location", "at-s", "no coordinates", "longitude '-181'"),
+        ],
+    ),
+    "a latitude too large for a number": (
+        change("location", latitude=10**400),
+        [("location", "at-s", "no coordinates", f"latitude {10**400!r}")],
+    ),
+    "coordinates as text": (
+        change("location", latitude="45.5", longitude="7.5"),
+        [("location", "at-s", "coordinates as text", "latitude and longitude")],
+    ),
+    "a capacity that is none": (
+        change("service_transformer", capacity="25 kW"),
+        [("service_transformer", "t1", "no capacity", "'25 kW'")],
+    ),
+    "no capacity": (
+        change("distribution_transformer", capacity=""),
+        [("distribution_transformer", "d", "no capacity", "None")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_odd_is_loaded_told_of_and_closed_when_it_is_mended(
+    lake: Store, load: Load, case: str
+) -> None:
+    mutilate, expected = ODD[case]
+    odd = small_grid(m1="t1", m2="t2")
+    mutilate(odd)
+    done = load(lake, odd, FIRST)
+    assert findings(lake) == expected
+    assert {finding for _, _, finding, _ in expected} <= set(FINDINGS)
+    counts = Counter((kind, finding) for kind, _, finding, _ in expected)
+    assert set(done.odd) == {f"{n} x {kind}: {finding}" for (kind, finding), n in counts.items()}
+    assert set(feeders(view(lake))) == {"m1", "m2"}
+    assert view(lake).equals(ways_up(topology_at(lake, NOW)))
+    assert load(lake, small_grid(m1="t1", m2="t2"), SECOND).odd == ()
+    assert findings(lake) == []
+    assert set(rows(lake, TOPOLOGY_FINDINGS)["valid_to"]) == ({SECOND} if expected else set())
+    assert fed_at(lake, NOW) == {"m1": "t1", "m2": "t2"}
+
+
+def test_of_an_id_that_stands_twice_the_first_counts(lake: Store, load: Load) -> None:
+    grid = small_grid(m1="t1")
+    grid["smart_meter"].append({"id": "m1", "locationId": "", "serviceTransformerId": "t2"})
+    load(lake, grid, FIRST)
+    assert fed_at(lake, NOW) == {"m1": "t1"}
+
+
+def test_ids_that_are_numbers_are_known_by_their_digits(lake: Store, load: Load) -> None:
+    grid = small_grid(m1="t1")
+    grid["service_transformer"][0]["id"] = 7
+    grid["smart_meter"][0]["serviceTransformerId"] = 7
+    load(lake, grid, FIRST)
+    assert fed_at(lake, NOW) == {"m1": "7"}
+    assert findings(lake) == []
+
+
+def test_meters_are_compared_with_the_readings_of_the_last_days(
+    store: Store, load: Load, deliver: Deliver
+) -> None:
+    def row(day: str, meter: str) -> str:
+        return f"2024-01-{day} 00:00:00,2024-01-{day} 00:05:00,{meter},readings,,,,,1,"
+
+    read = [row("02", "old"), row("03", "first"), row("09", "m1"), row("09", "stranger")]
+    path = deliver("a.csv.gz", *read)
+    jobs.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    jobs.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    load(store, small_grid(m1="t1", old="t1", first="t1", never="t2"), FIRST)
+    since = "in the last 7 days of readings"
+    assert findings(store) == [
+        ("smart_meter", "never", "no readings", since),
+        ("smart_meter", "old", "no readings", since),
+        ("smart_meter", "stranger", "not in the topology", since),
+    ]
+    assert set(feeders(view(store))) == {"m1", "old", "first", "never"}
+
+
+def broken(folder: Path, how: str) -> None:
+    """Change one file of a sound grid."""
+    file = folder / "location.json"
+    match how:
+        case "a missing file":
+            file.unlink()
+        case "no JSON":
+            file.write_text('[{"id": "a"}')
+        case "no UTF-8":
+            file.write_bytes(b'[{"id": "\xff\xfe"}]')
+        case "no list":
+            file.write_text('{"id": "a"}')
+        case "a list of no nodes":
+            file.write_text('["a"]')
+        case "a reference that is a list":
+            node = '[{"id": "m1", "serviceTransformerId": ["t1"], "locationId": "at-m1"}]'
+            (folder / "smart_meter.json").write_text(node)
+        case "half a letter":
+            (folder / "voltage_control_zone.json").write_text('[{"id": "z", "name": "\\ud800"}]')
+        case "a circle":
+            (folder / "substation.json").write_text('[{"id": "s", "gridId": "d"}]')
+        case "a node that feeds itself":
+            (folder / "substation.json").write_text('[{"id": "s", "gridId": "s"}]')
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("a missing file", r"power_grid\.json, .*location\.json' is not there"),
+        ("no JSON", "needs to be JSON"),
+        ("no UTF-8", "needs to be JSON"),
+        ("no list", "needs to be a list of nodes"),
+        ("a list of no nodes", "needs to be a list of nodes"),
+        ("a reference that is a list", "service_transformer_id"),
+        ("half a letter", "voltage_control_zone"),
+        ("a circle", "without a circle; found .*substation s -> distribution_transformer d"),
+        ("a node that feeds itself", "without a circle; found substation s -> substation s"),
+    ],
+)
+def test_what_makes_no_sense_as_a_whole_is_refused_and_changes_nothing(
+    lake: Store, load: Load, tmp_path: Path, how: str, words: str
+) -> None:
+    load(lake, small_grid(m1="t1"), FIRST)
+    before, was = versions(lake), view(lake)
+    folder = write_grid(tmp_path / "broken", small_grid(m1="t2", m2="t2"))
+    broken(folder, how)
+    with pytest.raises(BadInput, match=words) as said:
+        load_folder(lake, folder, SECOND)
+    assert versions(lake) == before
+    assert view(lake).equals(was)
+    *_, last = runs(lake)
+    assert (last["window_end"], last["outcome"], last["window_start"]) == (SECOND, "failed", None)
+    assert last["message"] == str(said.value)
+
+
+def test_a_circle_of_ids_is_none_where_a_node_of_the_right_kind_has_the_id(
+    lake: Store, load: Load
+) -> None:
+    grid = small_grid(m1="t1")
+    grid["power_grid"].append({"id": "d", "name": "Like the transformer", "status": ""})
+    grid["substation"][0]["gridId"] = "d"
+    load(lake, grid, FIRST)
+    assert view(lake)["power_grid"].to_list() == ["Like the transformer"]
+
+
+@contextmanager
+def refusing(table: str) -> Iterator[None]:
+    """Nothing can be committed to this table."""
+
+    def refused(store: Store, into: Table, **options: Any) -> Any:
+        if into.name == table:
+            raise Unavailable(f"{table} cannot be written")
+        return commits.commit(store, into, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsert, "commit", refused)
+        yield
+
+
+@pytest.mark.parametrize(
+    "table", ["power_grid", "smart_meter", "topology_findings", "dataflow_runs"]
+)
+def test_nobody_sees_half_a_snapshot(lake: Store, load: Load, table: str) -> None:
+    load(lake, small_grid(m1="t1", m2="t2"), FIRST)
+    was = view(lake)
+    grid = small_grid(m1="t2", m3="t2")
+    for kind in ("power_grid", "substation", "voltage_control_zone"):
+        grid[kind][0]["name"] += " renamed"
+    grid["distribution_transformer"][0]["capacity"] = "2MVA"
+    grid["service_transformer"][1]["capacity"] = "75kVA, about"
+
+    with refusing(table), pytest.raises(Unavailable, match=table):
+        load(lake, grid, SECOND)
+    assert view(lake).equals(was)
+    for moment in (FIRST, SECOND, NOW):
+        assert ways_up(topology_at(lake, moment)).equals(was)
+    for again in (SECOND, THIRD):
+        load(lake, grid, again)
+        now = view(lake)
+        assert feeders(now) == {"m1": "t2", "m3": "t2"}
+        assert set(now["substation"]) == {"North renamed"}
+        assert set(now["service_transformer_kva"]) == {None}
+        assert set(now["distribution_transformer_kva"]) == {2000.0}
+        assert now.equals(ways_up(topology_at(lake, NOW)))
+        assert ways_up(topology_at(lake, SECOND - SECOND_BEFORE)).equals(was)
+    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+
+
+def test_a_snapshot_that_was_cut_off_and_never_made_whole_is_no_part_of_the_past(
+    lake: Store, load: Load
+) -> None:
+    load(lake, small_grid(m1="t1", m2="t1"), FIRST)
+    was = view(lake)
+    with refusing("location"), pytest.raises(Unavailable):
+        load(lake, small_grid(m1="t2", m3="t2"), SECOND)
+    load(lake, small_grid(m1="t1", m2="t1", m3="t1"), THIRD)
+    assert fed_at(lake, THIRD) == {"m1": "t1", "m2": "t1", "m3": "t1"}
+    assert ways_up(topology_at(lake, THIRD - SECOND_BEFORE)).equals(was)
+
+
+def test_half_of_a_first_snapshot_is_none(lake: Store, load: Load) -> None:
+    with refusing("location"), pytest.raises(Unavailable):
+        load(lake, small_grid(m1="t1"), FIRST)
+    assert moment_of_topology(lake) is None
+    assert view(lake).is_empty()
+    assert all(nodes.is_empty() for nodes in topology_at(lake, NOW).values())
+    load(lake, small_grid(m1="t2", m2="t2"), SECOND)  # now the first, and another one
+    for moment in (SINCE_EVER, FIRST, SECOND, NOW):
+        ways = ways_up(topology_at(lake, moment))
+        assert ways.height == 2
+        assert feeders(ways) == {"m1": "t2", "m2": "t2"}
+    assert view(lake).equals(ways)

@@ -1,0 +1,163 @@
+"""Rows and states of tables, against the plainest account of them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meterlake.errors import BadInput
+from meterlake.lake.commit import snapshot
+from meterlake.lake.sql import query
+from meterlake.lake.store import Store, open_store
+from meterlake.lake.table import fetched, scan
+from meterlake.lake.upsert import SINCE_EVER, Change, keep_history, replace_rows
+from meterlake.schema import VOLTAGE_CONTROL_ZONE, WEATHER, Table, polars_schema
+
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+State = dict[str, str | None]
+Batch = dict[tuple[str, int], float | None]
+
+
+@pytest.fixture
+def new_lake(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Store]:
+    return lambda: open_store(str(tmp_path_factory.mktemp("lake")))
+
+
+def held(store: Store, table: Table) -> pl.DataFrame:
+    return fetched(scan(store, table, snapshot(store, table).files))
+
+
+def frame(state: State) -> pl.DataFrame:
+    return pl.DataFrame(
+        [(name, value) for name, value in state.items()],
+        schema={"id": pl.String, "name": pl.String},
+        orient="row",
+    )
+
+
+names = st.sampled_from(["", "North", "South"]) | st.none()
+states = st.dictionaries(st.sampled_from("abcd"), names, max_size=4)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 1, 30]), states), min_size=1, max_size=5))
+def test_what_holds_at_a_moment_is_the_state_that_was_kept_for_it(
+    new_lake: Callable[[], Store], steps: list[tuple[int, State]]
+) -> None:
+    store, before, moment, kept = new_lake(), State(), NOW, dict[datetime, State]()
+    for number, (days, state) in enumerate(steps):
+        moment += max(days, number == 1) * DAY  # one may take another's place, but not the first's
+        kept[moment] = state
+        version = snapshot(store, VOLTAGE_CONTROL_ZONE).version
+        done = keep_history(
+            store,
+            VOLTAGE_CONTROL_ZONE,
+            frame(state),
+            at=moment,
+            since=None if number else SINCE_EVER,
+            note={},
+            now=NOW,
+        )
+        common = set(before) & set(state)
+        assert done == Change(
+            added=len(set(state) - set(before)),
+            changed=sum(before[name] != state[name] for name in common),
+            ended=len(set(before) - set(state)),
+        )
+        if done == Change():
+            assert snapshot(store, VOLTAGE_CONTROL_ZONE).version == version
+        before = state
+
+    rows = held(store, VOLTAGE_CONTROL_ZONE)
+    assert set(rows["valid_from"]) <= {SINCE_EVER, *kept}
+    spans = rows.sort("id", "valid_from")
+    assert (spans["valid_to"].is_null() | (spans["valid_from"] < spans["valid_to"])).all()
+    follows = spans.select(pl.col("valid_from") >= pl.col("valid_to").shift(1).over("id"))
+    assert follows.to_series().drop_nulls().all()
+    assert not spans.filter(pl.col("valid_to").is_null())["id"].is_duplicated().any()
+    for asked in {SINCE_EVER, *(at + shift for at in kept for shift in (-DAY / 2, 0 * DAY))}:
+        wanted = kept[max((at for at in kept if at <= asked), default=min(kept))]
+        ends = pl.col("valid_to")
+        then = rows.filter(pl.col("valid_from") <= asked, ends.is_null() | (ends > asked))
+        assert sorted(then.select("id", "name").rows()) == sorted(wanted.items())
+
+
+hours = st.tuples(st.sampled_from(["A", "B"]), st.sampled_from([0, 1, 24, 47]))
+values = st.sampled_from([0.0, 1.5, -3.0]) | st.none()
+batches = st.dictionaries(hours, values, max_size=5)
+
+
+def observations(batch: Batch) -> pl.DataFrame:
+    schema = polars_schema(WEATHER)
+    empty = dict.fromkeys(schema)
+    rows = []
+    for (station, hour), value in batch.items():
+        time = NOW + timedelta(hours=hour)
+        told = {"station_id": station, "time": time, "temperature": value, "date": f"{time:%F}"}
+        rows.append(empty | told)
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@settings(max_examples=20)
+@given(st.lists(batches, min_size=1, max_size=5))
+def test_rows_take_the_place_of_those_with_their_key_and_of_no_others(
+    new_lake: Callable[[], Store], told: list[Batch]
+) -> None:
+    store, wanted = new_lake(), Batch()
+    for batch in told:
+        state = snapshot(store, WEATHER)
+        done = replace_rows(store, WEATHER, observations(batch), note={}, now=NOW)
+        changed = {key for key in set(batch) & set(wanted) if batch[key] != wanted[key]}
+        new = set(batch) - set(wanted)
+        assert done == Change(added=len(new), changed=len(changed))
+        days = {f"{NOW + timedelta(hours=hour):%F}" for _, hour in changed | new}
+        after = snapshot(store, WEATHER)
+        kept = {f.path for f in after.files}
+        gone = {f.partition["date"] for f in state.files if f.path not in kept}
+        assert gone == days & {f.partition["date"] for f in state.files}
+        assert (after.version > state.version) == bool(days)
+        wanted |= batch
+        assert (
+            held(store, WEATHER)
+            .sort(WEATHER.sorted_by)
+            .equals(observations(wanted).sort(WEATHER.sorted_by))
+        )
+        assert len({f.partition["date"] for f in after.files}) == len(after.files)
+
+
+def test_a_key_that_stands_twice_or_is_missing_is_refused(
+    new_lake: Callable[[], Store],
+) -> None:
+    store, zone = new_lake(), frame({"a": "North"})
+    nameless = zone.with_columns(pl.lit(None, pl.String).alias("id"))
+    for rows in (pl.concat([zone, zone]), nameless):
+        with pytest.raises(BadInput, match="needs"):
+            keep_history(store, VOLTAGE_CONTROL_ZONE, rows, at=NOW, note={}, now=NOW)
+    row = observations({("A", 0): 1.0})
+    orphan = row.with_columns(pl.lit(None, pl.String).alias("station_id"))
+    for rows in (pl.concat([row, row]), orphan):
+        with pytest.raises(BadInput, match="needs"):
+            replace_rows(store, WEATHER, rows, note={}, now=NOW)
+    assert snapshot(store, VOLTAGE_CONTROL_ZONE).version == -1
+    assert snapshot(store, WEATHER).version == -1
+
+
+@pytest.mark.parametrize("value", ["2024", "New York", "a/b", "50%", "k=v", "Zürich", "", None])
+def test_rows_of_any_partition_are_refused_or_read_as_they_were_kept(
+    new_lake: Callable[[], Store], value: str | None
+) -> None:
+    store = new_lake()
+    rows = observations({("A", 0): 1.0}).with_columns(pl.lit(value, pl.String).alias("date"))
+    try:
+        for _ in range(2):
+            replace_rows(store, WEATHER, rows, note={}, now=NOW)
+    except BadInput as error:
+        assert "date" in str(error)
+        assert snapshot(store, WEATHER).rows == 0
+    else:
+        assert held(store, WEATHER).equals(rows)
+        assert query(store, "select date from weather").rows() == [(value,)]

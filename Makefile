@@ -38,6 +38,7 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/spark.py
+	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/scale.py
 
 soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing

@@ -5,14 +5,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.grids import small_grid, write_grid
 from support.seaweed import SeaweedFS
 
+from meterlake.lake.topology import VIEWS
+from meterlake.schema import TABLES
+from meterlake.simulate.weather import simulate_weather
 from meterlake.storage import cause
 
 ROW = "2024-01-01 00:00:00,2024-01-01 00:05:00,m1,readings,,,,,1.5,"
+NEXT_DAY = datetime(2024, 1, 2, tzinfo=UTC)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -86,7 +92,17 @@ def test_every_command_works_on_s3(
     assert len(told("balance")["rows"]) == 2  # type: ignore[arg-type]
     assert len(told("consumption", "m1")["rows"]) == 1  # type: ignore[arg-type]
     assert told("cluster")["days"] == 0
-    assert len(told("catalog")["tables"]) == 8  # type: ignore[arg-type]
+    grid = str(write_grid(tmp_path / "grid", small_grid(m1="t1")))
+    assert told("dataflow", "run", "topology", "--source", grid)["attempts"] == 1
+    simulate_weather((45.0, 7.0), datetime(2024, 1, 1, tzinfo=UTC), NEXT_DAY, tmp_path / "w")
+    weather = ("weather", "--source", str(tmp_path / "w"), "--from", "2024-01-01")
+    assert told("dataflow", "run", *weather)["added"] == 24
+    assert told("grid", "update")["meter_supply_days"] == 1
+    assert told("query", "SELECT substation FROM meter_topology")["rows"] == [
+        {"substation": "North"}
+    ]
+    assert told("grid", "transformer-load")["rows"]
+    assert len(told("catalog")["tables"]) == len(TABLES) + len(VIEWS)  # type: ignore[arg-type]
     assert told("check")["findings"] == []
     assert told("vacuum", "--retain", "0m", "--nobody-else")["superseded"] == 5
     assert told("check")["findings"] == []

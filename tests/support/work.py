@@ -85,7 +85,7 @@ def repair(lake: str, now: datetime) -> None:
 def contents(store: Store) -> dict[str, str]:
     """A hash of each table's rows, whatever their order and files, of one state of the lake."""
     return {
-        name: fingerprint(fetched(scan(store, state.table, state.files)))
+        name: fingerprint(fetched(scan(store, state.table, state.files))) if state.files else "none"
         for name, state in snapshots(store, TABLES.values()).items()
     }
 

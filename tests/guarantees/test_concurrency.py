@@ -145,4 +145,4 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
         )
         assert hours["count(DISTINCT reading_date_time)"].n_unique() == 1
         seen.add(rows.height)
-    assert len(seen) > 3, "the query was not asked while files came in"
+    assert len(seen) > 2, "the query was not asked while files came in"

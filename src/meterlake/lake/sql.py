@@ -64,7 +64,7 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
         # As of a moment the readings come from staging.
         wanted = {STAGING if t == READINGS else t for t in named} | {STAGING}
         return answer(store, sql, snapshots(store, wanted), as_of=as_of)
-    if READINGS not in named or _asks_for_arrival(sql):
+    if READINGS not in named or _asks_for_arrival(sql, named):
         return answer(store, sql, snapshots(store, named))
     states = snapshots(store, {*named, SERVING_READINGS})
     return answer(
@@ -84,13 +84,13 @@ def _named(sql: str) -> list[Table]:
     return [known[name] for name in known if name in names] or list(known.values())
 
 
-def _asks_for_arrival(sql: str) -> bool:
+def _asks_for_arrival(sql: str, named: Sequence[Table]) -> bool:
     """Whether a query needs the readings' arrival_time, which serving does not have."""
     with duckdb.connect() as connection:
-        for table in known_tables().values():
+        for table in named:
             columns = ", ".join(f'"{c.name}" {_SQL_TYPES[c.type]}' for c in table.columns)
             connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
-        _create_own_views(connection, set(known_tables()))
+        _create_own_views(connection, {table.name for table in named})
         connection.execute("SET enable_external_access = false")
         # An empty table's plan is no plan, where this one may see that it is empty.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")

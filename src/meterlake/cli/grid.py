@@ -33,6 +33,15 @@ def _must_be_there(store: Any, table: Table) -> None:
         raise BadInput(f"The lake has no {table.name} yet: meterlake grid update works it out")
 
 
+def _window(after: str, start: str | None, before: str, end: str | None, zone: str) -> list[str]:
+    """SQL conditions of what is asked by --from and --to."""
+    return [
+        f"{condition} TIMESTAMPTZ '{to_moment(text, flag, zone).isoformat()}'"
+        for condition, text, flag in ((after, start, "--from"), (before, end, "--to"))
+        if text is not None
+    ]
+
+
 grid_app = typer.Typer(
     help="Voltage and load of the grid, by the topology and the readings.", no_args_is_help=True
 )
@@ -129,11 +138,11 @@ def transformer_load(
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, TRANSFORMER_LOAD)
-        window = ["utilisation_percent IS NOT NULL"]
-        for text, flag, sign in ((start, "--from", ">="), (end, "--to", "<")):
-            if text is not None:
-                moment = to_moment(text, flag, context.settings.timezone)
-                window.append(f"hour {sign} TIMESTAMPTZ '{moment.isoformat()}'")
+        zone = context.settings.timezone
+        window = [
+            "utilisation_percent IS NOT NULL",
+            *_window("hour >=", start, "hour <", end, zone),
+        ]
         show.frame(
             query(
                 context.store,
@@ -168,21 +177,15 @@ def outages(
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)
-        window = [] if meters else ["level <> 'meter'"]
-        for text, flag, condition in (
-            (start, "--from", '"end" > '),
-            (end, "--to", "start < "),
-        ):
-            if text is not None:
-                moment = to_moment(text, flag, context.settings.timezone)
-                window.append(f"{condition}TIMESTAMPTZ '{moment.isoformat()}'")
-        where = f"WHERE {' AND '.join(window)} " if window else ""
+        zone = context.settings.timezone
+        window = _window('"end" >', start, "start <", end, zone)
+        window += ["true"] if meters else ["level <> 'meter'"]
         show.frame(
             query(
                 context.store,
                 'SELECT level, id, start, "end", minutes, is_ongoing, evidence, meters, '
                 "customer_minutes, part_of "
-                f"FROM outages {where}ORDER BY start, level, id",
+                f"FROM outages WHERE {' AND '.join(window)} ORDER BY start, level, id",
             ),
             output,
         )
@@ -204,11 +207,8 @@ def indices_command(
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)
-        window = ["true"]
-        for text, flag, sign in ((start, "--from", ">="), (end, "--to", "<")):
-            if text is not None:
-                moment = to_moment(text, flag, context.settings.timezone)
-                window.append(f"start {sign} TIMESTAMPTZ '{moment.isoformat()}'")
+        zone = context.settings.timezone
+        window = ["true", *_window("start >=", start, "start <", end, zone)]
         found = query(context.store, f"SELECT * FROM outages WHERE {' AND '.join(window)}")
         customers = query(context.store, "SELECT count(*) FROM meter_topology").item()
         worked_out = indices(

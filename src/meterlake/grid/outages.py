@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from meterlake.grid.supply import joined
 from meterlake.lake.layout import DAY, EARLIEST, start_of_day
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, scan, write_file
@@ -234,25 +235,8 @@ def _times_out(times: pl.DataFrame, until: datetime, settings: GridSettings) -> 
     seen = times.filter(pl.col("evidence") != "span").with_columns(
         pl.lit(False).alias("is_ongoing")
     )
-    return (
-        pl.concat([seen.select(between.columns), between])
-        .sort("meter", "start")
-        .with_columns(pl.col("end").cum_max().shift().over("meter").alias("before"))
-        .with_columns(
-            (pl.col("before").is_null() | (pl.col("start") > pl.col("before")))
-            .cum_sum()
-            .alias("group")
-        )
-        .group_by("group")
-        .agg(
-            pl.col("meter").first(),
-            pl.col("start").min(),
-            pl.col("end").max(),
-            _worst(),
-            pl.col("is_ongoing").any(),
-        )
-        .drop("group")
-    )
+    doubts = pl.concat([seen.select(between.columns), between])
+    return joined(doubts, ["meter"], _worst(), pl.col("is_ongoing").any())
 
 
 def _below(ways: pl.DataFrame) -> pl.DataFrame:
@@ -286,22 +270,8 @@ def _together(out: pl.DataFrame, needs: pl.DataFrame) -> pl.DataFrame:
         .join(needs, on=key, maintain_order="left")
         .filter(pl.col("out") >= pl.col("need"))
     )
-    return (
-        pieces.with_columns(pl.col("end").shift().over(key).alias("before"))
-        .with_columns(
-            (pl.col("before").is_null() | (pl.col("start") > pl.col("before")))
-            .cum_sum()
-            .alias("group")
-        )
-        .group_by("group")
-        .agg(
-            pl.col(key).first(),
-            pl.col("start").first(),
-            pl.col("end").last(),
-            (pl.col("out") * _minutes()).sum().alias("customer_minutes"),
-        )
-        .drop("group")
-    )
+    customer_minutes = (pl.col("out") * _minutes()).sum().alias("customer_minutes")
+    return joined(pieces, key, customer_minutes)
 
 
 def _highest(outages: pl.DataFrame, ways: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ day of a meter is a span from its first reading to the end of its last, and in i
 doubt: missing readings, low voltages, flags. A reading stands for the interval that it begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -45,6 +45,7 @@ def supply_rows(
         "meter", (pl.col("before") + pl.col("interval")).alias("start"), start.alias("end"),
         "interval",
     )  # fmt: skip
+    interval = pl.col("interval").first()
     least = settings.nominal_voltage_v * settings.outage_voltage_percent / 100
     low = read.filter(pl.col("is_voltage") & (pl.col("value") < least))
     flagged = read.filter(pl.col("quality").is_in(settings.outage_qualities))
@@ -53,8 +54,8 @@ def supply_rows(
         for evidence, frame in (
             ("span", spans),
             ("missing", missing),
-            ("voltage", low.with_columns(start.alias("start"), end.alias("end")).pipe(joined)),
-            ("error", flagged.with_columns(start.alias("start"), end.alias("end")).pipe(joined)),
+            ("voltage", joined(low.with_columns(start=start, end=end), ["meter"], interval)),
+            ("error", joined(flagged.with_columns(start=start, end=end), ["meter"], interval)),
         )
     )
     minutes = pl.col("interval").dt.total_microseconds() / 60e6
@@ -63,24 +64,22 @@ def supply_rows(
     )
 
 
-def joined(times: pl.DataFrame) -> pl.DataFrame:
-    """Times that touch or overlap made one, by meter: `meter`, `start`, `end`, `interval`."""
+def joined(times: pl.DataFrame, of: Sequence[str], *more: pl.Expr) -> pl.DataFrame:
+    """Times that touch or overlap made one, `of` a meter or node; `more` of those that are one.
+
+    Returns
+    -------
+    The columns `of`, `start`, `end`, and `more`.
+    """
     return (
-        times.sort("meter", "start")
-        .with_columns(pl.col("end").cum_max().shift().over("meter").alias("until"))
+        times.sort(*of, "start")
+        .with_columns(pl.col("end").cum_max().shift().over(of).alias("until"))
         .with_columns(
-            (pl.col("until").is_null() | (pl.col("start") > pl.col("until")))
-            .cum_sum()
-            .alias("group")
+            (pl.col("until").is_null() | (pl.col("start") > pl.col("until"))).cum_sum().alias("run")
         )
-        .group_by("group")
-        .agg(
-            pl.col("meter").first(),
-            pl.col("start").min(),
-            pl.col("end").max(),
-            pl.col("interval").first(),
-        )
-        .drop("group")
+        .group_by("run")
+        .agg(pl.col(of).first(), pl.col("start").min(), pl.col("end").max(), *more)
+        .drop("run")
     )
 
 

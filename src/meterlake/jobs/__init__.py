@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from meterlake import __version__, storage
+from meterlake import __version__
 from meterlake.engine import Engine
-from meterlake.errors import Conflict, MeterlakeError, Unavailable
+from meterlake.errors import MeterlakeError, Unavailable
 from meterlake.integrate import hours
 from meterlake.integrate.events import Hook, LateReads, late_hooks
 from meterlake.jobs.intake import Failure, FileBalance, Ingested, ingest
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.commit import ATTEMPTS, commit, settle, snapshots
+from meterlake.lake.commit import commit, persistently, settle, snapshots
 from meterlake.lake.journal import added_since
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, consumed_version, scan, write_file
@@ -65,16 +65,9 @@ def integrate(
     """
     hooks = late_hooks(settings.late_hooks)
     settled = settle(store, READINGS, now=now)
-    for attempt in range(ATTEMPTS):
-        try:
-            result, more = _integrate_once(
-                store, engine=engine, settings=settings, now=now, progress=progress
-            )
-            break
-        except Conflict:
-            if attempt == ATTEMPTS - 1:
-                raise
-            storage.pause(attempt)
+    result, more = persistently(
+        lambda: _integrate_once(store, engine=engine, settings=settings, now=now, progress=progress)
+    )
     late = fetched_rows(scan(store, LATE_ARRIVALS, [*settled, *more]).select(*hours.LATE_SCHEMA))
     if late.is_empty():
         return result

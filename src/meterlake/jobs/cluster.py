@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from meterlake import __version__, storage
+from meterlake import __version__
 from meterlake.engine import Engine
-from meterlake.errors import Conflict
 from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.commit import ATTEMPTS, commit, snapshot
+from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.consumption import CONSUME, changed_hours, check_zone, zone_of
 from meterlake.lake.layout import CLUSTER, HOUR, Day, LiveLayout
 from meterlake.lake.store import Store
@@ -80,11 +79,11 @@ def cluster(
     anew = frozenset((n, s.first) for n in layout.reading_types for s in layout.spans(n) if rebuild)
     settled_until = now - timedelta(days=settings.merge_after_days)
     return Clustered(
-        days=_persistently(lambda: job.days(anew=anew)),
-        merged=_persistently(lambda: job.merges(settings.merge_days, settled_until)),
-        consumption_days=_persistently(lambda: job.consumption_days(rebuild=rebuild)),
-        weeks=_persistently(lambda: job.consumption_periods("week", rebuild=rebuild)),
-        months=_persistently(lambda: job.consumption_periods("month", rebuild=rebuild)),
+        days=persistently(lambda: job.days(anew=anew)),
+        merged=persistently(lambda: job.merges(settings.merge_days, settled_until)),
+        consumption_days=persistently(lambda: job.consumption_days(rebuild=rebuild)),
+        weeks=persistently(lambda: job.consumption_periods("week", rebuild=rebuild)),
+        months=persistently(lambda: job.consumption_periods("month", rebuild=rebuild)),
     )
 
 
@@ -99,7 +98,7 @@ def renew(
     """Write spans of serving, and tables of energy, once more: the days that they have, anew."""
     job = _Job(store, LiveLayout(store), engine, now, "UTC", datetime.min.replace(tzinfo=UTC))
     if spans_of:
-        _persistently(lambda: job.days(anew=spans_of))
+        persistently(lambda: job.days(anew=spans_of))
     daily = snapshot(store, CONSUMPTION_DAILY)
     if not daily.files:
         return
@@ -108,10 +107,10 @@ def renew(
     (last_day,) = periods(zone, "day", last, last + HOUR)
     job = replace(job, zone=zone, closed_until=last_day.end)
     if CONSUMPTION_DAILY in tables:
-        _persistently(lambda: job.consumption_days(rebuild=True))
+        persistently(lambda: job.consumption_days(rebuild=True))
     for by, table in consumption.PERIOD_TABLES.items():
         if table in tables:
-            _persistently(partial(job.consumption_periods, by, rebuild=True))
+            persistently(partial(job.consumption_periods, by, rebuild=True))
 
 
 @dataclass(frozen=True)
@@ -246,13 +245,3 @@ class _Job:
             new_data=new_data,
             now=self.now,
         )
-
-
-def _persistently(attempted: Callable[[], Result]) -> Result:
-    """Plan and do a step again while other writers come first."""
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return attempted()
-        except Conflict:
-            storage.pause(attempt)
-    return attempted()

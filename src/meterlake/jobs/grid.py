@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from meterlake import __version__, storage
+from meterlake import __version__
 from meterlake.engine import Engine
-from meterlake.errors import BadInput, Conflict
+from meterlake.errors import BadInput
 from meterlake.grid.load import TRANSFORMER_LOAD_ANALYTIC
 from meterlake.grid.outages import (
     OUTAGE_SETTINGS,
@@ -20,7 +20,7 @@ from meterlake.grid.port import Analytic, GridDay, work_out
 from meterlake.grid.supply import METER_SUPPLY_ANALYTIC
 from meterlake.grid.volt_var import VOLT_VAR_ANALYTIC
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.commit import ATTEMPTS, commit, snapshot
+from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.consumption import changed_hours
 from meterlake.lake.journal import added_since, note
 from meterlake.lake.layout import DAY, LiveLayout, start_of_day
@@ -72,14 +72,9 @@ def update_grid(
         Other writers kept coming first.
     """
     job = _Job(store, engine, settings, now, rebuild, progress)
-    for attempt in range(ATTEMPTS):
-        try:
-            return job.outages() if name == OUTAGES_NAME else job.days(name, ANALYTICS[name])
-        except Conflict:
-            if attempt == ATTEMPTS - 1:
-                raise
-            storage.pause(attempt)
-    raise AssertionError("unreachable")
+    if name == OUTAGES_NAME:
+        return persistently(job.outages)
+    return persistently(lambda: job.days(name, ANALYTICS[name]))
 
 
 @dataclass(frozen=True)

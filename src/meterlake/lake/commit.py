@@ -11,10 +11,10 @@ next job.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction
 from deltalake import Schema as DeltaSchema
@@ -35,6 +35,8 @@ from meterlake.lake.table import (
     table_at,
 )
 from meterlake.schema import TABLES, Table, known_tables
+
+Result = TypeVar("Result")
 
 ATTEMPTS = 10  # of a change that others keep coming before
 _REQUEST_ATTEMPTS = 3  # of one that an object store does not take
@@ -68,6 +70,16 @@ def snapshots(store: Store, tables: Iterable[Table]) -> dict[str, Snapshot]:
             until = found[main.name].version if main.name in found else _version(store, main)
             found[attached.name] = _attached_at(store, main, attached, until)
     return found
+
+
+def persistently(attempted: Callable[[], Result]) -> Result:
+    """Plan and do a change again while other writers come first; in the end Conflict."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return attempted()
+        except Conflict:
+            storage.pause(attempt)
+    return attempted()
 
 
 def commit(

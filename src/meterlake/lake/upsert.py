@@ -12,9 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from meterlake import storage
-from meterlake.errors import BadInput, Conflict
-from meterlake.lake.commit import ATTEMPTS, commit, snapshot
+from meterlake.errors import BadInput
+from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched, scan, write_file
 from meterlake.schema import Table
@@ -75,7 +74,7 @@ def replace_rows(
         after = pl.concat([before.join(rows, on=key, how="anti", nulls_equal=True), rows])
         return _changed(table, before, after), change
 
-    return _persistently(store, table, merged, note=note, now=now)
+    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
 
 
 def keep_history(
@@ -135,7 +134,7 @@ def keep_history(
         change = Change(begins.height - changed, changed, ends.height - changed)
         return _changed(table, before, after), change
 
-    return _persistently(store, table, merged, note=note, now=now)
+    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
 
 
 def append(store: Store, table: Table, rows: pl.DataFrame, *, key: str, now: datetime) -> None:
@@ -144,7 +143,7 @@ def append(store: Store, table: Table, rows: pl.DataFrame, *, key: str, now: dat
     commit(store, table, add=files, key=key, version=0, now=now)
 
 
-def _persistently(
+def _merge(
     store: Store,
     table: Table,
     merged: Callable[[Snapshot], _Merged],
@@ -152,32 +151,22 @@ def _persistently(
     note: Mapping[str, Any],
     now: datetime,
 ) -> Change:
-    """Merge into the table as it is, again while other writers come first."""
-    for attempt in range(ATTEMPTS):
-        state = snapshot(store, table)
-        parts, change = merged(state)
-        if not parts:
-            return change
-        replaced = [f for f in state.files if tuple(f.partition.values()) in parts]
-        files = [_written(store, table, part) for part in parts.values() if part.height]
-        try:
-            commit(
-                store,
-                table,
-                add=files,
-                remove=replaced,
-                note=note,
-                key="dataflow",
-                version=state.version + 1,
-                read_version=state.version,
-                now=now,
-            )
-            return change
-        except Conflict:
-            if attempt == ATTEMPTS - 1:
-                raise
-            storage.pause(attempt)
-    raise AssertionError("unreachable")
+    """Merge into the table as it is, in one commit; none where nothing changes."""
+    state = snapshot(store, table)
+    parts, change = merged(state)
+    if parts:
+        commit(
+            store,
+            table,
+            add=[_written(store, table, part) for part in parts.values() if part.height],
+            remove=[f for f in state.files if tuple(f.partition.values()) in parts],
+            note=note,
+            key="dataflow",
+            version=state.version + 1,
+            read_version=state.version,
+            now=now,
+        )
+    return change
 
 
 def _changed(

@@ -39,6 +39,9 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/spark.py
 	$(BIN)/python benchmarks/grid.py
+	$(PYTHON) -m venv .venv-rivals
+	.venv-rivals/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/ml_rivals.txt
+	$(BIN)/python benchmarks/ml.py
 	$(BIN)/python benchmarks/scale.py
 
 soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing
@@ -49,4 +52,4 @@ docs: venv  ## Write the generated pages of docs/
 	$(BIN)/python docs/generate.py
 
 clean:  ## Remove what was made
-	rm -rf .venv demo lake .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-rivals demo lake .pytest_cache .mypy_cache .ruff_cache .hypothesis

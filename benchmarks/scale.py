@@ -37,6 +37,7 @@ from meterlake.integrate.hours import hour_partition, integrate_hours, integrate
 from meterlake.jobs import cluster as clustering
 from meterlake.lake.commit import commit, snapshot
 from meterlake.lake.layout import LiveLayout
+from meterlake.lake.meters import RANGE_ROWS, meter_ranges
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import DataFile, write_file
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table, polars_schema
@@ -51,7 +52,7 @@ DELIVERED = 10_000  # meters of a delivered file
 BLOCK_ROWS = 120_000  # rows of a staging file: a block of 16 MB of text
 DAILY_ADDS = 24 * len(VALUES)
 FURTHER = 20  # commits, of which one writes a checkpoint
-FILE_ROWS = cluster.RANGE_ROWS
+FILE_ROWS = RANGE_ROWS
 FLEETS = (1_000_000, 10_000_000, 50_000_000)
 WITHIN_HOURS, USED = 4.0, 0.7  # the day's reads in this time, with cores this busy
 
@@ -233,7 +234,7 @@ def cluster_day(store: Store, range_rows: int) -> Figures:
     """Cluster one type and day, in files of about so many rows."""
     (unit,) = cluster.plan_days(LiveLayout(store).now(), closed_until=START + DAY)
     watch = Stopwatch()
-    next(cluster.meter_ranges(store, unit.pieces, range_rows))
+    next(meter_ranges(store, unit.pieces, range_rows))
     cuts = watch.figures()
     watch = Stopwatch()
     files = cluster.cluster_span(store, range_rows)(unit)

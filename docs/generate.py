@@ -5,6 +5,7 @@ writes them; a test fails where a page is behind the code.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -18,12 +19,37 @@ from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
-from meterlake.settings import CONFIG_FILE, GridSettings, Settings
+from meterlake.settings import CONFIG_FILE, Settings
 
 DOCS = Path(__file__).parent
 
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of a section of settings; examples are as in TOML."""
+
+    title: str
+    about: str
+    examples: dict[str, str]
+
+
 # Defaults that depend on the machine, which a page must not.
 COMPUTED_DEFAULTS = {"workers": "the number of processors, at most 4"}
+
+# Settings that are a section of the file each: their heading, the page that explains them, and
+# two of their own as an example.
+SECTIONS = {
+    "grid": Section(
+        "The grid",
+        "What the analytics of [the grid](howto/grid.md) assume",
+        {"nominal_voltage_v": "230", "outage_qualities": '["F"]'},
+    ),
+    "ml": Section(
+        "Forecasts and anomalies",
+        "What [forecasts](forecasting.md) and [anomalies](anomalies.md) assume",
+        {"country": '"AU"', "train_meters": "1000"},
+    ),
+}
 
 TYPES = {
     "string": "text (UTF-8)",
@@ -142,23 +168,8 @@ def settings() -> str:
     ]
     for flow in known_dataflows().values():
         lines += ["", f"### {flow.name}", "", _fields("Option", flow.options)]
-    lines += [
-        "",
-        "## The grid",
-        "",
-        f"What the analytics of [the grid](howto/grid.md) assume, in a section of `{CONFIG_FILE}`:",
-        "",
-        "```toml",
-        "[grid]",
-        "nominal_voltage_v = 230",
-        'outage_qualities = ["F"]',
-        "```",
-        "",
-        "or each as a variable, with two underscores: `METERLAKE_GRID__NOMINAL_VOLTAGE_V=230`,",
-        "`METERLAKE_GRID__OUTAGE_QUALITIES='[\"F\"]'`.",
-        "",
-        _fields("Setting", GridSettings),
-    ]
+    for name, part in SECTIONS.items():
+        lines += ["", *_section(name, part)]
     return "\n".join(lines) + "\n"
 
 
@@ -186,6 +197,32 @@ def main() -> None:
     """Write the pages."""
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+def _section(name: str, section: Section) -> list[str]:
+    """A setting that is a section: its example and its fields."""
+    variables = [
+        f"`METERLAKE_{name.upper()}__{field.upper()}="
+        + (f"'{value}'" if value.startswith("[") else value.strip('"'))
+        + "`"
+        for field, value in section.examples.items()
+    ]
+    return [
+        f"## {section.title}",
+        "",
+        f"{section.about}, in a section of `{CONFIG_FILE}`:",
+        "",
+        "```toml",
+        f"[{name}]",
+        *(f"{field} = {value}" for field, value in section.examples.items()),
+        "```",
+        "",
+        f"or each as a variable, with two underscores: {variables[0]},",
+        *(f"{variable}," for variable in variables[1:-1]),
+        f"{variables[-1]}.",
+        "",
+        _fields("Setting", type(Settings.model_fields[name].default)),
+    ]
 
 
 _GENERATED = "*Generated from `{}` by `make docs`: change it there.*"
@@ -247,8 +284,9 @@ def _default(value: object) -> str:
         return f"`{value.value}`"
     if value in ({}, ()):
         return "none"
-    if isinstance(value, GridSettings):
-        return "[each its own](#the-grid)"
+    if isinstance(value, BaseModel):
+        name = next(n for n, f in Settings.model_fields.items() if f.default == value)
+        return f"[each its own](#{SECTIONS[name].title.lower().replace(' ', '-')})"
     if isinstance(value, datetime):
         return f"`{value:%Y-%m-%d}`"
     if isinstance(value, tuple):
@@ -257,7 +295,8 @@ def _default(value: object) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is dict or annotation is GridSettings:
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if get_origin(annotation) is dict or is_section:
         return "table"
     if get_origin(annotation) is tuple:
         return "list of names"

@@ -11,8 +11,10 @@ import polars as pl
 from meterlake import jobs, show
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.jobs.anomalies import detect
 from meterlake.jobs.cluster import cluster
 from meterlake.jobs.dataflow import run_dataflow
+from meterlake.jobs.forecast import TrainResult, forecast_all, train
 from meterlake.jobs.grid import JOBS as GRID_JOBS
 from meterlake.jobs.grid import update_grid
 from meterlake.lake.catalog import tables
@@ -28,6 +30,8 @@ from meterlake.simulate.weather import simulate_weather
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NEAR = 47.61, -122.33
 LATE_PERCENT, LATE_MINUTES, BAD_PERCENT = 10.0, 1440, 0.1
+LEAST_DAYS_TO_LEARN = 49
+TRAIN_ROWS = 40_000  # enough for so few meters, and five times as fast as the default
 
 PEAK_SQL = """
 SELECT reading_date_time, round(sum(reading_value), 1) AS kw
@@ -54,6 +58,9 @@ SAVED_SQL = """
 SELECT sum(energy_saving_kwh) AS saved_kwh, sum(load_kw) AS kwh, avg(mean_v) AS mean_v
 FROM volt_var
 """
+NEXT_WEEK_SQL = "SELECT count(DISTINCT meter_id) AS meters, sum(mean) AS kwh FROM forecasts"
+JUDGED_SQL = "SELECT meter_id, day_start, anomaly, kind, importance FROM anomalies"
+INJECTED = ("spike", "dip", "stuck", "dead")
 BAD_SQL = "SELECT source_file, source_row, reason FROM quarantine ORDER BY ALL LIMIT 3"
 
 
@@ -82,6 +89,8 @@ def run_demo(
     inbox, lake = folder / "inbox", folder / "lake"
     topology, weather, truth = folder / "topology", folder / "weather", folder / "truth.parquet"
     settings = load_settings(lake=str(lake), late_hooks=())
+    ml = settings.ml.model_copy(update={"train_rows": TRAIN_ROWS})
+    settings = settings.model_copy(update={"ml": ml})
     store, engine = open_store(settings.lake), LocalEngine(settings.workers)
 
     say = _silent if quiet else _say
@@ -125,6 +134,14 @@ def run_demo(
             update_grid(
                 store, job, engine=engine, settings=settings.grid, now=now, progress=progress
             )
+        ml_began = time.perf_counter()
+        if days >= LEAST_DAYS_TO_LEARN:
+            trained = train(store, engine=engine, settings=settings, now=now, progress=progress)
+            forecast_all(store, engine=engine, settings=settings, now=now, progress=progress)
+            detect(store, engine=engine, settings=settings, now=now, progress=progress)
+            learnt = _learnt(store, truth, trained, time.perf_counter() - ml_began)
+        else:
+            learnt = {"story": f"need {LEAST_DAYS_TO_LEARN} days, and a model of them"}
     again = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     meter = device_id(0)
     reader = Reader(store)
@@ -146,6 +163,7 @@ What was done
   served      {served.days:,} days of a type once more by meter, {served.consumption_days:,} days of energy per meter
   topology    {grid["meters"]:,} meters on {grid["transformers"]:,} transformers; weather of {grid["hours"]:,} hours
   grid        voltage and load of each transformer and hour, outages
+  forecasts   {learnt["story"]}
   again       the same {again.already_ingested} files once more: nothing changed
   balance     {taken.rows:,} rows x 6 = {merged.added:,} added + {merged.replaced:,} replaced + {merged.duplicates:,} duplicates + {taken.quarantined:,} quarantined x 6
 
@@ -156,7 +174,7 @@ What was asked
                  {_energies(energy)}
   outages        {grid["outages_right"]} of {grid["outages_injected"]} injected at transformers found, {grid["outages_found"] - grid["outages_right"]} found that were not injected
   most loaded    {grid["worst"]}
-  saved          {grid["saved_kwh"]:,.0f} kWh of {grid["kwh"]:,.0f}, since the mean voltage is {grid["mean_v"]:.1f} V and not {settings.grid.cvr_set_point_v:.0f} V"""
+{_told(learnt)}  saved          {grid["saved_kwh"]:,.0f} kWh of {grid["kwh"]:,.0f}, since the mean voltage is {grid["mean_v"]:.1f} V and not {settings.grid.cvr_set_point_v:.0f} V"""
     )
     if not quiet:
         print("\n  the first damaged rows")
@@ -172,6 +190,8 @@ What to type next
   .venv/bin/meterlake consumption {meter} --by day --lake {lake}
   .venv/bin/meterlake query "select reading_type, count(*), avg(reading_value) from readings group by all" --lake {lake}
   .venv/bin/meterlake late --lake {lake}
+  .venv/bin/meterlake forecast {meter} --lake {lake}
+  .venv/bin/meterlake anomalies --lake {lake}
   .venv/bin/meterlake grid outages --lake {lake}
   .venv/bin/meterlake grid transformer-load --lake {lake}
 
@@ -186,6 +206,7 @@ Done in {seconds} s."""
         **vars(merged),
         "clustered": vars(served),
         "grid": grid,
+        "learnt": learnt,
         "lake": str(lake),
         "seconds": seconds,
     }
@@ -216,6 +237,54 @@ def _grid(store: Store, truth: Path) -> dict[str, Any]:
             f"{_minute(worst['hour'])}, {worst['over']} hours over 100 %"
         ),
     }
+
+
+def _learnt(store: Store, truth: Path, trained: TrainResult, seconds: float) -> dict[str, Any]:
+    """How good forecasts were on weeks held out, and which injected days were found."""
+    ahead = query(store, NEXT_WEEK_SQL).row(0, named=True)
+    judged = query(store, JUDGED_SQL)
+    injected = (
+        pl.read_parquet(truth)
+        .filter(pl.col("kind").is_in(INJECTED))
+        .select("meter_id", "start", "end")
+    )
+    day = judged.join(injected, on="meter_id").filter(
+        pl.col("start") < pl.col("day_start") + pl.duration(days=1),
+        pl.col("end") > pl.col("day_start"),
+    )
+    hit = day.select("meter_id", "day_start", "anomaly").unique()
+    found = hit.filter(pl.col("anomaly") != 0).height
+    flagged = judged.filter(pl.col("anomaly") != 0).height
+    score = trained.scores
+    return {
+        "story": f"{ahead['meters']:,} meters x 168 hours, and {judged.height:,} days judged, in "
+        f"{seconds:.1f} s with the training",
+        "model": trained.name,
+        "wql": score.wql,
+        "nd": score.nd,
+        "coverage": score.coverage,
+        "held_out_weeks": trained.held_out_weeks,
+        "next_week_kwh": ahead["kwh"],
+        "days_judged": judged.height,
+        "days_flagged": flagged,
+        "days_injected": hit.height,
+        "days_injected_found": found,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _told(learnt: dict[str, Any]) -> str:
+    if "model" not in learnt:
+        return ""
+    others = learnt["days_flagged"] - learnt["days_injected_found"]
+    ordinary = learnt["days_judged"] - learnt["days_injected"]
+    return (
+        f"  next week      {learnt['next_week_kwh']:,.0f} kWh expected; on the {learnt['held_out_weeks']} last weeks, held out, "
+        f"the median was off by {learnt['nd']:.0%} of the energy\n"
+        f"                 of an hour, and {learnt['coverage']:.0%} of hours lay in the band made for 80 % (wQL {learnt['wql']:.3f})\n"
+        f"  anomalies      {learnt['days_injected_found']} of {learnt['days_injected']} days with a simulated fault found, "
+        f"{others} of {ordinary:,} others flagged\n"
+    )
 
 
 def _energies(daily: pl.DataFrame) -> str:

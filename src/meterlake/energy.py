@@ -68,7 +68,7 @@ def daily_energy(readings: pl.DataFrame, days: Sequence[Period]) -> pl.DataFrame
         pl.col("kw").mean().alias("plain_mean_kw"),
     )
     by_day = _with_bounds(by_day, days).join(
-        _most_frequent(reads), on="meter_day", how="left", maintain_order="left"
+        most_frequent_interval(reads), on="meter_day", how="left", maintain_order="left"
     )
     start, end = (pl.col(c).dt.timestamp("us") for c in ("start", "end"))
     before = (pl.col("first") - start) // pl.col("interval")
@@ -172,7 +172,7 @@ def period_energy(daily: pl.DataFrame, periods: Sequence[Period]) -> pl.DataFram
     )
 
 
-def _most_frequent(reads: pl.DataFrame) -> pl.DataFrame:
+def most_frequent_interval(reads: pl.DataFrame) -> pl.DataFrame:
     """Of each `meter_day` the most frequent time to the next reading [us], and how many there are.
 
     Of two as frequent the shorter.

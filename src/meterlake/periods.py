@@ -87,3 +87,45 @@ def next_date(first: date, by: By) -> date:
     if by == "month":
         return (first.replace(day=28) + 4 * _DAY).replace(day=1)
     return first + (7 * _DAY if by == "week" else _DAY)
+
+
+@dataclass(frozen=True)
+class LocalHours:
+    """Hours as a zone's clock shows them, numbered from `first`, without a gap or a double.
+
+    Where the clock is put forward an hour has no time, where it is put back one has two hours;
+    so the same hour of the next day is always 24 further.
+
+    Parameters
+    ----------
+    first : what the clock shows at the start of hour 0, naive
+    count : number of hours
+    """
+
+    zone: str
+    first: datetime
+    count: int
+
+    def start(self) -> datetime:
+        """The moment at which hour 0 begins."""
+        return self.first.replace(tzinfo=zone_rules(self.zone)).astimezone(UTC)
+
+    def end(self) -> datetime:
+        """The moment at which the last hour is over."""
+        end = self.first + timedelta(hours=self.count)
+        return end.replace(tzinfo=zone_rules(self.zone)).astimezone(UTC)
+
+    def number(self, moment: datetime) -> int:
+        """The number of the hour that a moment is in; negative or beyond `count` outside."""
+        shown = moment.astimezone(zone_rules(self.zone)).replace(tzinfo=None)
+        return (shown - self.first) // timedelta(hours=1)
+
+    def wall(self, number: int) -> datetime:
+        """What the clock shows at the start of an hour."""
+        return self.first + timedelta(hours=number)
+
+
+def local_hour(zone: str, moment: datetime) -> datetime:
+    """The start of the local hour that a moment is in, as the clock shows it."""
+    shown = moment.astimezone(zone_rules(zone)).replace(tzinfo=None)
+    return shown.replace(minute=0, second=0, microsecond=0)

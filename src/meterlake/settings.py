@@ -101,6 +101,33 @@ class GridSettings(BaseModel):
     )
 
 
+class MlSettings(BaseModel):
+    """What forecasts and anomalies assume."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    country: str | None = Field(
+        None, description="Country of the public holidays, ISO 3166 code such as AU; unset: none"
+    )
+    subdivision: str | None = Field(
+        None, description="State or province of the public holidays, such as NSW"
+    )
+    use_weather: bool = Field(
+        True, description="Whether forecasts use temperature, where the lake has weather"
+    )
+    window_days: int = Field(
+        395, ge=21, description="Days of readings, up to the last, that training sees [d]"
+    )
+    train_meters: int = Field(
+        400,
+        ge=2,
+        description="Meters that training sees, about: runs of 20, spread evenly over all",
+    )
+    train_rows: int = Field(
+        200_000, ge=1000, description="Hours of meters that training learns from, about"
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set; `meterlake settings` prints it."""
 
@@ -164,6 +191,9 @@ class Settings(BaseSettings):
     grid: GridSettings = Field(
         GridSettings(), description="What the grid's analytics assume, in a section [grid]"
     )
+    ml: MlSettings = Field(
+        MlSettings(), description="What forecasts and anomalies assume, in a section [ml]"
+    )
     workers: int = Field(
         min(4, os.cpu_count() or 1),
         ge=1,
@@ -226,7 +256,9 @@ def load_settings(**flags: object) -> Settings:
         first = error.errors()[0]
         problem = first["msg"].removeprefix("Value error, ")
         name = ".".join(str(part) for part in first["loc"])
-        fields = GridSettings.model_fields if name.startswith("grid.") else Settings.model_fields
+        section = Settings.model_fields[name.split(".")[0]].default if "." in name else None
+        within = type(section) if isinstance(section, BaseModel) else Settings
+        fields = within.model_fields
         known, variable = ", ".join(fields), name.upper().replace(".", "__")
         raise BadInput(
             f"Setting '{name}': {problem}, found {_shown(name, first['input'])}; set it in "
@@ -242,10 +274,10 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
     for name, field in Settings.model_fields.items():
         value, default = getattr(settings, name), field.get_default(call_default_factory=True)
         parts = [(name, value, default, field.description)]
-        if isinstance(value, GridSettings):
+        if isinstance(value, BaseModel):
             parts = [
                 (f"{name}.{part}", getattr(value, part), within.default, within.description)
-                for part, within in GridSettings.model_fields.items()
+                for part, within in type(value).model_fields.items()
             ]
         listed += [
             {

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -287,21 +288,30 @@ def test_two_runs_at_once_of_weather_leave_the_rows_of_both(
 
 
 def test_two_runs_at_once_of_topology_leave_each_state_once(
-    tmp_path: Path, conflicts: list[str]
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(str(tmp_path / "lake"))
     source = str(write_grid(tmp_path / "grid", small_grid(m1="t1", m2="t2")))
     conf = load_settings(late_hooks=())
+    other_waits = threading.Event()
+
+    def wait(seconds: float) -> None:
+        other_waits.set()
+        time.sleep(max(seconds, 0.2))
 
     def load() -> Run:
-        return run_dataflow(store, "topology", settings=conf, source=source, now=NOW)
+        return run_dataflow(store, "topology", settings=conf, source=source, now=NOW, pause=wait)
 
+    def slowly(*args: Any, **options: Any) -> Any:
+        assert other_waits.wait(20)
+        return commits.commit(*args, **options)
+
+    monkeypatch.setattr(upsert, "commit", slowly)
     runs = at_once(load, load)
-    assert set(conflicts) == set(TOPOLOGY)
-    assert sum(r.added for r in runs) == runs[0].rows == runs[1].rows
+    assert sorted(r.added for r in runs) == [0, runs[0].rows]
     for table in TOPOLOGY.values():
         assert snapshot(store, table).rows == topology_at(store, NOW)[table.name].height > 0
     assert ways_up(topology_at(store, NOW))["meter_id"].to_list() == ["m1", "m2"]
+    assert query(store, "select outcome from dataflow_runs").rows() == [("succeeded",)] * 2
     assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
 
 

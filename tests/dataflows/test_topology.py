@@ -15,10 +15,11 @@ from meterlake import jobs
 from meterlake.dataflows.topology import FINDINGS
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
-from meterlake.jobs import upkeep
+from meterlake.jobs import dataflow, upkeep
 from meterlake.jobs.dataflow import Run, run_dataflow
 from meterlake.lake import commit as commits
 from meterlake.lake import upsert
+from meterlake.lake.claims import LASTS
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
@@ -423,12 +424,12 @@ def test_a_circle_of_ids_is_none_where_a_node_of_the_right_kind_has_the_id(
 
 
 @contextmanager
-def refusing(table: str) -> Iterator[None]:
+def refusing(table: str, error: type[BaseException] = Unavailable) -> Iterator[None]:
     """Nothing can be committed to this table."""
 
     def refused(store: Store, into: Table, **options: Any) -> Any:
         if into.name == table:
-            raise Unavailable(f"{table} cannot be written")
+            raise error(f"{table} cannot be written")
         return commits.commit(store, into, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -489,3 +490,163 @@ def test_half_of_a_first_snapshot_is_none(lake: Store, load: Load) -> None:
         assert ways.height == 2
         assert feeders(ways) == {"m1": "t2", "m2": "t2"}
     assert view(lake).equals(ways)
+
+
+@contextmanager
+def overtaken(table: str, by: Callable[[], object]) -> Iterator[list[str]]:
+    """Right before the next commit to this table, `by` is done; yields the table when it was."""
+    done: list[str] = []
+
+    def late(store: Store, into: Table, **options: Any) -> Any:
+        if into.name == table and not done:
+            done.append(table)
+            by()
+        return commits.commit(store, into, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsert, "commit", late)
+        yield done
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    """Load a grid as it is at a moment, by a machine's clock."""
+
+    def loaded(store: Store, grid: Grid, at: datetime, clock: datetime = NOW) -> Run:
+        folder = write_grid(tmp_path / f"{at:%F} {clock:%F %H%M}", grid)
+        return run_dataflow(
+            store, "topology", settings=CONF, source=str(folder), now=NOW, at=at,
+            clock=lambda: clock, pause=lambda seconds: None,
+        )  # fmt: skip
+
+    return loaded
+
+
+def moments(store: Store) -> list[datetime]:
+    return [row["window_end"] for row in runs(store) if row["outcome"] == "succeeded"]
+
+
+def test_a_run_while_another_keeps_its_state_is_refused_and_can_be_run_again(
+    lake: Store, run: Callable[..., Run]
+) -> None:
+    run(lake, small_grid(m1="t1"), FIRST)
+
+    def another() -> None:
+        with pytest.raises(Unavailable, match="one process at a time"):
+            run(lake, small_grid(m1="t1"), THIRD)
+
+    with overtaken("smart_meter", by=another) as done:
+        run(lake, small_grid(m1="t2"), SECOND)
+    assert done
+    assert feeders(view(lake)) == {"m1": "t2"}
+    run(lake, small_grid(m1="t1"), THIRD)
+    assert [fed_at(lake, at)["m1"] for at in (FIRST, SECOND, THIRD)] == ["t1", "t2", "t1"]
+    assert feeders(view(lake)) == {"m1": "t1"}
+
+
+def test_a_run_that_was_overtaken_before_it_keeps_anything_comes_too_late(
+    lake: Store, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_before, moved = small_grid(m1="t1"), small_grid(m1="t2")
+    run(lake, as_before, FIRST)
+    conformed = dataflow._conformed
+
+    def slowly(flow: Any, name: str, rows: pl.DataFrame) -> pl.DataFrame:
+        monkeypatch.setattr(dataflow, "_conformed", conformed)
+        run(lake, as_before, THIRD)
+        return conformed(flow, name, rows)
+
+    monkeypatch.setattr(dataflow, "_conformed", slowly)
+    with pytest.raises(BadInput, match=r"in the order of time.* Give a later"):
+        run(lake, moved, SECOND)
+    assert moments(lake) == [FIRST, THIRD]
+    assert fed_at(lake, SECOND) == fed_at(lake, THIRD) == feeders(view(lake)) == {"m1": "t1"}
+
+
+@pytest.mark.parametrize("table", ["smart_meter", "location", "dataflow_runs"])
+def test_a_run_that_sleeps_too_long_before_a_commit_comes_too_late(
+    lake: Store, run: Callable[..., Run], table: str
+) -> None:
+    """The run that overtakes it finds the lake as it loads it: it has nothing to change."""
+    as_before, moved = small_grid(m1="t1", m2="t2"), small_grid(m1="t2", m2="t2")
+    moved["location"][0]["latitude"] = 1.0
+    run(lake, as_before, FIRST)
+    was = view(lake)
+
+    def wake() -> None:
+        run(lake, as_before, THIRD, NOW + LASTS)
+
+    with overtaken(table, by=wake) as done, pytest.raises(Unavailable, match="taken over"):
+        run(lake, moved, SECOND)
+    assert done
+    assert moments(lake) == [FIRST, THIRD]
+    assert view(lake).equals(was)
+    for moment in (SECOND, THIRD, NOW):
+        assert ways_up(topology_at(lake, moment)).equals(was)
+    with pytest.raises(BadInput, match="in the order of time"):
+        run(lake, moved, SECOND)
+    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+
+
+@pytest.mark.parametrize("second", [FIRST, SECOND], ids=["of one moment", "of two moments"])
+@pytest.mark.parametrize("table", ["smart_meter", "location", "dataflow_runs"])
+def test_two_first_states_are_not_mixed(
+    lake: Store, run: Callable[..., Run], table: str, second: datetime
+) -> None:
+    one, other = small_grid(m1="t1"), small_grid(m1="t2")
+    for transformer in other["service_transformer"]:
+        transformer["capacity"] = "75kva"
+
+    def wake() -> None:
+        run(lake, other, second, NOW + LASTS)
+
+    with overtaken(table, by=wake) as done, pytest.raises(Unavailable, match="taken over"):
+        run(lake, one, FIRST)
+    assert done
+    assert moments(lake) == [second]
+    for ways in (view(lake), ways_up(topology_at(lake, SINCE_EVER))):
+        nodes = ways.select("service_transformer_id", "service_transformer_kva")
+        assert nodes.rows() == [("t2", 75.0)]
+
+
+def test_a_run_that_wakes_up_while_another_is_half_way_does_not_make_its_state_hold(
+    lake: Store, run: Callable[..., Run]
+) -> None:
+    other = small_grid(m1="t2")
+    other["service_transformer"][0]["capacity"] = "75kva"
+
+    def wake() -> None:
+        with refusing("smart_meter", KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            run(lake, other, FIRST, NOW + LASTS)
+
+    recording = overtaken("dataflow_runs", by=wake)
+    with recording as done, pytest.raises(Unavailable, match="taken over"):
+        run(lake, small_grid(m1="t1"), FIRST)
+    assert done
+    assert moments(lake) == []
+    assert view(lake).is_empty()
+    run(lake, other, FIRST)
+    assert feeders(view(lake)) == {"m1": "t2"}
+
+
+def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
+    store: Store, load: Load, deliver: Deliver
+) -> None:
+    first, second = small_grid(m1="t1", m2="t2"), small_grid(m1="t2")
+    loaded = load(store, first, FIRST)
+    load(store, second, SECOND)
+    before, was = versions(store), view(store)
+    # Other findings, since there are readings by now: of the lake, not of what is loaded.
+    read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
+    jobs.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    jobs.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    for grid, at in ((second, SECOND), (first, FIRST)):
+        again = load(store, grid, at)
+        assert (again.added, again.changed, again.ended) == (0, 0, 0)
+    assert again.rows > loaded.rows
+    for grid, at in ((first, SECOND), (second, FIRST)):
+        with pytest.raises(BadInput, match=r"has other rows in .* Give a later --at"):
+            load(store, grid, at)
+    assert versions(store) == before
+    assert view(store).equals(was)
+    assert moments(store) == [FIRST, FIRST, SECOND, SECOND]

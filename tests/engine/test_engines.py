@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -18,7 +19,8 @@ from typing import Any
 import polars as pl
 import pytest
 from pyspark import SparkContext
-from support import work
+from support import ml, work
+from support.grids import small_grid, write_grid
 from support.seaweed import SeaweedFS
 from support.spark_cluster import SparkCluster
 from typer.testing import CliRunner
@@ -34,13 +36,14 @@ from meterlake.formats.source import Source
 from meterlake.ingest import land
 from meterlake.ingest.stage import cut
 from meterlake.integrate import hours
-from meterlake.jobs import upkeep
+from meterlake.jobs import anomalies, forecast, upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.jobs.dataflow import run_dataflow
 from meterlake.jobs.grid import JOBS as GRID_JOBS
 from meterlake.jobs.grid import update_grid
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
+from meterlake.ml import forecaster
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import simulate_grid
@@ -48,6 +51,7 @@ from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+EVENING = START + timedelta(hours=20)  # the hours that follow are of two days
 HOUR = timedelta(hours=1)
 
 
@@ -299,15 +303,15 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def inbox(folder: Path) -> list[str]:
     """Deliveries of every kind: gzip, text that is cut in ranges, Parquet, damaged, doubled."""
     plan = ReadingsPlan(
-        devices=10, interval_minutes=30, start=START, end=START + timedelta(hours=28),
-        file_every=timedelta(hours=7), late_percent=20, late_minutes=600, bad_percent=2, seed=3,
+        devices=30, interval_minutes=30, start=EVENING, end=EVENING + timedelta(hours=8),
+        file_every=timedelta(hours=2), late_percent=20, late_minutes=180, bad_percent=2, seed=3,
     )  # fmt: skip
     files = [Path(f.path) for f in simulate_readings(plan, folder).files]
     header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
     rows = [
-        f"2024-01-01 {h:02d}:00:00,2024-01-09 {h:02d}:00:00,m{m},readings,1,2,3,4,{h}.{m},230.{m}"
-        for h in range(24)
-        for m in range(50)
+        f"{EVENING + h * HOUR:%F %T},2024-01-09 {h:02d}:00:00,m{m},readings,1,2,3,4,{h}.{m},230.{m}"
+        for h in range(8)
+        for m in range(150)
     ]
     text = folder / "corrections.csv"
     text.write_text("\n".join([header, *rows, "damaged", ""]))
@@ -376,6 +380,36 @@ def test_every_job_gives_the_same_lake_on_every_engine(spark: SparkEngine, tmp_p
     assert all(here[name] == 2 for name in GRID_JOBS)
     states = snapshots(alike, TABLES.values())
     assert all(states[name].rows for name in ("volt_var", "transformer_load", "outages"))
+
+
+def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
+    spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 10)
+    monkeypatch.setattr(forecast, "_RANGE_METERS", 3)
+    monkeypatch.setattr(forecast, "RANGE_ROWS", 3000)
+    alike = open_store(str(tmp_path / "local"))
+    conf = ml.settings(country="AU", subdivision="NSW")
+    ml.fill(alike, ml.readings(ml.by_meter(ml.names(7), ml.fleet(7, 130))))
+    ml.bring_up(alike, conf)
+    folder = write_grid(tmp_path / "grid", small_grid(**dict.fromkeys(ml.names(4), "t1")))
+    run_dataflow(alike, "topology", settings=conf, now=ml.NOW, source=str(folder), at=ml.START)
+    shutil.copytree(tmp_path / "local", tmp_path / "spark")
+    store = open_store(str(tmp_path / "spark"))
+
+    def said(store: Store, engine: Engine) -> tuple[Any, ...]:
+        common: dict[str, Any] = {"engine": engine, "settings": conf, "now": ml.NOW}
+        jobs = forecast.train, forecast.forecast_all, anomalies.detect
+        return tuple(job(store, **common) for job in jobs)
+
+    here = said(alike, LocalEngine(2))
+    assert said(store, spark) == here
+    found = work.contents(alike)
+    assert work.contents(store) == found
+    trained, forecasted, detected = here
+    assert trained.no_band is None and forecasted.nodes == 2 and detected.judged > 500
+    tables = "models", "forecasts", "node_forecasts", "anomalies"
+    assert work.NOTHING not in [found[name] for name in tables]
 
 
 class Twice(LocalEngine):

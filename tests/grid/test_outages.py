@@ -165,14 +165,46 @@ def test_a_new_topology_moves_the_outages_of_days_that_it_holds_for(
     assert after == [("service_transformer", "t1", 10, 20)]  # then t1 has two meters, t2 five
 
 
+def test_a_day_that_a_new_topology_leaves_without_supply_has_no_outages_any_more(
+    small: Store, take: Callable[..., None], topology: Callable[..., None], tmp_path: Path
+) -> None:
+    take(small, rows(silent("a", 10, 20) | silent("a", 90, 100)))
+    update(small)
+    topology(small, write_grid(tmp_path / "later", small_grid(elsewhere="t1")), at=START + DAY)
+    before = [row[:4] for row in told(small) if row[0] != "meter"]
+    assert before == [
+        ("service_transformer", "t1", 10, 20), ("service_transformer", "t1", 90, 100)
+    ]  # fmt: skip
+    assert update(small) == {"volt-var": 1, "transformer-load": 1, "meter-supply": 1, "outages": 1}
+    left = query(small, "SELECT * FROM outages ORDER BY ALL")
+    assert set(left["id"]) >= {"t1"}
+    assert query(small, "SELECT DISTINCT date FROM meter_supply").rows() == [("2024-01-01",)]
+    update_grid(
+        small, "outages", engine=LocalEngine(2), settings=GridSettings(), now=NOW, rebuild=True
+    )
+    assert left.equals(query(small, "SELECT * FROM outages ORDER BY ALL"))
+
+
+def test_outages_go_with_the_last_day_of_supply(
+    small: Store, take: Callable[..., None], topology: Callable[..., None], tmp_path: Path
+) -> None:
+    take(small, rows(silent("a", 110, 120), quarters=2 * 96))
+    update(small)
+    assert told(small)
+    topology(small, write_grid(tmp_path / "later", small_grid(elsewhere="t1")), at=START + DAY / 2)
+    update(small)
+    assert told(small) == []
+    assert update(small) == dict.fromkeys(JOBS, 0)
+
+
 def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
     tmp_path: Path, conf: Settings
 ) -> None:
     grid, inbox = tmp_path / "grid", tmp_path / "inbox"
-    simulate_grid(600, (47.6, -122.3), grid)
+    simulate_grid(2000, (47.6, -122.3), grid)
     plan = ReadingsPlan(
-        devices=600, meters=meters_of(grid), interval_minutes=60, start=START,
-        end=START + 20 * DAY, seed=3,
+        devices=2000, meters=meters_of(grid), interval_minutes=60, start=START,
+        end=START + 6 * DAY, seed=3,
     )  # fmt: skip
     simulate_readings(plan, inbox, truth=tmp_path / "truth.parquet")
     for number, path in enumerate(sorted(inbox.iterdir())):

@@ -3,22 +3,26 @@
 import os
 import random
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import work
 from support.fault_proxy import Fault, FaultProxy, share
+from support.grids import START, WORKS, Life, life_of_a_grid
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs import upkeep
+from meterlake.errors import Unavailable
+from meterlake.jobs import grid, upkeep
+from meterlake.lake import claims, upsert
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
-START = datetime(2024, 1, 1, tzinfo=UTC)
 INGESTING, INTEGRATING = 4, 2
 
 
@@ -146,3 +150,98 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
         assert hours["count(DISTINCT reading_date_time)"].n_unique() == 1
         seen.add(rows.height)
     assert len(seen) > 2, "the query was not asked while files came in"
+
+
+Change = tuple[str, tuple[object, ...]]
+"""A job of support.work, and its arguments after the lake."""
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
+    return life_of_a_grid(tmp_path_factory.mktemp("life"))
+
+
+@pytest.fixture
+def changes(life: Life) -> dict[str, Change]:
+    """What is to be done in a lake `with_a_grid`."""
+    later = NOW + timedelta(days=1)
+    return {
+        "integrate": ("integrate", (later,)),
+        "topology": ("topology", (life.grids[1], WORKS, later)),
+        "weather": ("weather", (life.weather[1], START, later)),
+        "grid": ("grid", (later,)),
+    }
+
+
+def with_a_grid(lake: str, life: Life) -> None:
+    """A lake up to date, to which late reads have come since."""
+    work.ingest(lake, life.deliveries[:1], NOW)
+    work.integrate(lake, NOW)
+    work.topology(lake, life.grids[0], START, NOW)
+    work.weather(lake, life.weather[0], START, NOW)
+    work.grid(lake, NOW)
+    work.ingest(lake, life.deliveries[1:], NOW + timedelta(days=1))
+
+
+def do(lake: str, change: Change) -> None:
+    job, args = change
+    getattr(work, job)(lake, *args)
+
+
+def test_dataflows_and_grid_updates_at_once_make_the_lake_that_one_after_the_other_make(
+    store: Store,
+    life: Life,
+    changes: dict[str, Change],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    alone = str(tmp_path / "alone")
+    for lake in (store.url, alone):
+        with_a_grid(lake, life)
+    was = work.view(store)
+    for change in changes.values():
+        do(alone, change)
+    becomes = work.view(open_store(alone))
+    context, environment = work.processes(), aws_variables()
+    children = [
+        work.start(context, job, store.url, *args, environment=environment)
+        for job, args in [*changes.values()] * 2
+    ]
+    while any(child.is_alive() for child in children):
+        assert work.view(store) in (was, becomes), "half a snapshot holds"
+    assert [child.exitcode for child in children] == [0] * len(children)
+    do(store.url, changes["grid"])  # what was integrated after the grid's turn
+    assert work.contents(store) == work.contents(open_store(alone))
+    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    record_property("concurrent processes", len(children))
+
+
+@pytest.mark.parametrize("job", ["topology", "weather", "grid"])
+def test_a_job_that_the_same_job_overtakes_before_each_of_its_commits_changes_nothing_more(
+    life: Life, changes: dict[str, Change], tmp_path: Path, job: str
+) -> None:
+    lake, alone = str(tmp_path / "lake"), str(tmp_path / "alone")
+    for one in (lake, alone):
+        with_a_grid(one, life)
+        do(one, changes["integrate"])
+    do(alone, changes[job])
+    module = grid if job == "grid" else upsert
+    real, overtakings = module.commit, []
+    # A topology is loaded by one run at a time, and others wait or fail.
+    refused = suppress(Unavailable) if job == "topology" else nullcontext()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "WAITS", ())
+
+        def overtaken(*args: Any, **options: Any) -> Any:
+            if args[1].name not in overtakings:
+                overtakings.append(args[1].name)
+                with pytest.MonkeyPatch.context() as other, refused:
+                    other.setattr(module, "commit", real)
+                    do(lake, changes[job])
+            return real(*args, **options)
+
+        patch.setattr(module, "commit", overtaken)
+        do(lake, changes[job])
+    assert overtakings
+    assert work.contents(open_store(lake)) == work.contents(open_store(alone))

@@ -3,44 +3,71 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from support import work
+from support.grids import after_works, read_grid, write_grid
 
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs import upkeep
 from meterlake.lake.commit import snapshots
+from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
-from meterlake.schema import TABLES
+from meterlake.schema import DATAFLOW_RUNS, TABLES
+from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
+from meterlake.simulate.weather import simulate_weather
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+HERE = (47.6, -122.3)
 MOST_KILLS_OF_A_STEP = 5
+OUTAGES = "SELECT id FROM outages WHERE level <> 'meter' AND date = '2024-01-01'"
+IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A job of the history that the test lives through, and what the lake holds after it."""
+    """A job of the history that the test lives through, and what the lake holds after it.
+
+    `view` is of the topology, as readers see it then.
+    """
 
     job: str
     args: tuple[object, ...]
     seconds: float
     after: dict[str, str]
+    view: str
 
 
 def the_moment_after_all_retentions() -> datetime:
     return datetime.now(UTC) + timedelta(days=1)
 
 
-def inbox(folder: Path) -> list[str]:
-    """Late, doubled and damaged deliveries, and one that corrects an earlier one."""
+def grids(folder: Path) -> list[Path]:
+    """A grid, m0 to m2 on a transformer of their own, and the same after works."""
+    simulate_grid(12, HERE, folder / "first")
+    grid = read_grid(folder / "first")
+    pole, meter = grid["service_transformer"][0], grid["smart_meter"][0]
+    grid["service_transformer"].append({**pole, "id": "corner"})
+    corner = {"serviceTransformerId": "corner"}
+    grid["smart_meter"] += [{**meter, **corner, "id": f"m{m}"} for m in range(3)]
+    both = {"first": grid, "second": after_works(grid)}
+    return [write_grid(folder / name, nodes) for name, nodes in both.items()]
+
+
+def inbox(folder: Path, grid: Path) -> list[str]:
+    """Late, doubled and damaged deliveries, and one that corrects an earlier one.
+
+    m0 to m2 are silent together in some hours, until late reads of some of them come.
+    """
     plan = ReadingsPlan(
         devices=12, interval_minutes=60, start=START, end=START + timedelta(days=2),
         late_percent=25, late_minutes=1440, bad_percent=3, seed=7,
+        meters=meters_of(grid, most=12),
     )  # fmt: skip
     files = [file.path for file in simulate_readings(plan, folder).files]
     rows = [
@@ -49,22 +76,38 @@ def inbox(folder: Path) -> list[str]:
         for m in range(3)
     ]
     header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
-    for number, values in enumerate((rows, [*rows[:30], "damaged"], [*rows[::2], *rows[::3]])):
+    silent = slice(30, 42)
+    deliveries = (
+        [*rows[: silent.start], *rows[silent.stop :]],
+        [*rows[:30], "damaged"],
+        [*rows[::2], *rows[::3]],
+    )
+    for number, values in enumerate(deliveries):
         path = folder / f"corrections_{number}.csv"
         path.write_text("\n".join([header, *(v.replace("0.", f"{number}.") for v in values), ""]))
         files.append(path)
     return [str(path) for path in files]
 
 
-def history(files: Sequence[str], lake: str) -> list[tuple[str, tuple[object, ...]]]:
+def history(
+    files: Sequence[str], grids: Sequence[Path], weather: Path, lake: str
+) -> list[tuple[str, tuple[object, ...]]]:
     """Every job, in an order in which each has something to do."""
     steps: list[tuple[str, tuple[object, ...]]] = []
     for number, file in enumerate(files):
+        later = NOW + timedelta(days=1, hours=number)
         steps.append(("ingest", (lake, [file], NOW + timedelta(hours=number))))
         if number % 2:
-            steps.append(("integrate", (lake, NOW + timedelta(days=1, hours=number))))
-            if number == 3:
-                steps.append(("cluster", (lake, NOW + timedelta(days=1, hours=number))))
+            steps.append(("integrate", (lake, later)))
+        if number == 1:
+            steps.append(("topology", (lake, str(grids[0]), START, later)))
+            steps.append(("weather", (lake, str(weather), START, later)))
+        if number == 3:
+            steps.append(("cluster", (lake, later)))
+            steps.append(("grid", (lake, later)))
+            steps.append(("topology", (lake, str(grids[1]), START + timedelta(days=1), later)))
+        if number == 5:
+            steps.append(("grid", (lake, later)))
     steps.append(("ingest", (lake, list(files), NOW + timedelta(days=3))))
     steps.append(("integrate", (lake, NOW + timedelta(days=4))))
     steps.append(("cluster", (lake, NOW + timedelta(days=4))))
@@ -77,20 +120,28 @@ def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
     """The history lived through once without a kill; its steps for another lake."""
     folder = tmp_path_factory.mktemp("clean")
     lake = str(folder / "lake")
-    files = inbox(folder / "inbox")
+    both = grids(folder / "grids")
+    files = inbox(folder / "inbox", both[0])
+    simulate_weather(HERE, START, START + timedelta(days=2), folder / "weather")
     context = work.processes()
     work.start(context, "integrate", str(folder / "warm up"), NOW).join()
-    lived: list[tuple[str, tuple[object, ...], float, dict[str, str]]] = []
-    for job, args in history(files, lake):
+    lived: list[Step] = []
+    outages, view = [], work.NOTHING
+    for job, args in history(files, both, folder / "weather", lake):
         began = time.perf_counter()
         child = work.start(context, job, *args)
         child.join()
         seconds = time.perf_counter() - began
         assert child.exitcode == 0
-        lived.append((job, args[1:], seconds, work.contents(open_store(lake))))
+        store = open_store(lake)
+        view = work.view(store) if job == "topology" else view
+        lived.append(Step(job, args[1:], seconds, work.contents(store), view))
+        if job == "grid":
+            outages.append(query(store, OUTAGES).rows())
+    assert outages == [[("corner",)], []], "no outage was withdrawn"
 
     def steps(another: str) -> list[Step]:
-        return [Step(job, (another, *args), took, after) for job, args, took, after in lived]
+        return [replace(step, args=(another, *step.args)) for step in lived]
 
     return steps
 
@@ -101,7 +152,7 @@ def live_through(
     """Every step, killed at random moments again and again until it is done; number of kills."""
     context = work.processes()
     kills = 0
-    before = work.contents(store)
+    before, view = work.contents(store), work.NOTHING
     for step in steps:
         for attempt in range(MOST_KILLS_OF_A_STEP + 1):
             child = work.start(context, step.job, *step.args, environment=environment)
@@ -114,13 +165,19 @@ def live_through(
                 break
             assert child.exitcode == -9
             kills += 1
-            if step.job == "cluster":  # a commit for each table
+            if step.job in IN_SEVERAL_COMMITS:
                 for table, rows in now.items():
                     assert rows in (before[table], step.after[table]), f"{table} is half done"
+                if step.job == "topology":  # holds when its run is recorded, all of it at once
+                    held = now[DATAFLOW_RUNS.name], work.view(store)
+                    assert held in (
+                        (before[DATAFLOW_RUNS.name], view),
+                        (step.after[DATAFLOW_RUNS.name], step.view),
+                    ), "half a snapshot holds"
             else:
                 assert now in (before, step.after), f"{step.job} was left half done"
         assert now == step.after, f"{step.job} run again is not what one clean run is"
-        before = step.after
+        before, view = step.after, step.view
     return kills
 
 

@@ -35,6 +35,7 @@ from meterlake.schema import (
 )
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+ENERGIES = (CONSUMPTION_DAILY, CONSUMPTION_WEEKLY, CONSUMPTION_MONTHLY)
 Damage = Callable[[Store], None]
 
 
@@ -54,35 +55,50 @@ def delivered(path: Path, hours: Iterable[int], arrival: str, *more: str) -> str
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A lake of all tables; nobody changes it."""
+    folder = tmp_path_factory.mktemp("once")
+    return made(open_store(str(folder / "lake")), folder)
+
+
+@pytest.fixture(scope="module")
+def held_once(once: Store) -> dict[str, str]:
+    return work.contents(once)
+
+
 @pytest.fixture
-def lake(store: Store, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A lake of all tables; on a folder a copy of one that is made once."""
+def lake(store: Store, once: Store, tmp_path: Path) -> Store:
+    """A lake of all tables; on a folder a copy of the one that is made once."""
     if not store.is_local:
         return made(store, tmp_path)
-    once = Path(tmp_path_factory.getbasetemp()) / "sound lake"
-    if not once.exists():
-        once.mkdir()
-        made(open_store(str(once / "lake")), once)
-    shutil.copytree(once / "lake", store.url, dirs_exist_ok=True)
+    shutil.copytree(once.url, store.url, dirs_exist_ok=True)
     return store
 
 
+@pytest.fixture
+def held(lake: Store, held_once: dict[str, str]) -> dict[str, str]:
+    """What the lake holds; that of a copy is known."""
+    return held_once if lake.is_local else work.contents(lake)
+
+
 def made(store: Store, tmp_path: Path) -> Store:
+    # Few hours, of two days: each is a file of the integrated table.
     first = [
-        delivered(tmp_path / "a.csv.gz", range(12), "2024-01-01 12:00:00", "bad", "worse"),
-        delivered(tmp_path / "b.csv", range(10, 26), "2024-01-02 12:00:00", "bad"),
+        delivered(tmp_path / "a.csv.gz", range(19, 22), "2024-01-02 07:00:00", "bad", "worse"),
+        delivered(tmp_path / "b.csv", range(21, 26), "2024-01-02 12:00:00", "bad"),
     ]
     work.ingest(store.url, first, NOW)
     work.integrate(store.url, NOW)
     work.cluster(store.url, NOW)
     # And what waits to be integrated.
-    waiting = delivered(tmp_path / "c.csv.gz", range(20, 30), "2024-01-03 12:00:00", "bad")
+    waiting = delivered(tmp_path / "c.csv.gz", range(24, 28), "2024-01-03 12:00:00", "bad")
     work.ingest(store.url, [waiting], NOW + timedelta(days=1))
     return store
 
 
-def check(store: Store, *, repair: bool = False) -> upkeep.Checked:
-    return upkeep.check(store, engine=LocalEngine(2), now=NOW, repair=repair)
+def check(store: Store, *, repair: bool = False, threads: int = 1) -> upkeep.Checked:
+    return upkeep.check(store, engine=LocalEngine(threads), now=NOW, repair=repair)
 
 
 def file_of(store: Store, table: Table, number: int = 0) -> DataFile:
@@ -268,17 +284,20 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 
 
 def test_a_sound_lake_has_no_findings(lake: Store) -> None:
-    done = check(lake)
+    done = check(lake, threads=2)
     assert done.findings == ()
-    assert done.files > 30
-    assert done.rows == sum(snapshot(lake, t).rows for t in TABLES.values())
+    states = [snapshot(lake, t) for t in TABLES.values()]
+    assert done.files == sum(len(s.files) for s in states)
+    assert done.rows == sum(s.rows for s in states)
+    filled = [STAGING, QUARANTINE, READINGS, LATE_ARRIVALS, SERVING_READINGS, *ENERGIES]
+    assert all(s.rows for s in states if s.table in filled)
+    assert len(snapshot(lake, READINGS).files) == 7
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-def test_a_damage_is_found_and_mended(lake: Store, name: str) -> None:
+def test_a_damage_is_found_and_mended(lake: Store, held: dict[str, str], name: str) -> None:
     problem, damage = DAMAGES[name]
-    held = work.contents(lake)
     damage(lake)
     done = check(lake, repair=True)
     assert pl.Series([f.problem for f in done.repaired]).str.contains(problem).any(), done
@@ -289,21 +308,21 @@ def test_a_damage_is_found_and_mended(lake: Store, name: str) -> None:
     assert check(lake).findings == ()
 
 
-def test_everything_damaged_at_once_is_mended(lake: Store) -> None:
-    held = work.contents(lake)
-    for table in (READINGS, STAGING, QUARANTINE, LATE_ARRIVALS):
-        for file in snapshot(lake, table).files[::3]:
-            lake.delete(f"{table.path}/{file.path}")
-    assert len(check(lake).findings) > 8
+def test_everything_damaged_at_once_is_mended(lake: Store, held: dict[str, str]) -> None:
+    tables = (READINGS, STAGING, QUARANTINE, LATE_ARRIVALS)
+    lost = {(t.name, f.path) for t in tables for f in snapshot(lake, t).files[::2]}
+    assert len(lost) > 8
+    for table, path in lost:
+        lake.delete(f"{TABLES[table].path}/{path}")
+    assert {(f.table, f.path) for f in check(lake, threads=2).findings} >= lost
     with pytest.raises(Unavailable, match="meterlake check"):
         work.integrate(lake.url, NOW)
-    assert check(lake, repair=True).findings == ()
+    assert check(lake, repair=True, threads=2).findings == ()
     assert work.contents(lake) == held
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-def test_what_was_mended_can_be_damaged_and_mended_again(lake: Store) -> None:
-    held = work.contents(lake)
+def test_what_was_mended_can_be_damaged_and_mended_again(lake: Store, held: dict[str, str]) -> None:
     for _ in range(3):
         for table in (STAGING, QUARANTINE, LATE_ARRIVALS):
             gone(table)(lake)

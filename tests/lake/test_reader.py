@@ -21,7 +21,7 @@ from meterlake.lake.reader import Reader, read_readings
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, scan, table_at
-from meterlake.schema import READINGS, SERVING_READINGS, Table
+from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
 from meterlake.settings import load_settings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -176,6 +176,26 @@ def test_a_query_takes_serving_but_where_it_needs_the_arrival(
     for file in snapshot(store, other).files:
         store.delete(f"{other.path}/{file.path}")
     assert query(store, sql).equals(wanted)
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_local_day_is_whole_though_serving_has_not_all_of_its_utc_days(
+    store: Store, take: Callable[..., None]
+) -> None:
+    """In Kathmandu days begin at 18:15 UTC: their files are read in part, and stay in order."""
+    half_hours = ((d, h, m) for d in (1, 2, 3) for h in range(24) for m in (0, 30))
+    take(*(row(f"{d:02d} {h:02d}:{m:02d}", "09 00:05", h) for d, h, m in half_hours))
+    settings = load_settings(timezone="Asia/Kathmandu")
+    early = datetime(2024, 1, 3, 1, tzinfo=UTC)  # the local day is over, its second UTC day not
+    jobs_cluster.cluster(store, engine=LocalEngine(1), settings=settings, now=early)
+    daily = snapshot(store, CONSUMPTION_DAILY)
+    found = fetched(scan(store, CONSUMPTION_DAILY, daily.files)).sort("date")
+    second = found.filter(pl.col("date") == datetime(2024, 1, 2).date())  # noqa: DTZ001
+    assert second.select("intervals", "is_complete", "hours").row(0) == (48, True, 24.0)
+    jobs_cluster.cluster(store, engine=LocalEngine(1), settings=settings, now=NOW, rebuild=True)
+    again = snapshot(store, CONSUMPTION_DAILY)
+    rebuilt = fetched(scan(store, CONSUMPTION_DAILY, again.files)).sort("date")
+    assert rebuilt.filter(pl.col("date").is_in(found["date"])).equals(found)
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)

@@ -186,10 +186,10 @@ def test_simulated_late_and_bad_rows_balance_and_match_the_oracle(
     tmp_path: Path, seed: int
 ) -> None:
     plan = ReadingsPlan(
-        devices=40,
+        devices=100,
         interval_minutes=30,
         start=START,
-        end=START + timedelta(days=3),
+        end=START + timedelta(hours=30),
         late_percent=20,
         late_minutes=1440,
         bad_percent=2,
@@ -213,7 +213,8 @@ def test_simulated_late_and_bad_rows_balance_and_match_the_oracle(
 
 
 def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
-    plan = ReadingsPlan(devices=5, interval_minutes=15, start=START, end=START + timedelta(days=2))
+    end = START + timedelta(hours=32)
+    plan = ReadingsPlan(devices=5, interval_minutes=15, start=START, end=end)
     simulate_readings(plan, tmp_path / "inbox")
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())

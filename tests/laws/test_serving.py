@@ -91,7 +91,12 @@ class Life:
         self.reader = Reader(self.store)
         self.files = 0
 
-    def deliver(self, delivered: Delivery) -> None:
+    def deliver(self, *deliveries: Delivery) -> None:
+        for delivered in deliveries:
+            self._ingest(delivered)
+        work.integrate(self.store.url, START + timedelta(days=30))
+
+    def _ingest(self, delivered: Delivery) -> None:
         self.files += 1
         arrived = START + timedelta(hours=delivered.arrived)
         rows = []
@@ -104,7 +109,6 @@ class Life:
         path = self.folder / f"{self.files}.csv"
         path.write_text("\n".join([HEADER, *rows, f"# {self.files}", ""]))
         work.ingest(self.store.url, [str(path)], START + timedelta(days=30))
-        work.integrate(self.store.url, START + timedelta(days=30))
 
     def cluster(self, clustering: Cluster) -> None:
         conf = load_settings(
@@ -200,8 +204,9 @@ def test_a_late_read_of_a_merged_file_is_read_at_once_and_its_file_renewed(
     tmp_path: Path,
 ) -> None:
     life = Life(tmp_path)
-    for meter in METERS:
-        life.deliver(Delivery(meter, first=0, hours=24 * DAYS, kw=1.5, arrived=200))
+    life.deliver(
+        *(Delivery(meter, first=0, hours=24 * DAYS, kw=1.5, arrived=200) for meter in METERS)
+    )
     life.cluster(Cluster(now=24 * 60, merge_days=31, crash=0))
     spans = {f.partition["day"] for f in snapshot(life.store, SERVING_READINGS).files}
     assert spans == {"01", "29"}  # the days of March, and those of April

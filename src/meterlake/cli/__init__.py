@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, make
+from meterlake.cli import about, ask, change, flow, grid, make, ml
 
 app = typer.Typer(
     name="meterlake",
@@ -26,6 +26,7 @@ for commands in (
     change.commands,
     flow.commands,
     grid.commands,
+    ml.commands,
     ask.commands,
     about.commands,
 ):

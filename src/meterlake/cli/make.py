@@ -149,8 +149,8 @@ def simulate_weather_command(
 
 @commands.command()
 def demo(
-    devices: Annotated[int, typer.Option(help="Number of meters.")] = 1000,
-    days: Annotated[int, typer.Option(help="Number of days.")] = 14,
+    devices: Annotated[int, typer.Option(help="Number of meters.")] = 150,
+    days: Annotated[int, typer.Option(help="Number of days.")] = 56,
     folder: Annotated[Path, typer.Option(help="An empty or new folder for all of it.")] = Path(
         "demo"
     ),
@@ -158,7 +158,7 @@ def demo(
 ) -> None:
     """From simulated inbound files to answered questions, in one go, on an empty folder.
 
-    Example: meterlake demo --devices 1000 --days 14
+    Example: meterlake demo --devices 150 --days 56
     """
     from meterlake.demo import run_demo
 

@@ -52,6 +52,7 @@ FINDINGS = {
 }
 """What can be odd about a node, and what becomes of it."""
 
+_HALF_A_LETTER = re.compile("[\ud800-\udfff]")
 _REFERENCES = {
     kind: {
         **PARENTS.get(kind, {}),
@@ -152,7 +153,7 @@ def _nodes(source: str, kind: str, findings: list[Finding]) -> Iterator[Node]:
 def _plain(value: object, name: str, where: str) -> object:
     """A value as it is, a text that is empty as null. Raises BadInput where it is none."""
     if isinstance(value, str):
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if _HALF_A_LETTER.search(value):
             raise BadInput(f"'{where}' needs whole letters; found half of one in {name}")
         return value if value.strip() else None
     if isinstance(value, list | dict):

@@ -6,18 +6,16 @@ have been merged. Pieces of time, each sorted by meter, become one piece sorted 
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 
 import polars as pl
 
 from meterlake.lake.layout import DAY, Day, Layout, Piece, Span, scan_pieces
+from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, write_file
 from meterlake.schema import READINGS, SERVING_READINGS
-
-RANGE_ROWS = 2_000_000  # rows of a file, about: a larger span is cut into ranges of meters
 
 COLUMNS = [c.name for c in SERVING_READINGS.file_columns]
 
@@ -119,48 +117,6 @@ def clustered(
         rows = order.by_meter(fetched(pl.concat(parts)))
         if not rows.is_empty():
             yield rows
-
-
-class MeterOrder:
-    """Sorts rows by meter, equal meters as they were; the meters of the last rows once only."""
-
-    def __init__(self) -> None:
-        self._last: tuple[pl.Series, pl.Series, pl.Series] | None = None
-
-    def by_meter(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows in that order."""
-        meters = rows["meter_id"]
-        if meters.is_sorted():
-            return rows
-        last = self._last
-        if last is None or not last[0].equals(meters):
-            order = rows.select(pl.arg_sort_by("meter_id", maintain_order=True)).to_series()
-            last = self._last = meters, meters.gather(order), order
-        _, in_order, order = last
-        return rows.select(in_order, pl.exclude("meter_id").gather(order))
-
-
-def meter_ranges(
-    store: Store, pieces: Sequence[Piece], range_rows: int
-) -> Iterator[pl.Expr | None]:
-    """Conditions that cut pieces into ranges of meters of about so many rows; None: no cut."""
-    count = -(-sum(p.rows for p in pieces) // range_rows)
-    if count <= 1:
-        yield None
-        return
-    most = max(pieces, key=lambda p: p.rows)
-    if most.table == READINGS:  # any hour has about the meters of all
-        most = replace(most, files=(max(most.files, key=lambda f: f.rows),))
-    meters = fetched(scan_pieces(store, [most], ["meter_id"]).unique().sort("meter_id"))["meter_id"]
-    if meters.is_empty():
-        yield None
-        return
-    cuts = [meters[number * len(meters) // count] for number in range(1, count)]
-    meter = pl.col("meter_id")
-    yield meter < cuts[0]
-    for low, high in pairwise(cuts):
-        yield (meter >= low) & (meter < high)
-    yield meter >= cuts[-1]
 
 
 def _renewed(layout: Layout, name: str, span: Span, anew: bool) -> Clustering:

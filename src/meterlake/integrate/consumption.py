@@ -12,10 +12,10 @@ from datetime import date, datetime
 import polars as pl
 
 from meterlake.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
-from meterlake.integrate.cluster import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.lake.consumption import month_of, pending_days, runs_of
 from meterlake.lake.journal import entries
 from meterlake.lake.layout import DAY, Layout, Piece, scan_pieces
+from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched, scan, write_file
 from meterlake.periods import By, Period, first_date, local_date, local_midnight, next_date

@@ -7,7 +7,7 @@ from datetime import datetime
 import polars as pl
 
 from meterlake.energy import CONSUMPTION_SCHEMA
-from meterlake.integrate.cluster import COLUMNS, RANGE_ROWS, MeterOrder, meter_ranges
+from meterlake.integrate.cluster import COLUMNS
 from meterlake.integrate.consumption import (
     PERIOD_TABLES,
     Dates,
@@ -22,6 +22,7 @@ from meterlake.integrate.consumption import (
 from meterlake.lake.check import Finding
 from meterlake.lake.consumption import month_of, pending_days
 from meterlake.lake.layout import DAY, HOUR, Layout, Piece, Span, scan_pieces
+from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched, scan
 from meterlake.periods import periods

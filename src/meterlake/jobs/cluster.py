@@ -14,6 +14,7 @@ from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.consumption import CONSUME, changed_hours, check_zone, zone_of
 from meterlake.lake.layout import CLUSTER, HOUR, Day, LiveLayout
+from meterlake.lake.meters import RANGE_ROWS
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, consumed_of, key_of
 from meterlake.periods import By, periods
@@ -124,7 +125,7 @@ class _Job:
     zone: str
     closed_until: datetime
     progress: Progress = silent
-    file_rows: int = spans.RANGE_ROWS
+    file_rows: int = RANGE_ROWS
 
     def days(self, *, anew: Collection[Day]) -> int:
         layout = self.live.now()

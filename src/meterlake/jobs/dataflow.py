@@ -1,8 +1,13 @@
-"""A dataflow's run: load, prepare, keep, and write down how it went."""
+"""A dataflow's run: load, prepare, keep, and write down how it went.
+
+A state is of several tables and holds when its run is written down, so runs that keep states do
+so one at a time, by a claim (lake/claims.py). Rows need none: of two runs both have theirs.
+"""
 
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,15 +19,31 @@ from meterlake.dataflows.port import Dataflow, HistoryOptions, Loaded, Options, 
 from meterlake.dataflows.registry import known_dataflows, named_dataflow, options_of
 from meterlake.errors import BadInput, Unavailable
 from meterlake.jobs.progress import Progress, silent
+from meterlake.lake.claims import Claim, Clock, claimed, utc_now
 from meterlake.lake.commit import snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan
-from meterlake.lake.upsert import SINCE_EVER, VALIDITY, Change, append, keep_history, replace_rows
-from meterlake.schema import DATAFLOW_RUNS, Table, known_tables, polars_schema
+from meterlake.lake.upsert import (
+    SINCE_EVER,
+    VALIDITY,
+    Change,
+    append,
+    keep_history,
+    replace_rows,
+    state_at,
+)
+from meterlake.schema import (
+    DATAFLOW_RUNS,
+    TOPOLOGY_FINDINGS,
+    known_tables,
+    polars_schema,
+)
 from meterlake.settings import Settings
 from meterlake.storage import without_secrets
 
 Pause = Callable[[float], None]
+
+_OF_THE_LAKE_TOO = {TOPOLOGY_FINDINGS.name}  # rows that depend on more than on what is loaded
 
 
 @dataclass(frozen=True)
@@ -53,8 +74,11 @@ def run_dataflow(
     at: datetime | None = None,
     progress: Progress = silent,
     pause: Pause = time.sleep,
+    clock: Clock = utc_now,
 ) -> Run:
     """Load what a dataflow's source has, and keep it; what fails leaves its tables as they are.
+
+    The same state of the same moment may be loaded again, and changes nothing.
 
     Parameters
     ----------
@@ -63,13 +87,16 @@ def run_dataflow(
         where it has none, and later from `reload_days` before the newest row; to `now`
     at : the moment of a state, of a dataflow that keeps states; by default `now`
     pause : waits so many seconds
+    clock : tells the time while it runs
 
     Raises
     ------
     BadInput
-        The source is wrong, or an option.
+        The source is wrong, or an option; or there is another state of that moment, or a later
+        one.
     Unavailable
-        The source could not be had, however often it was tried.
+        The source could not be had, however often it was tried; or another run of a dataflow
+        that keeps states does not end.
     """
     flow = named_dataflow(name)
     told = dict(settings.dataflow.get(name, {}))
@@ -83,7 +110,6 @@ def run_dataflow(
     first, last = _window(store, flow, options, start, end, at, now)
     request = Request(location, options, first, last, settings.timezone, store)
     run = _Recorded(store, flow, request, now, time.perf_counter())
-    since = SINCE_EVER if _loaded_until(store, flow) is None else last
     attempts = 0
 
     def load() -> Loaded:
@@ -97,19 +123,30 @@ def run_dataflow(
         attempts = settings.dataflow_attempts
         return flow.load(request)
 
-    try:
-        loaded = load()
-        frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
-        change = Change()
-        for done, (table, rows) in enumerate(frames.items(), start=1):
-            change += _keep(store, flow, table, rows, last, since, now)
-            progress(name, len(frames), done)
-    except Exception as error:
-        run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
-        raise
-    figures = {"rows": sum(f.height for f in frames.values()), **vars(change)}
-    message = "; ".join(loaded.odd)[:2000]
-    run.record(attempts=attempts, outcome="succeeded", message=message, **figures)
+    def waiting(seconds: float) -> None:
+        progress(f"{name}, after another run", None, 0)
+        pause(seconds)
+
+    with ExitStack() as stack:
+        claim = None
+        try:
+            loaded = load()
+            frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
+            if flow.keeps == "states":
+                tables = (DATAFLOW_RUNS, *flow.tables)
+                alone = claimed(
+                    store, f"dataflow/{name}", tables=tables, clock=clock, pause=waiting
+                )
+                claim = stack.enter_context(alone)
+                change = _keep_states(store, flow, frames, last, claim, now, progress)
+            else:
+                change = _keep_rows(store, flow, frames, now, progress)
+        except Exception as error:
+            run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
+            raise
+        figures = {"rows": sum(f.height for f in frames.values()), **vars(change)}
+        message = "; ".join(loaded.odd)[:2000]
+        run.record(attempts=attempts, outcome="succeeded", message=message, claim=claim, **figures)
     return Run(
         name,
         None if flow.keeps == "states" else first,
@@ -172,7 +209,15 @@ class _Recorded:
     now: datetime
     began: float
 
-    def record(self, *, attempts: int, outcome: str, message: str, **figures: int) -> None:
+    def record(
+        self,
+        *,
+        attempts: int,
+        outcome: str,
+        message: str,
+        claim: Claim | None = None,
+        **figures: int,
+    ) -> None:
         run_id = uuid.uuid4().hex
         row = {
             "run_id": run_id,
@@ -190,7 +235,8 @@ class _Recorded:
         }
         schema = polars_schema(DATAFLOW_RUNS)
         rows = pl.DataFrame({name: [row.get(name)] for name in schema}, schema=schema)
-        append(self.store, DATAFLOW_RUNS, rows, key=f"run/{run_id}", now=self.now)
+        key = f"run/{run_id}"
+        append(self.store, DATAFLOW_RUNS, rows, key=key, claim=claim, now=self.now)
 
 
 def _window(
@@ -206,14 +252,9 @@ def _window(
         if start is not None or end is not None:
             raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
         moment = (at or now).astimezone(UTC)
-        last = _loaded_until(store, flow)
         if moment > now:
             raise BadInput(f"--at needs a moment that is not in the future; found {moment}")
-        if last is not None and moment <= last:
-            raise BadInput(
-                f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
-                f"{last}; found {moment}. Give a later --at"
-            )
+        _refuse_earlier(flow, moment, _moments(store, flow))
         return moment, moment
     if at is not None:
         raise BadInput(f"Dataflow '{flow.name}' loads a window: give --from and --to, not --at")
@@ -231,11 +272,19 @@ def _window(
     return start, end
 
 
-def _loaded_until(store: Store, flow: Dataflow) -> datetime | None:
-    """The latest end of what was loaded; None where nothing was yet."""
+def _moments(store: Store, flow: Dataflow) -> set[datetime]:
+    """The moments of the states that were kept whole."""
     mine = pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
-    until: datetime | None = _runs(store).filter(*mine).select(pl.col("window_end").max()).item()
-    return until
+    return set(_runs(store).filter(*mine)["window_end"])
+
+
+def _refuse_earlier(flow: Dataflow, moment: datetime, kept: set[datetime]) -> None:
+    """Raise BadInput where a state is of before the last one, and not one that was kept."""
+    if kept and moment not in kept and moment < max(kept):
+        raise BadInput(
+            f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
+            f"{max(kept)}; found {moment}. Give a later --at"
+        )
 
 
 def _runs(store: Store) -> pl.DataFrame:
@@ -272,17 +321,60 @@ def _conformed(flow: Dataflow, name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.selectors.float().fill_nan(None))
 
 
-def _keep(
+def _keep_states(
     store: Store,
     flow: Dataflow,
-    name: str,
-    rows: pl.DataFrame,
+    frames: Mapping[str, pl.DataFrame],
     at: datetime,
-    since: datetime,
+    claim: Claim,
     now: datetime,
+    progress: Progress,
 ) -> Change:
-    table: Table = known_tables()[name]
-    note = {"job": "dataflow", "dataflow": flow.name, "code_version": __version__}
-    if flow.keeps == "states":
-        return keep_history(store, table, rows, at=at, since=since, note=note, now=now)
-    return replace_rows(store, table, rows, note=note, now=now)
+    kept = _moments(store, flow)
+    _refuse_earlier(flow, at, kept)
+    if at in kept:
+        for name, rows in frames.items():
+            if name not in _OF_THE_LAKE_TOO and not _is_state(store, name, rows, at):
+                raise BadInput(
+                    f"Dataflow '{flow.name}' needs states in the order of time, one of a moment: "
+                    f"the one of {at} has other rows in '{name}'. Give a later --at"
+                )
+        return Change()
+    change = Change()
+    for done, (name, rows) in enumerate(frames.items(), start=1):
+        change += keep_history(
+            store,
+            known_tables()[name],
+            rows,
+            at=at,
+            since=at if kept else SINCE_EVER,
+            claim=claim,
+            note=_note(flow),
+            now=now,
+        )
+        progress(flow.name, len(frames), done)
+    return change
+
+
+def _is_state(store: Store, name: str, rows: pl.DataFrame, at: datetime) -> bool:
+    """Whether just these rows are those of a table that held at a moment."""
+    held = state_at(store, known_tables()[name], at).select(rows.columns)
+    return held.sort(pl.all()).equals(rows.sort(pl.all()))
+
+
+def _keep_rows(
+    store: Store,
+    flow: Dataflow,
+    frames: Mapping[str, pl.DataFrame],
+    now: datetime,
+    progress: Progress,
+) -> Change:
+    change = Change()
+    for done, (name, rows) in enumerate(frames.items(), start=1):
+        change += replace_rows(store, known_tables()[name], rows, note=_note(flow), now=now)
+        progress(flow.name, len(frames), done)
+    return change
+
+
+def _note(flow: Dataflow) -> dict[str, str]:
+    return {"job": "dataflow", "dataflow": flow.name, "code_version": __version__}

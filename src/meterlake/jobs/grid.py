@@ -22,10 +22,10 @@ from meterlake.grid.volt_var import VOLT_VAR_ANALYTIC
 from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.consumption import changed_hours
-from meterlake.lake.journal import added_since, note
+from meterlake.lake.journal import note
 from meterlake.lake.layout import DAY, LiveLayout, start_of_day
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, consumed_of, key_of
+from meterlake.lake.table import DataFile, Snapshot, consumed_of, key_of, table_at
 from meterlake.lake.topology import changed_since, moment_of_topology, moments_of_topology
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
@@ -130,17 +130,17 @@ class _Job:
         supply = snapshot(self.store, METER_SUPPLY)
         due = self._due(OUTAGES_NAME, state, supply, OUTAGE_SETTINGS)
         there = {date_of(f) for f in supply.files}
+        had = {date_of(f) for f in state.files}
         days = there
         if due.days is not None:
-            added = added_since(
-                self.store, METER_SUPPLY, after=self._consumed(due), until=supply.version
-            )
-            changed = {date_of(f) for f in added} | _since(there, due.changed_since)
+            consumed = table_at(self.store, METER_SUPPLY, self._consumed(due))
+            changed = _other_days(consumed, supply) | _since(there, due.changed_since)
             reach = range(-self.settings.outage_max_days, self.settings.outage_max_days + 1)
-            days = there & {day + number * DAY for day in changed for number in reach}
+            days = {day + number * DAY for day in changed for number in reach}
+            days &= there | had
         until = end_of_readings(self.store, supply.files)
         moments = moments_of_topology(self.store)
-        units = plan_outages(sorted(days), supply.files, until, moments, self.settings)
+        units = plan_outages(sorted(days & there), supply.files, until, moments, self.settings)
         work = find_outages(self.store, self.settings)
         self._do(OUTAGES_NAME, due, work, units, None if due.days is None else days)
         return len(days)
@@ -200,6 +200,12 @@ class _Job:
             read_version=due.state.version,
             now=self.now,
         )
+
+
+def _other_days(before: Snapshot, now: Snapshot) -> set[datetime]:
+    """The days that have another file in a table by date than they had, or none any more."""
+    was, is_now = ({f.path: date_of(f) for f in state.files} for state in (before, now))
+    return {day for path, day in (was | is_now).items() if (path in was) != (path in is_now)}
 
 
 def _since(days: set[datetime], moment: datetime | None) -> set[datetime]:

@@ -287,6 +287,7 @@ def scan_pieces(
                 frames.append(_scan(store, piece.table, [file]).filter(_in(piece.start, piece.end)))
     for name, files in edges.items():
         files += whole.pop(name, [])
+        files.sort(key=lambda f: EARLIEST if f.first is None else f.first)
         frames.append(_scan(store, tables[name], files).filter(_in(start, end)))
     frames += [_scan(store, tables[name], files) for name, files in whole.items()]
     if not frames:

@@ -1,8 +1,8 @@
 """The grid as it was at a moment: each meter's way up, from its transformer to the grid.
 
 Nodes are known by kind and id, since one id may stand for nodes of two kinds. Each kind is a
-table of its own, and a snapshot changes all of them, one after the other; the run of the
-dataflow that is recorded last makes it hold. So nobody sees half a snapshot.
+table of its own, and a snapshot changes all of them, one after the other, in one run at a time;
+the run of the dataflow that is recorded last makes it hold. So nobody sees half a snapshot.
 """
 
 from collections.abc import Iterator, Mapping

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from meterlake.errors import BadInput
+from meterlake.lake.claims import Claim
 from meterlake.lake.commit import commit, persistently, snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched, scan, write_file
@@ -84,6 +85,7 @@ def keep_history(
     *,
     at: datetime,
     since: datetime | None = None,
+    claim: Claim | None = None,
     note: Mapping[str, Any],
     now: datetime,
 ) -> Change:
@@ -93,6 +95,7 @@ def keep_history(
     ----------
     rows : the table's columns without valid_from and valid_to: all that holds at the moment
     since : since when what is new in it holds; None: the moment. With a first state SINCE_EVER
+    claim : of the run that this is part of; None: it is done by itself
 
     Raises
     ------
@@ -100,6 +103,8 @@ def keep_history(
         A key stands twice, or the table has a later state than of that moment.
     Conflict
         Other writers kept coming first.
+    Unavailable
+        The claim is another's by now.
     """
     key = [name for name in table.sorted_by if name not in VALIDITY]
     _check_keys(table, rows, key)
@@ -134,13 +139,40 @@ def keep_history(
         change = Change(begins.height - changed, changed, ends.height - changed)
         return _changed(table, before, after), change
 
-    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
+    return persistently(lambda: _merge(store, table, merged, claim=claim, note=note, now=now))
 
 
-def append(store: Store, table: Table, rows: pl.DataFrame, *, key: str, now: datetime) -> None:
-    """Add rows under a key that is used once."""
+def state_at(store: Store, table: Table, at: datetime) -> pl.DataFrame:
+    """The rows that held at a moment, without valid_from and valid_to."""
+    return fetched(
+        scan(store, table, snapshot(store, table).files)
+        .filter(
+            pl.col("valid_from") <= at, pl.col("valid_to").is_null() | (pl.col("valid_to") > at)
+        )
+        .drop(VALIDITY)
+    )
+
+
+def append(
+    store: Store,
+    table: Table,
+    rows: pl.DataFrame,
+    *,
+    key: str,
+    claim: Claim | None = None,
+    now: datetime,
+) -> None:
+    """Add rows under a key that is used once; with a claim only while it is ours."""
     files = [_written(store, table, part) for part in _parts(table, rows)]
-    commit(store, table, add=files, key=key, version=0, now=now)
+
+    def appended() -> None:
+        version = None
+        if claim is not None:
+            version = snapshot(store, table).version
+            claim.check()
+        commit(store, table, add=files, key=key, version=0, read_version=version, now=now)
+
+    persistently(appended)
 
 
 def _merge(
@@ -148,6 +180,7 @@ def _merge(
     table: Table,
     merged: Callable[[Snapshot], _Merged],
     *,
+    claim: Claim | None = None,
     note: Mapping[str, Any],
     now: datetime,
 ) -> Change:
@@ -155,10 +188,13 @@ def _merge(
     state = snapshot(store, table)
     parts, change = merged(state)
     if parts:
+        files = [_written(store, table, part) for part in parts.values() if part.height]
+        if claim is not None:
+            claim.check()
         commit(
             store,
             table,
-            add=[_written(store, table, part) for part in parts.values() if part.height],
+            add=files,
             remove=[f for f in state.files if tuple(f.partition.values()) in parts],
             note=note,
             key="dataflow",

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 from meterlake.errors import BadInput
 from meterlake.schema.dataflows import (
+    CLAIMS,
     DATAFLOW_RUNS,
     DISTRIBUTION_TRANSFORMER,
     LOCATION,
@@ -22,6 +23,7 @@ from meterlake.schema.dataflows import (
     WEATHER,
 )
 from meterlake.schema.grid import METER_SUPPLY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR
+from meterlake.schema.ml import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
 from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, polars_schema
 from meterlake.schema.readings import (
     BATCH_SOURCE,
@@ -39,16 +41,21 @@ from meterlake.schema.readings import (
 )
 
 __all__ = [
+    "ANOMALIES",
     "BATCH_SOURCE",
+    "CLAIMS",
     "CONSUMPTION_DAILY",
     "CONSUMPTION_MONTHLY",
     "CONSUMPTION_WEEKLY",
     "DATAFLOWS",
     "DATAFLOW_RUNS",
     "DISTRIBUTION_TRANSFORMER",
+    "FORECASTS",
     "LATE_ARRIVALS",
     "LOCATION",
     "METER_SUPPLY",
+    "MODELS",
+    "NODE_FORECASTS",
     "OUTAGES",
     "POLARS_TYPES",
     "POWER_GRID",
@@ -93,10 +100,15 @@ TABLES: dict[str, Table] = {
         *TOPOLOGY.values(),
         TOPOLOGY_FINDINGS,
         DATAFLOW_RUNS,
+        CLAIMS,
         VOLT_VAR,
         TRANSFORMER_LOAD,
         METER_SUPPLY,
         OUTAGES,
+        MODELS,
+        FORECASTS,
+        NODE_FORECASTS,
+        ANOMALIES,
     )
 }
 

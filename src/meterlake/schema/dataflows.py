@@ -1,4 +1,4 @@
-"""The tables that dataflows bring: weather, the grid's topology, and what ran when."""
+"""The tables that dataflows bring: weather, the grid's topology, what ran when, what runs."""
 
 from meterlake.schema.port import Column, Table
 
@@ -149,4 +149,20 @@ DATAFLOW_RUNS = Table(
     ),
     partitioned_by=("run_month",),
     time_column="started_at",
+)
+
+CLAIMS = Table(
+    name="claims",
+    path="integrated/claims",
+    meaning="What only one process at a time may do, while one does it",
+    columns=(
+        Column("name", "string", "", "What is done, such as dataflow/topology"),
+        Column("holder", "string", "", "Identifier of the run that does it"),
+        Column("host", "string", "", "Name of the machine that it runs on"),
+        Column("process", "long", "", "Number of its process there"),
+        Column("until", "timestamp", "UTC", "When others may take over; past: it was cut off"),
+    ),
+    partitioned_by=(),
+    time_column="until",
+    sorted_by=("name",),
 )

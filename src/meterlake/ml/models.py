@@ -1,0 +1,127 @@
+"""Models as they are stored: trees as LightGBM's text, numbers as JSON, and a card of checksums.
+
+Nothing that is executed when it is loaded. The table `models` names each model and the checksum
+of its card; the card has those of the files. What does not agree is not loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from meterlake.errors import BadInput
+from meterlake.lake.commit import snapshot
+from meterlake.lake.store import Store
+from meterlake.lake.table import fetched, scan
+from meterlake.ml.bands import Band
+from meterlake.ml.forecaster import Forecaster, checksum
+from meterlake.schema import MODELS
+
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the lake: its name, what forecasts and what judges, and its card.
+
+    `band` is None where there were too few days to learn one.
+    """
+
+    name: str
+    forecaster: Forecaster
+    band: Band | None
+    card: Mapping[str, Any]
+
+
+def name_of(forecaster: Forecaster, trained_until: datetime) -> str:
+    """The same of the same model: how far it was trained, and what it holds."""
+    sums = json.dumps(checksum(forecaster.to_texts()), sort_keys=True)
+    digest = hashlib.sha256(sums.encode()).hexdigest()
+    return f"{trained_until:%Y%m%dT%H%M}-{digest[:8]}"
+
+
+def save(
+    store: Store, name: str, forecaster: Forecaster, band: Band | None, facts: Mapping[str, Any]
+) -> str:
+    """Put a model's files, unknown before the table `models` has it; the SHA-256 of its card."""
+    texts = forecaster.to_texts()
+    for file, text in texts.items():
+        store.put(f"{MODELS.path}/{name}/{file}", text.encode())
+    card = {
+        "name": name,
+        **facts,
+        "features": list(forecaster.names),
+        "band": None if band is None else band.to_json(),
+        "sha256": checksum(texts),
+    }
+    written = json.dumps(card, indent=1, sort_keys=True).encode()
+    store.put(f"{MODELS.path}/{name}/{CARD}", written)
+    return hashlib.sha256(written).hexdigest()
+
+
+def load(store: Store, name: str | None = None) -> Model:
+    """A model by its name; None: the current one.
+
+    Raises
+    ------
+    BadInput
+        There is none of that name, or no model at all; or its files are not what was stored.
+    """
+    rows = listed(store)
+    if name is None:
+        rows = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at").tail(1)
+        if rows.is_empty():
+            raise BadInput("The lake has no model yet: meterlake train makes one")
+    else:
+        known = ", ".join(rows["name"].to_list()) or "none"
+        rows = rows.filter(pl.col("name") == name)
+        if rows.is_empty():
+            raise BadInput(f"There is no model '{name}'; the lake has: {known}")
+    row = rows.row(0, named=True)
+    folder = f"{MODELS.path}/{row['name']}"
+
+    def sound(file: str, expected: str) -> str:
+        if not store.has(f"{folder}/{file}"):
+            raise BadInput(
+                f"{store.uri(folder)} needs to have {file}; it is gone. Restore it, or train anew: "
+                "meterlake train"
+            )
+        data = store.read(f"{folder}/{file}")
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected:
+            raise BadInput(
+                f"{store.uri(folder)}/{file} needs to be as it was stored, SHA-256 {expected}; "
+                f"found {found}. Restore it, or train anew: meterlake train"
+            )
+        return data.decode()
+
+    try:
+        card = json.loads(sound(CARD, row["card_sha256"]))
+        texts = {file: sound(file, digest) for file, digest in card["sha256"].items()}
+        band = None if card["band"] is None else Band.from_json(card["band"])
+        return Model(row["name"], Forecaster.from_texts(texts), band, card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{store.uri(folder)} is not a model of this version of meterlake: {error!r}. Train "
+            "anew: meterlake train"
+        ) from error
+
+
+def listed(store: Store) -> pl.DataFrame:
+    """All models, the newest first."""
+    rows = fetched(scan(store, MODELS, snapshot(store, MODELS).files))
+    return rows.sort("created_at", "name", descending=True)
+
+
+def check_model_zone(model: Model, zone: str) -> None:
+    """Raise BadInput where a model was trained on the hours of another zone."""
+    found = model.card["timezone"]
+    if found != zone:
+        raise BadInput(
+            f"Model '{model.name}' is of hours in {found}; the setting timezone is {zone}. Correct "
+            "the setting, or train anew: meterlake train"
+        )

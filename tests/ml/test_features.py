@@ -1,0 +1,136 @@
+"""Features know what was before the origin, and of no other meter."""
+
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+from support.ml import fleet, wall
+
+from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, Rows, features, scale_of
+from meterlake.ml.known import Floats
+from meterlake.ml.learning import context_of, temperature_at
+
+ORIGIN = wall(2024, 3, 1, 7)
+
+
+def is_off(day: date) -> bool:
+    return day.weekday() >= 5
+
+
+def contexts(meters: int = 4) -> Floats:
+    return fleet(meters, 60).astype(np.float32)[:, :CONTEXT]
+
+
+def same(a: Rows, b: Rows, meters: slice = slice(None)) -> bool:
+    def of(rows: Rows, values: Floats) -> Floats:
+        return values.reshape(len(rows.scale), HORIZON, -1)[meters]
+
+    return (
+        np.array_equal(of(a, a.values), of(b, b.values), equal_nan=True)
+        and np.array_equal(a.scale[meters], b.scale[meters], equal_nan=True)
+        and all(
+            np.array_equal(of(a, a.base[name]), of(b, b.base[name]), equal_nan=True)
+            for name in QUANTITIES
+        )
+    )
+
+
+@pytest.mark.parametrize("origin", [168, 700, CONTEXT, CONTEXT + 31])
+def test_what_comes_at_the_origin_or_later_changes_no_feature(origin: int) -> None:
+    energy = fleet(3, 70).astype(np.float32)
+    later = energy.copy()
+    later[:, origin:] = 1e6
+    a, b = (features(context_of(e, origin), ORIGIN, is_off) for e in (energy, later))
+    assert same(a, b)
+    assert context_of(energy, origin).shape == (3, CONTEXT)
+    there = min(origin, CONTEXT)
+    np.testing.assert_array_equal(
+        context_of(energy, origin)[:, -there:], energy[:, origin - there : origin]
+    )
+    earlier = energy.copy()  # and what was right before it changes some
+    earlier[:, origin - 1] *= 3
+    assert not same(a, features(context_of(earlier, origin), ORIGIN, is_off))
+
+
+def test_another_meter_changes_nothing_of_this_one() -> None:
+    context = contexts()
+    other = context.copy()
+    other[2] = np.nan
+    other[3] *= -100
+    a, b = (features(c, ORIGIN, is_off) for c in (context, other))
+    assert same(a, b, slice(0, 2)) and not same(a, b, slice(3, 4))
+    alone = features(context[1:2], ORIGIN, is_off)
+    np.testing.assert_array_equal(alone.values, a.values[HORIZON : 2 * HORIZON])
+
+
+def test_gaps_are_left_out_of_means_and_a_meter_of_nothing_but_gaps_has_no_scale() -> None:
+    context = np.ones((4, CONTEXT), np.float32)
+    context[0, ::3] = np.nan
+    context[1] = np.nan
+    context[2, :-LEAST] = np.nan
+    context[3, : -LEAST + 1] = np.nan
+    rows = features(context, ORIGIN, is_off)
+    np.testing.assert_array_equal(np.isnan(rows.scale), [False, True, False, True])
+    assert rows.scale[0] == rows.scale[2] == 1
+    of_first = dict(zip(rows.names, rows.values[0], strict=True))
+    assert of_first["days_28"] == of_first["level_56"] == of_first["kind_q90"] == 1
+    known = np.repeat(~np.isnan(rows.scale), HORIZON)
+    for name in QUANTITIES:
+        assert np.isfinite(rows.base[name][known]).all()
+
+
+LEAST = 168
+
+
+def test_an_idle_meter_has_no_scale_and_export_counts_as_much_as_load() -> None:
+    context = contexts(3)
+    context[1] = 0
+    context[2] = -context[0]
+    scale = scale_of(context)
+    assert np.isnan(scale[1]) and scale[2] == scale[0] > 0
+
+
+def test_scaled_features_do_not_depend_on_the_size_of_the_meter() -> None:
+    context = contexts(1)
+    a, b = (features(c, ORIGIN, is_off) for c in (context, context * 8))
+    others = [n for n, name in enumerate(a.names) if name != "log_scale"]
+    np.testing.assert_allclose(a.values[:, others], b.values[:, others], rtol=1e-4, atol=1e-5)
+
+
+def test_the_calendar_is_that_of_the_hours_ahead() -> None:
+    rows = features(contexts(1), ORIGIN, is_off)
+    hours = [ORIGIN + timedelta(hours=h) for h in range(HORIZON)]
+    column = {name: rows.values[:, n].tolist() for n, name in enumerate(rows.names)}
+    assert column["hour"] == [h.hour for h in hours]
+    assert column["weekday"] == [h.weekday() for h in hours]
+    assert column["day_off"] == [h.weekday() >= 5 for h in hours]
+    context = contexts(1)
+    last_week = context[0, -HORIZON:] / rows.scale[0]
+    np.testing.assert_allclose(column["week_1"], last_week, rtol=1e-6)
+    np.testing.assert_allclose(column["day_1"], np.tile(last_week[-24:], 7), rtol=1e-6)
+
+
+def test_a_days_kind_is_learnt_from_days_of_that_kind() -> None:
+    hours = [ORIGIN + timedelta(hours=h - CONTEXT) for h in range(CONTEXT)]
+    context = np.array([[3.0 if is_off(h.date()) else 1.0 for h in hours]], np.float32)
+    rows = features(context, ORIGIN, is_off)
+    scale, number = rows.scale[0], rows.names.index
+    off = rows.values[:, number("day_off")] > 0
+    middle = (rows.values[:, number("hour")] > 0) & (rows.values[:, number("hour")] < 23)
+    of_kind = rows.values[:, number("kind_q50")] * scale
+    assert set(np.round(of_kind[off & middle], 4)) == {3.0}
+    assert set(np.round(of_kind[~off & middle], 4)) == {1.0}
+
+
+def test_weather_ahead_is_known_only_where_it_is_not_hidden() -> None:
+    temperature = np.arange(2000, dtype=np.float32)
+    shown = temperature_at(temperature, 1500, hide_ahead=False)
+    hidden = temperature_at(temperature, 1500, hide_ahead=True)
+    assert shown is not None and hidden is not None
+    np.testing.assert_array_equal(shown, np.arange(1500 - CONTEXT, 1500 + HORIZON))
+    np.testing.assert_array_equal(hidden[:CONTEXT], shown[:CONTEXT])
+    assert np.isnan(hidden[CONTEXT:]).all()
+    a = features(contexts(1), ORIGIN, is_off, hidden)
+    ahead = [n for n, name in enumerate(a.names) if name == "temperature"]
+    assert np.isnan(a.values[:, ahead]).all()
+    assert temperature_at(None, 1500, hide_ahead=True) is None

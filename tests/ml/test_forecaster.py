@@ -1,0 +1,322 @@
+"""The model: in order, calibrated, the same twice, and blind for what comes later."""
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+from ml.test_scores import by_hand
+from support.ml import Energy, fleet, names, wall
+
+from meterlake.errors import BadInput
+from meterlake.ml import forecaster, learning
+from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
+from meterlake.ml.forecaster import Forecaster, Sample, fit, in_order, stretch_for, take_sample
+from meterlake.ml.known import Floats
+from meterlake.ml.learning import (
+    Learning,
+    Learnt,
+    Trained,
+    hindcasts,
+    learnt,
+    plan_origins,
+    scored,
+    share_of_rows,
+    trained,
+)
+from meterlake.ml.models import name_of
+from meterlake.ml.series import Series
+from meterlake.periods import LocalHours
+from meterlake.settings import MlSettings
+
+DAYS = 84
+FIRST = wall(2024, 1, 1)
+
+
+def is_off(day: date) -> bool:
+    return day.weekday() >= 5
+
+
+def unit_of(
+    days: int, meters: int, rows: int = 4000, temperature: Floats | None = None
+) -> Learning:
+    origins = plan_origins(days * 24)
+    share = share_of_rows(meters, origins, MlSettings(train_rows=rows))
+    hours = LocalHours("UTC", FIRST, days * 24)
+    return Learning((), None, hours, origins, share, temperature, 7)
+
+
+def learn(energy: Energy, unit: Learning) -> Learnt:
+    return learnt(
+        Series(tuple(names(len(energy))), unit.hours, energy.astype(np.float32)), unit, is_off
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Energy:
+    """Meters as they are: usual ones, and at the end those that are not."""
+    energy = fleet(16, DAYS, noise=0.4)
+    hour = np.arange(DAYS * 24) % 24
+    energy[-1] = np.nan  # no history
+    energy[-2, : -4 * 24] = np.nan  # a short one
+    energy[-3] = 0
+    energy[-4] -= 6 * np.exp(-((hour - 12) ** 2) / 6)  # sun
+    energy[-5, ::7] = np.nan
+    return energy
+
+
+@pytest.fixture(scope="module")
+def unit() -> Learning:
+    return unit_of(DAYS, 16)
+
+
+@pytest.fixture(scope="module")
+def part(mixed: Energy, unit: Learning) -> Learnt:
+    return learn(mixed, unit)
+
+
+@pytest.fixture(scope="module")
+def done(part: Learnt, unit: Learning) -> Trained:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecaster, "_ROUNDS", 20)
+        return trained([part], unit, is_off, 1)
+
+
+def test_every_meter_has_a_mean_and_quantiles_in_order(done: Trained, mixed: Energy) -> None:
+    context = mixed[:, -CONTEXT:].astype(np.float32)
+    found = done.model.predictor().forecast(context, wall(2024, 3, 25), is_off)
+    for name in QUANTITIES:
+        assert found[name].shape == (16, HORIZON) and np.isfinite(found[name]).all()
+    assert (found["p10"] <= found["p50"]).all() and (found["p50"] <= found["p90"]).all()
+    usual = done.model.usual_scale
+    assert found["mean"][-1].mean() == pytest.approx(usual, rel=0.2)  # as its like
+    level = np.nanmean(mixed[-2])
+    assert found["mean"][-2].mean() == pytest.approx(level, rel=0.2)  # at its own level
+    assert np.ptp(found["mean"][-2, :24]) > 0.5 * level  # in the others' shape
+    assert (found["mean"][-3] == 0).all()
+    noon = np.arange(12, HORIZON, 24)
+    assert (found["mean"][-4, noon] < 0).all() and (found["p10"][-4, noon] < 0).all()
+    assert np.corrcoef(found["mean"][0, :24], np.nanmean(mixed[0].reshape(-1, 24), 0))[0, 1] > 0.9
+
+
+def test_meters_do_not_change_each_others_forecasts(done: Trained, mixed: Energy) -> None:
+    context = mixed[:, -CONTEXT:].astype(np.float32)
+    predictor = done.model.predictor()
+    together = predictor.forecast(context, wall(2024, 3, 25), is_off)
+    for number in (0, 5, 12, 13, 15):
+        alone = predictor.forecast(context[number : number + 1], wall(2024, 3, 25), is_off)
+        for name in QUANTITIES:
+            np.testing.assert_array_equal(alone[name][0], together[name][number])
+
+
+def test_the_same_readings_give_the_same_model(part: Learnt, mixed: Energy, unit: Learning,
+    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    one = trained([part], unit, is_off, 1)
+    again = trained([learn(mixed, unit)], unit, is_off, 2)  # whatever the threads
+    assert one.model.to_texts() == again.model.to_texts()
+    moment = wall(2024, 3, 25)
+    assert name_of(one.model, moment) == name_of(again.model, moment)
+    assert name_of(one.model, moment).startswith("20240325T0000-")
+    monkeypatch.setattr(forecaster, "_ROUNDS", 5)
+    other = trained([part], unit, is_off, 1)
+    assert name_of(other.model, moment) != name_of(one.model, moment)
+
+
+def test_a_model_comes_back_from_its_texts(done: Trained, mixed: Energy) -> None:
+    back = Forecaster.from_texts(done.model.to_texts())
+    assert back.to_texts() == done.model.to_texts()
+    context = mixed[:, -CONTEXT:].astype(np.float32)
+    a, b = (m.predictor().forecast(context, FIRST, is_off) for m in (done.model, back))
+    assert all(np.array_equal(a[name], b[name]) for name in QUANTITIES)
+    assert all(not text.startswith("\x80") for text in done.model.to_texts().values())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_weeks_held_out_four_fifths_lie_in_the_band(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    unit = unit_of(112, 15)
+    found = trained([learn(fleet(15, 112, seed=seed, noise=0.5), unit)], unit, is_off, 1)
+    assert 0.78 <= found.scores.coverage <= 0.82
+    assert found.scores.values == 15 * 4 * HORIZON
+
+
+def test_the_band_holds_four_fifths_of_weeks_that_calibrated_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    energy = fleet(15, 126, noise=0.5)
+    unit = unit_of(112, 15)
+    model = trained([learn(energy[:, : 112 * 24], unit)], unit, is_off, 1).model
+    inside = []
+    for origin in (112 * 24, 119 * 24):
+        context = energy[:, origin - CONTEXT : origin].astype(np.float32)
+        found = model.predictor().forecast(context, unit.hours.wall(origin), is_off)
+        was = energy[:, origin : origin + HORIZON]
+        inside.append((was >= found["p10"]) & (was <= found["p90"]))
+    assert 0.77 <= np.mean(inside) <= 0.83
+
+
+def test_sums_of_meters_have_bands_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    unit = unit_of(112, 20)
+    part = learn(fleet(20, 112, noise=0.8), unit)
+    assert {held.kind for held in part.held_out} == {"meter", "sum"}
+    model = trained([part], unit, is_off, 1).model
+    assert sum(model.stretch["sum"]) < 0.8 * sum(model.stretch["meter"])  # errors cancel out
+
+
+def test_the_first_model_sees_nothing_of_the_weeks_held_out(
+    part: Learnt, unit: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 2)
+    seen: list[Sample] = []
+
+    def spied(sample: Sample, threads: int) -> Forecaster:
+        seen.append(sample)
+        return fit(sample, threads)
+
+    monkeypatch.setattr(learning, "fit", spied)
+    trained([part], unit, is_off, 1)
+    first, last = seen
+    held = min(unit.origins.held_out)
+    assert held == DAYS * 24 - len(unit.origins.held_out) * HORIZON
+    assert first.origin.max() + HORIZON <= held
+    assert last.origin.max() + HORIZON == DAYS * 24  # the second sees all
+    assert len(first.actual) < len(last.actual)
+
+
+def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
+    mixed: Energy, unit: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    first = unit.origins.held_out[0]
+    other = mixed.copy()
+    other[:, first:] = 50 - other[:, first:]
+    found: list[list[Floats]] = []
+    real = hindcasts
+
+    def spied(*args: Any) -> Any:
+        casts = real(*args)
+        found.append([c.found["p90"] for c in casts if c.origin == first and c.kind == "meter"])
+        return casts
+
+    monkeypatch.setattr(learning, "hindcasts", spied)
+    for energy in (mixed, other):
+        trained([learn(energy, unit)], unit, is_off, 1)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_origin(
+    mixed: Energy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    random = np.random.default_rng(1)
+    weather = random.normal(10, 5, DAYS * 24 + HORIZON).astype(np.float32)
+    unit = unit_of(DAYS, 16, temperature=weather)
+    part = learn(mixed, unit)
+    assert part.sample is not None
+    ahead = np.isnan(part.sample.column("temperature"))
+    for number, origin in enumerate(unit.origins.learn):
+        assert set(ahead[part.sample.origin == origin]) <= {number % 2 == 0}
+    before = ~np.isnan(part.sample.column("temperature_day_1"))
+    assert before.any()
+    model = fit(part.sample, 1)
+    assert model.uses_temperature
+    hot = weather.copy()
+    hot[unit.origins.held_out[-1] :] += 30
+    hidden, hotter = (
+        hindcasts(model, [part], unit_of(DAYS, 16, temperature=t), is_off, 1)[-1].found["mean"]
+        for t in (weather, hot)
+    )
+    np.testing.assert_array_equal(hidden, hotter)
+
+
+@pytest.mark.parametrize("days", [21, 28, 40, 84, 140, 395])
+def test_origins_have_a_week_before_and_a_week_after_and_come_at_all_hours(days: int) -> None:
+    origins = plan_origins(days * 24)
+    assert min(origins.learn) >= HORIZON and max(origins.learn) == (days - 7) * 24
+    assert len(set(origins.learn)) == len(origins.learn)
+    assert origins.held_out[-1] == (days - 7) * 24
+    assert 1 <= len(origins.held_out) == min(4, max(1, days // 7 // 4))
+    if days >= 40:
+        assert {origin % 24 for origin in origins.learn} == set(range(24))
+    assert any(origin + HORIZON <= origins.held_out[0] for origin in origins.learn)
+
+
+@pytest.mark.parametrize("rows", [1000, 4000])
+def test_training_learns_from_about_as_many_rows_as_are_set(mixed: Energy, rows: int) -> None:
+    unit = unit_of(DAYS, 11, rows)
+    sample = learn(mixed[:11], unit).sample
+    assert sample is not None
+    assert len(sample.actual) == pytest.approx(rows, rel=0.1)
+    assert share_of_rows(2, plan_origins(21 * 24), MlSettings()) <= 0.35
+
+
+def test_rows_keep_their_own_outcome() -> None:
+    """The target of a row is what its meter did `step` hours after its origin."""
+    energy = np.arange(1, 3 * 2000 + 1, dtype=np.float32).reshape(3, 2000)
+    origin = 1500
+    rows = features(energy[:, origin - CONTEXT : origin], FIRST, is_off)
+    actual = energy[:, origin : origin + HORIZON]
+    sample = take_sample(rows, actual, origin, 0.5, np.random.default_rng(1))
+    meter = (sample.actual - 1) // 2000
+    step = (sample.actual - 1) % 2000 - origin
+    np.testing.assert_array_equal(sample.column("step"), step)
+    np.testing.assert_array_equal(sample.scale, rows.scale[meter.astype(int)])
+    assert (sample.origin == origin).all()
+
+
+def test_scores_of_hindcasts_are_those_of_the_oracle(
+    done: Trained, part: Learnt, unit: Learning
+) -> None:
+    casts = hindcasts(done.model, [part], unit, is_off, 1)
+    of_meters = [c for c in casts if c.kind == "meter"]
+    actual: list[float] = []
+    quantiles: dict[str, list[float]] = {"p10": [], "p50": [], "p90": []}
+    for cast in of_meters:
+        others = [c for c in of_meters if c.origin != cast.origin]
+        together = {n: np.concatenate([c.found[n] for c in others]) for n in QUANTITIES}
+        asked = stretch_for(np.concatenate([c.actual for c in others]), together)
+        stretch = (1 + (asked[0] - 1) / 2, 1 + (asked[1] - 1) / 2)
+        found = in_order(cast.found, stretch)
+        actual += cast.actual.reshape(-1).tolist()
+        for name, values in quantiles.items():
+            values += found[name].reshape(-1).tolist()
+    scores = scored(casts)
+    expected = by_hand(actual, quantiles)
+    told = (scores.wql, scores.nd, scores.coverage, scores.values)
+    assert told == pytest.approx(expected, rel=1e-6)
+
+
+def test_quantiles_that_cross_are_put_in_order_and_stretched() -> None:
+    found = {
+        "mean": np.array([[5.0]], np.float32),
+        "p10": np.array([[3.0]], np.float32),
+        "p50": np.array([[1.0]], np.float32),
+        "p90": np.array([[2.0]], np.float32),
+    }
+    ordered = in_order(found, (2.0, 0.5))
+    assert [ordered[name].item() for name in ("mean", "p10", "p50", "p90")] == [5, 0, 2, 2.5]
+
+
+def test_the_stretch_leaves_a_tenth_beyond_each_side() -> None:
+    random = np.random.default_rng(1)
+    actual = random.normal(0, 1, (50, HORIZON)).astype(np.float32)
+    actual[0, :20] = np.nan
+    flat: Callable[[float], Floats] = lambda value: np.full_like(actual, value)  # noqa: E731
+    found = {"mean": flat(0), "p10": flat(-3), "p50": flat(0), "p90": flat(0.5)}
+    stretched = in_order(found, stretch_for(actual, found))
+    known = ~np.isnan(actual)
+    assert (actual < stretched["p10"])[known].mean() == pytest.approx(0.1, abs=0.002)
+    assert (actual > stretched["p90"])[known].mean() == pytest.approx(0.1, abs=0.002)
+
+
+def test_where_no_meter_has_a_week_nothing_can_be_learnt() -> None:
+    unit = unit_of(DAYS, 2)
+    with pytest.raises(BadInput, match="meters with a week of complete hours"):
+        trained([learn(np.full((2, DAYS * 24), np.nan), unit)], unit, is_off, 1)

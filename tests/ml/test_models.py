@@ -1,0 +1,235 @@
+"""Models as they are stored, which one is current, and the gate before a new one is."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml.test_scores import by_hand
+from support import ml
+from support.ml import DAY, NOW, START, Energy, wall
+
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import BadInput, MeterlakeError
+from meterlake.jobs.forecast import TrainResult, backtest, choose, train
+from meterlake.lake.sql import query
+from meterlake.lake.store import Store, open_store
+from meterlake.ml import forecaster, models
+from meterlake.ml.features import CONTEXT, HORIZON
+from meterlake.ml.learning import day_off_of
+from meterlake.settings import Settings
+
+ENGINE = LocalEngine(1)
+FILES = [
+    "card.json", "model.json",
+    *(f"{q}_{way}.txt" for q in ("mean", "p10", "p50", "p90") for way in ("corrected", "plain")),
+]  # fmt: skip
+
+
+def current(store: Store) -> str:
+    return models.load(store).name
+
+
+# --- what is stored
+
+
+def test_a_model_is_text_and_its_card_says_what_made_it(
+    lake: Store, first: TrainResult, conf: Settings
+) -> None:
+    folder = f"ml/models/{first.name}"
+    found = [f.path for f in lake.list("ml/models") if first.name in f.path]
+    assert sorted(path.rsplit("/", 1)[-1] for path in found) == sorted(FILES)
+    for name in FILES:
+        text = lake.read(f"{folder}/{name}").decode("ascii")
+        assert json.loads(text) if name.endswith(".json") else text.startswith("tree\n")
+    card = json.loads(lake.read(f"{folder}/card.json"))
+    row = models.listed(lake).row(0, named=True)
+    assert card["name"] == row["name"] == first.name
+    assert card["trained_from"] == START.isoformat() == row["trained_from"].isoformat()
+    assert card["trained_until"] == (START + 150 * DAY).isoformat()
+    assert card["settings"] == conf.ml.model_dump(mode="json")
+    assert card["scores"]["wql"] == row["wql"] == first.scores.wql
+    assert card["rows"] == row["rows"] == first.rows and row["held_out_weeks"] == 4
+    assert card["readings_version"] == row["readings_version"]
+    assert set(card["features"]) >= {"week_1", "hour", "log_scale"} and card["code_version"]
+    assert row["wql_before"] is None and first.is_current and first.no_band is None
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_byte_is_refused(file: str, lake: Store, first: TrainResult) -> None:
+    path = f"ml/models/{first.name}/{file}"
+    data = bytearray(lake.read(path))
+    data[len(data) // 2] ^= 1
+    lake.put(path, bytes(data))
+    with pytest.raises(BadInput, match=rf"{file} needs to be as it was stored, SHA-256"):
+        models.load(lake)
+
+
+@pytest.mark.parametrize("file", ["card.json", "p50_plain.txt"])
+def test_a_file_that_is_gone_is_named(file: str, lake: Store, first: TrainResult) -> None:
+    lake.delete(f"ml/models/{first.name}/{file}")
+    with pytest.raises(MeterlakeError, match=file):
+        models.load(lake)
+
+
+def test_a_model_is_known_by_its_name_alone(lake: Store, first: TrainResult) -> None:
+    assert models.load(lake, first.name).card == models.load(lake).card
+    with pytest.raises(BadInput, match=f"no model 'another'; the lake has: {first.name}"):
+        models.load(lake, "another")
+    with pytest.raises(BadInput, match="no model 'another'"):
+        choose(lake, "another", now=NOW)
+
+
+def test_a_lake_without_a_model_says_what_makes_one(untrained: Store) -> None:
+    with pytest.raises(BadInput, match="no model yet: meterlake train makes one"):
+        models.load(untrained)
+    with pytest.raises(BadInput, match="no model 'x'; the lake has: none"):
+        models.load(untrained, "x")
+
+
+def test_the_same_lake_gives_the_same_model_and_one_row(
+    lake: Store, first: TrainResult, conf: Settings
+) -> None:
+    again = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
+    assert again.name == first.name and again.scores == first.scores
+    assert models.listed(lake).height == 1
+    workers = conf.model_copy(update={"workers": 2})
+    assert train(lake, engine=LocalEngine(2), settings=workers, now=NOW).name == first.name
+
+
+# --- which one is current
+
+
+def test_the_one_chosen_last_is_current(lake: Store, first: TrainResult) -> None:
+    few = ml.settings(train_rows=1000)
+    other = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
+    assert other.name != first.name and current(lake) == other.name
+    choose(lake, first.name, now=NOW + 2 * DAY)
+    assert current(lake) == first.name and models.listed(lake).height == 2
+    assert models.load(lake, other.name).name == other.name
+
+
+def test_where_both_have_held_out_the_same_weeks_these_compare_them(
+    lake: Store, first: TrainResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecaster, "_ROUNDS", 1)
+    worse = train(lake, engine=ENGINE, settings=ml.settings(train_rows=1000), now=NOW + DAY)
+    assert worse.wql_before == first.scores.wql < worse.scores.wql
+    assert not worse.is_current and current(lake) == first.name
+
+
+def test_where_the_current_one_has_seen_all_weeks_the_newer_is_taken(
+    lake: Store, first: TrainResult, conf: Settings
+) -> None:
+    newer = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY, window_days=70)
+    assert newer.name != first.name and newer.held_out_weeks == 2
+    assert newer.before == first.name and newer.wql_before is None
+    assert newer.is_current and current(lake) == newer.name
+
+
+def grow(store: Store, conf: Settings, days: int, meters: int = 14) -> None:
+    """More days of the same fleet."""
+    whole = ml.fleet(meters, 150 + days)[:, 150 * 24 :]
+    ml.fill(store, ml.readings(ml.by_meter(ml.names(meters), whole), START + 150 * DAY))
+
+
+def test_a_worse_model_does_not_become_current_but_by_force(
+    lake: Store, first: TrainResult, conf: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(lake, conf, 28)
+    monkeypatch.setattr(
+        forecaster, "_PARAMETERS", {**forecaster._PARAMETERS, "learning_rate": 1e-9}
+    )
+    bad = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
+    row = query(lake, f"SELECT * FROM models WHERE name = '{bad.name}'").row(0, named=True)
+    assert bad.wql_before is not None and bad.scores.wql > bad.wql_before
+    assert (row["wql"], row["wql_before"]) == (bad.scores.wql, bad.wql_before)
+    assert not bad.is_current and row["chosen_at"] is None
+    assert bad.before == first.name == current(lake)
+    assert models.load(lake, bad.name).name == bad.name  # it can be pinned all the same
+    forced = train(lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, force=True)
+    assert forced.name == bad.name == current(lake) and forced.is_current
+
+
+def test_a_better_model_becomes_current(lake: Store, conf: Settings) -> None:
+    grow(lake, conf, 28)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecaster, "_ROUNDS", 1)
+        few = ml.settings(train_rows=1000)
+        poor = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
+    grow(lake, conf, 56)
+    better = train(lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY)
+    assert better.before == poor.name and better.wql_before is not None
+    assert better.is_current and current(lake) == better.name
+    assert better.scores.wql < better.wql_before
+
+
+def test_models_are_compared_on_the_same_weeks(
+    lake: Store, conf: Settings, first: TrainResult
+) -> None:
+    """The one week that the current model has not seen is an easy one: nobody is worse for it."""
+    usual = ml.fleet(14, 157, noise=0.0)[:, 150 * 24 :]
+    ml.fill(lake, ml.readings(ml.by_meter(ml.names(14), usual), START + 150 * DAY))
+    newer = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
+    assert newer.wql_before is not None
+    assert newer.is_current
+
+
+# --- what is said of them
+
+
+def test_the_scores_of_a_backtest_are_those_of_the_oracle(
+    lake: Store, energy: Energy, conf: Settings
+) -> None:
+    """By a model of the readings before the last two weeks, forecast and scored by hand."""
+    done = backtest(lake, engine=ENGINE, settings=conf, origins=2)
+    until = 150 * 24 - 2 * HORIZON
+    alike = open_store(f"{lake.url}-alike")
+    ml.fill(alike, ml.readings(ml.by_meter(ml.names(14), energy[:, :until])))
+    train(alike, engine=ENGINE, settings=conf, now=NOW)
+    predictor = models.load(alike).forecaster.predictor()
+    actual: list[float] = []
+    quantiles: dict[str, list[float]] = {"p10": [], "p50": [], "p90": []}
+    before: list[float] = []
+    for origin, (start, scores) in zip((until, until + HORIZON), done.by_origin, strict=True):
+        at = wall(2024, 1, 1) + timedelta(hours=origin)
+        context = energy[:, origin - CONTEXT : origin].astype(np.float32)
+        found = predictor.forecast(context, at, day_off_of(conf.ml))
+        was = energy[:, origin : origin + HORIZON].reshape(-1).tolist()
+        here = {name: found[name].reshape(-1).tolist() for name in quantiles}
+        assert start == at
+        told = (scores.wql, scores.nd, scores.coverage, scores.values)
+        assert told == pytest.approx(by_hand(was, here), rel=1e-4)
+        actual += was
+        for name, values in quantiles.items():
+            values += here[name]
+        before += energy[:, origin - HORIZON : origin].reshape(-1).tolist()
+    told = (done.all.wql, done.all.nd, done.all.coverage, done.all.values)
+    assert told == pytest.approx(by_hand(actual, quantiles), rel=1e-4)
+    naive = by_hand(actual, dict.fromkeys(quantiles, before))
+    assert (done.naive.wql, done.naive.nd) == pytest.approx(naive[:2], rel=1e-4)
+    assert done.all.wql < done.naive.wql
+
+
+def test_training_takes_so_many_meters_evenly_and_a_window(
+    lake: Store, conf: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meterlake.jobs.forecast._RANGE_METERS", 2)
+    few = ml.settings(train_meters=6)
+    done = train(lake, engine=ENGINE, settings=few, now=NOW, window_days=60)
+    assert done.meters == 6
+    assert done.trained_from == START + 90 * DAY and done.trained_until == START + 150 * DAY
+
+
+def test_too_few_days_are_said(tmp_path: Path, conf: Settings) -> None:
+    store = open_store(str(tmp_path / "lake"))
+    with pytest.raises(BadInput, match="need readings of type kw; the lake has none"):
+        train(store, engine=ENGINE, settings=conf, now=NOW)
+    ml.fill(store, ml.readings(ml.by_meter(ml.names(3), ml.fleet(3, 20))))
+    with pytest.raises(BadInput, match="needs 21 days of readings of type kw or more; found 20"):
+        train(store, engine=ENGINE, settings=conf, now=NOW)
+    whole: Any = ml.fleet(3, 21)[:, 20 * 24 :]
+    ml.fill(store, ml.readings(ml.by_meter(ml.names(3), whole), START + 20 * DAY))
+    assert train(store, engine=ENGINE, settings=conf, now=NOW).is_current

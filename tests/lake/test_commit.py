@@ -81,7 +81,14 @@ def test_appends_with_different_keys_do_not_disturb_each_other(store: Store) -> 
     assert raws(store) == ["a", "b", "c"]
 
 
-_OTHERS = ("grid/", "ml/", "integrated/topology", "integrated/weather", "integrated/dataflow_runs")
+_OTHERS = (
+    "grid/",
+    "ml/",
+    "integrated/topology",
+    "integrated/weather",
+    "integrated/dataflow_runs",
+    "integrated/claims",
+)
 
 
 def test_tables_that_are_read_while_jobs_run_are_of_one_state_of_the_lake(

@@ -124,9 +124,8 @@ def train(
     before = _current(store)
     compared = _compared(before, done, parts, unit, settings)
     is_better = compared.wql_before is None or compared.wql <= compared.wql_before
-    name = models.name_of(done.model, work.hours.end())
     facts = _facts(done, work, settings, live.integrated.version, parts) | {"no_band": no_band}
-    digest = models.save(store, name, done.model, band, facts)
+    name, digest = models.save(store, done.model, band, facts, work.hours.end())
     is_current = force or is_better
     row: dict[str, Any] = {
         "name": name,

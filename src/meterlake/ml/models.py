@@ -37,30 +37,35 @@ class Model:
     card: Mapping[str, Any]
 
 
-def name_of(forecaster: Forecaster, trained_until: datetime) -> str:
-    """The same of the same model: how far it was trained, and what it holds."""
-    sums = json.dumps(checksum(forecaster.to_texts()), sort_keys=True)
-    digest = hashlib.sha256(sums.encode()).hexdigest()
-    return f"{trained_until:%Y%m%dT%H%M}-{digest[:8]}"
-
-
 def save(
-    store: Store, name: str, forecaster: Forecaster, band: Band | None, facts: Mapping[str, Any]
-) -> str:
-    """Put a model's files, unknown before the table `models` has it; the SHA-256 of its card."""
+    store: Store,
+    forecaster: Forecaster,
+    band: Band | None,
+    facts: Mapping[str, Any],
+    trained_until: datetime,
+) -> tuple[str, str]:
+    """Put a model's files, unknown before the table `models` has it: its name, SHA-256 of its card.
+
+    The name says how far it was trained and what it holds, so the files of a name never change.
+    """
     texts = forecaster.to_texts()
-    for file, text in texts.items():
-        store.put(f"{MODELS.path}/{name}/{file}", text.encode())
     card = {
-        "name": name,
         **facts,
         "features": list(forecaster.names),
         "band": None if band is None else band.to_json(),
         "sha256": checksum(texts),
     }
-    written = json.dumps(card, indent=1, sort_keys=True).encode()
+    digest = hashlib.sha256(_written(card)).hexdigest()
+    name = f"{trained_until:%Y%m%dT%H%M}-{digest[:8]}"
+    written = _written({"name": name, **card})
+    for file, text in texts.items():
+        store.put(f"{MODELS.path}/{name}/{file}", text.encode())
     store.put(f"{MODELS.path}/{name}/{CARD}", written)
-    return hashlib.sha256(written).hexdigest()
+    return name, hashlib.sha256(written).hexdigest()
+
+
+def _written(card: Mapping[str, Any]) -> bytes:
+    return json.dumps(card, indent=1, sort_keys=True).encode()
 
 
 def load(store: Store, name: str | None = None) -> Model:

@@ -93,7 +93,7 @@ def volt_var(
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """Show each distribution transformer's voltage in an hour, and what lowering it saves.
+    """Show each distribution transformer's voltage in an hour, and what it saves.
 
     Example: meterlake grid volt-var --hour 2024-01-01T18:00Z
     """

@@ -8,7 +8,7 @@ _DATE = Column("date", "string", "", "UTC date of the hour, YYYY-MM-DD")
 VOLT_VAR = Table(
     name="volt_var",
     path="grid/volt_var",
-    meaning="Voltage below each distribution transformer per hour, and what lowering it saves",
+    meaning="Voltage below each distribution transformer per hour, and what it saves",
     columns=(
         Column("distribution_transformer_id", "string", "", "The transformer"),
         _HOUR,

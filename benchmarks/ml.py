@@ -35,7 +35,8 @@ from reporting import Figures, Target, conclude, machine
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs.cluster import cluster
-from meterlake.jobs.forecast import forecast_all, train
+from meterlake.jobs.forecast import forecast_all
+from meterlake.jobs.train import train
 from meterlake.lake.store import Store, open_store
 from meterlake.ml.bands import HISTORY, Days, fit_band, judge
 from meterlake.ml.features import HORIZON

@@ -17,7 +17,8 @@ from meterlake import jobs
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs.anomalies import detect
 from meterlake.jobs.cluster import cluster
-from meterlake.jobs.forecast import forecast_meters, train
+from meterlake.jobs.forecast import forecast_meters
+from meterlake.jobs.train import train
 from meterlake.lake.reader import read_readings
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store

@@ -14,9 +14,10 @@ from meterlake.errors import BadInput
 from meterlake.jobs.anomalies import detect
 from meterlake.jobs.cluster import cluster
 from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import TrainResult, forecast_all, train
+from meterlake.jobs.forecast import forecast_all
 from meterlake.jobs.grid import JOBS as GRID_JOBS
 from meterlake.jobs.grid import update_grid
+from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.catalog import tables
 from meterlake.lake.consumption import read_consumption
 from meterlake.lake.reader import Reader

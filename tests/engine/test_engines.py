@@ -36,7 +36,7 @@ from meterlake.formats.source import Source
 from meterlake.ingest import land
 from meterlake.ingest.stage import cut
 from meterlake.integrate import hours
-from meterlake.jobs import anomalies, forecast, upkeep
+from meterlake.jobs import anomalies, forecast, train, upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.jobs.dataflow import run_dataflow
 from meterlake.jobs.grid import JOBS as GRID_JOBS
@@ -386,7 +386,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecaster, "_ROUNDS", 10)
-    monkeypatch.setattr(forecast, "_RANGE_METERS", 3)
+    monkeypatch.setattr(train, "_RANGE_METERS", 3)
     monkeypatch.setattr(forecast, "RANGE_ROWS", 3000)
     alike = open_store(str(tmp_path / "local"))
     conf = ml.settings(country="AU", subdivision="NSW")
@@ -399,7 +399,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
 
     def said(store: Store, engine: Engine) -> tuple[Any, ...]:
         common: dict[str, Any] = {"engine": engine, "settings": conf, "now": ml.NOW}
-        jobs = forecast.train, forecast.forecast_all, anomalies.detect
+        jobs = train.train, forecast.forecast_all, anomalies.detect
         return tuple(job(store, **common) for job in jobs)
 
     here = said(alike, LocalEngine(2))

@@ -8,7 +8,7 @@ from support import ml
 from support.ml import Energy
 
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.forecast import TrainResult, train
+from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.store import Store, open_store
 from meterlake.ml import forecaster
 from meterlake.settings import Settings

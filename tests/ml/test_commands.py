@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from meterlake import cli
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
-from meterlake.jobs.forecast import TrainResult, forecast_meters, train
+from meterlake.jobs.forecast import forecast_meters
+from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.upsert import replace_rows

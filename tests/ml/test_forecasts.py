@@ -15,7 +15,8 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.jobs import forecast as job
 from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import Forecasted, TrainResult, forecast_all, forecast_meters, train
+from meterlake.jobs.forecast import Forecasted, forecast_all, forecast_meters
+from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store

@@ -13,7 +13,7 @@ from support.ml import DAY, NOW, START, Energy, wall
 
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, MeterlakeError
-from meterlake.jobs.forecast import TrainResult, backtest, choose, train
+from meterlake.jobs.train import TrainResult, backtest, choose, train
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.ml import forecaster, models
@@ -216,7 +216,7 @@ def test_the_scores_of_a_backtest_are_those_of_the_oracle(
 def test_training_takes_so_many_meters_evenly_and_a_window(
     lake: Store, conf: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterlake.jobs.forecast._RANGE_METERS", 2)
+    monkeypatch.setattr("meterlake.jobs.train._RANGE_METERS", 2)
     few = ml.settings(train_meters=6)
     done = train(lake, engine=ENGINE, settings=few, now=NOW, window_days=60)
     assert done.meters == 6

@@ -54,7 +54,7 @@ def train(
 
     Example: meterlake train --window-days 395
     """
-    from meterlake.jobs import forecast as job
+    from meterlake.jobs import train as job
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
@@ -102,7 +102,7 @@ def models(
     """
     import polars as pl
 
-    from meterlake.jobs.forecast import choose
+    from meterlake.jobs.train import choose
     from meterlake.ml.models import listed
 
     with plain_errors(), lake_context(lake) as context:
@@ -143,7 +143,7 @@ def backtest(
 
     Example: meterlake backtest --origins 4 --horizon 168
     """
-    from meterlake.jobs import forecast as job
+    from meterlake.jobs import train as job
     from meterlake.ml.features import HORIZON
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:

@@ -16,8 +16,9 @@ from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, consumed_of, key_of
 from meterlake.ml import models
 from meterlake.ml.bands import LOOK_BACK
-from meterlake.ml.days import READING_TYPE, Judging, judge_days
+from meterlake.ml.days import Judging, judge_days
 from meterlake.ml.models import Model, check_model_zone
+from meterlake.ml.series import READING_TYPE
 from meterlake.ml.weather import daily_temperature
 from meterlake.periods import first_date, local_midnight, next_date, periods
 from meterlake.schema import ANOMALIES, CONSUMPTION_DAILY

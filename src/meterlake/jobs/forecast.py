@@ -1,13 +1,11 @@
-"""Training, backtests and forecasts, each as a job."""
+"""Forecasts from the last readings on: of all meters into the lake, or of some on demand."""
 
-import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from meterlake import __version__
@@ -15,31 +13,18 @@ from meterlake.engine import Engine
 from meterlake.errors import BadInput
 from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import commit, persistently, snapshot
-from meterlake.lake.layout import DAY, LiveLayout, Piece
-from meterlake.lake.meters import RANGE_ROWS, meter_ranges, meters_in
+from meterlake.lake.layout import LiveLayout, Piece
+from meterlake.lake.meters import RANGE_ROWS, meter_ranges
 from meterlake.lake.store import Store
 from meterlake.lake.table import consumed_of, key_of, write_file
 from meterlake.lake.topology import moment_of_topology, topology_at, ways_up
-from meterlake.lake.upsert import replace_rows
-from meterlake.ml import bands, models
-from meterlake.ml.days import read_days
+from meterlake.ml import models
 from meterlake.ml.features import CONTEXT, HORIZON
 from meterlake.ml.forecaster import needed_lightgbm
 from meterlake.ml.learning import (
-    Learning,
-    Learnt,
-    Origins,
-    Trained,
     day_off_of,
-    hindcasts,
-    learn,
-    plan_origins,
-    scored,
-    share_of_rows,
-    trained,
 )
 from meterlake.ml.models import Model, check_model_zone
-from meterlake.ml.scores import Scores, scores
 from meterlake.ml.scoring import (
     NODES,
     Scored,
@@ -50,192 +35,14 @@ from meterlake.ml.scoring import (
     node_rows,
     score,
 )
-from meterlake.ml.series import read_series
-from meterlake.ml.weather import daily_temperature, hourly_temperature
-from meterlake.periods import LocalHours, local_hour, periods
+from meterlake.ml.series import READING_TYPE, end_of_readings, read_series
+from meterlake.ml.weather import hourly_temperature
+from meterlake.periods import LocalHours, local_hour
 from meterlake.schema import (
-    CONSUMPTION_DAILY,
     FORECASTS,
-    MODELS,
     NODE_FORECASTS,
-    polars_schema,
 )
 from meterlake.settings import Settings
-
-READING_TYPE = "kw"
-
-log = logging.getLogger(__name__)
-
-_LEAST_DAYS = 21
-_RANGE_METERS = 20  # meters next to each other, which a file has in one or two row groups
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training gave. `is_current`: whether the model is now the one that forecasts.
-
-    `before` is the model that was current, None where there was none that can be loaded;
-    `compared_by` says how both were compared, and `wql_before` is its loss then. `no_band` says
-    why there is no band for anomalies, None where there is one.
-    """
-
-    name: str
-    scores: Scores
-    rows: int
-    meters: int
-    trained_from: datetime
-    trained_until: datetime
-    held_out_weeks: int
-    is_current: bool
-    before: str | None
-    wql_before: float | None
-    compared_by: str
-    no_band: str | None
-
-
-def train(
-    store: Store,
-    *,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
-    window_days: int | None = None,
-    force: bool = False,
-    progress: Progress = silent,
-) -> TrainResult:
-    """Train a model on the last days of readings; it becomes current where it is not worse.
-
-    Raises
-    ------
-    BadInput
-        There are too few readings, or a package of the extra `ml` is missing.
-    """
-    needed_lightgbm()
-    live = LiveLayout(store)
-    work = _work(store, live, settings, window_days or settings.ml.window_days, None)
-    parts = _learnt(store, engine, settings, work, progress)
-    unit = work.unit(settings)
-    day_off = day_off_of(settings.ml)
-    done = trained(parts, unit, day_off, settings.workers)
-    progress("train", 2, 1)
-    band, no_band = _band(store, settings, work)
-    progress("train", 2, 2)
-
-    before = _current(store)
-    compared = _compared(before, done, parts, unit, settings)
-    is_better = compared.wql_before is None or compared.wql <= compared.wql_before
-    facts = _facts(done, work, settings, live.integrated.version, parts) | {"no_band": no_band}
-    name, digest = models.save(store, done.model, band, facts, work.hours.end())
-    is_current = force or is_better
-    row: dict[str, Any] = {
-        "name": name,
-        "created_at": now,
-        "chosen_at": now if is_current else None,
-        "trained_from": work.hours.start(),
-        "trained_until": work.hours.end(),
-        "meters": sum(p.meters for p in parts),
-        "rows": done.rows,
-        "held_out_weeks": len(work.origins.held_out),
-        "wql": done.scores.wql,
-        "nd": done.scores.nd,
-        "coverage": done.scores.coverage,
-        "wql_before": compared.wql_before,
-        "readings_version": live.integrated.version,
-        "code_version": __version__,
-        "card_sha256": digest,
-    }
-    _store_row(store, row, now)
-    return TrainResult(
-        name,
-        done.scores,
-        done.rows,
-        row["meters"],
-        row["trained_from"],
-        row["trained_until"],
-        row["held_out_weeks"],
-        is_current,
-        None if before is None else before.name,
-        compared.wql_before,
-        compared.by,
-        no_band,
-    )
-
-
-def choose(store: Store, name: str, *, now: datetime) -> None:
-    """Make a model current. Raises BadInput where there is none of that name."""
-    models.load(store, name)
-    row = models.listed(store).filter(pl.col("name") == name).row(0, named=True)
-    _store_row(store, {**row, "chosen_at": now}, now)
-
-
-@dataclass(frozen=True)
-class Backtest:
-    """How a model that saw nothing after the first origin did, by origin and in all."""
-
-    by_origin: tuple[tuple[datetime, Scores], ...]
-    all: Scores
-    naive: Scores
-    rows: int
-    meters: int
-
-
-def backtest(
-    store: Store,
-    *,
-    engine: Engine,
-    settings: Settings,
-    origins: int = 4,
-    progress: Progress = silent,
-) -> Backtest:
-    """Train on what was before the last weeks, forecast each of them, and compare.
-
-    Parameters
-    ----------
-    origins : number of weeks, one origin each
-
-    Raises
-    ------
-    BadInput
-        There are too few readings, or a package of the extra `ml` is missing.
-    """
-    needed_lightgbm()
-    live = LiveLayout(store)
-    days = settings.ml.window_days
-    work = _work(store, live, settings, days, timedelta(weeks=origins))
-    parts = _learnt(store, engine, settings, work, progress)
-    day_off = day_off_of(settings.ml)
-    done = trained(parts, work.unit(settings), day_off, settings.workers)
-
-    first = work.hours.number(work.hours.end())
-    hours = LocalHours(
-        work.hours.zone,
-        work.hours.wall(first - CONTEXT),
-        CONTEXT + origins * HORIZON,
-    )
-    later = Origins((), tuple(CONTEXT + HORIZON * number for number in range(origins)))
-    judged = _Work(
-        hours,
-        later,
-        work.ranges,
-        tuple(live.now().pieces(READING_TYPE, hours.start(), hours.end())),
-        None if work.temperature is None else hourly_temperature(store, hours),
-    )
-    held = _learnt(store, engine, settings, judged, progress)
-    found = hindcasts(done.model, held, judged.unit(settings), day_off, settings.workers)
-    stretch = done.model.stretch["meter"]
-    return Backtest(
-        tuple(
-            (
-                hours.wall(origin).replace(tzinfo=None),
-                scored([h for h in found if h.origin == origin], stretch=stretch),
-            )
-            for origin in later.held_out
-        ),
-        scored(found, stretch=stretch),
-        _naive(held),
-        done.rows,
-        sum(p.meters for p in parts),
-    )
 
 
 @dataclass(frozen=True)
@@ -314,199 +121,13 @@ def forecast_meters(
     )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A window, its origins, the meters to learn from, and where their readings lie."""
-
-    hours: LocalHours
-    origins: Origins
-    ranges: tuple[tuple[str, ...], ...]
-    pieces: tuple[Piece, ...]
-    temperature: Any
-
-    def unit(self, settings: Settings, number: int = 0) -> Learning:
-        meters = self.ranges[number]
-        return Learning(
-            self.pieces,
-            pl.col("meter_id").is_in(list(meters)),
-            self.hours,
-            self.origins,
-            share_of_rows(sum(map(len, self.ranges)), self.origins, settings.ml),
-            self.temperature,
-            number,
-        )
-
-
-def _work(
-    store: Store,
-    live: LiveLayout,
-    settings: Settings,
-    window_days: int,
-    without: timedelta | None,
-) -> _Work:
-    """The window up to the last reading, or so long before it."""
-    zone = settings.timezone
-    layout = live.now()
-    days = layout.days(READING_TYPE)
-    if not days:
-        raise BadInput("Forecasts need readings of type kw; the lake has none yet")
-    end = _end_of_readings(live, zone)
-    if without is not None:
-        end -= without
-    first = local_hour(zone, days[0])
-    count = min((end - first) // timedelta(hours=1), window_days * 24)
-    if count < _LEAST_DAYS * 24:
-        raise BadInput(
-            f"Training needs {_LEAST_DAYS} days of readings of type kw or more; found "
-            f"{max(count, 0) // 24} before {end:%Y-%m-%d %H:%M} ({zone})"
-        )
-    hours = LocalHours(zone, end - timedelta(hours=count), count)
-    pieces = tuple(layout.pieces(READING_TYPE, hours.start(), hours.end()))
-    recent = layout.pieces(READING_TYPE, hours.end() - 28 * DAY, hours.end())
-    ranges = _ranges(meters_in(store, recent), settings.ml.train_meters)
-    temperature = hourly_temperature(store, hours) if settings.ml.use_weather else None
-    return _Work(hours, plan_origins(count), ranges, pieces, temperature)
-
-
-def _end_of_readings(live: LiveLayout, zone: str) -> datetime:
-    """The end of the local hour of the last reading, as the clock shows it."""
-    layout = live.now()
-    days = layout.days(READING_TYPE)
-    last = max(f.last for f in layout.hours(READING_TYPE, days[-1]) if f.last is not None)
-    return local_hour(zone, last) + timedelta(hours=1)
-
-
-def _ranges(meters: Sequence[str], most: int) -> tuple[tuple[str, ...], ...]:
-    """Runs of meters next to each other, spread evenly over all, of so many in all at most."""
-    if not meters:
-        raise BadInput("Training needs meters with readings in the last four weeks; found none")
-    runs = [tuple(meters[i : i + _RANGE_METERS]) for i in range(0, len(meters), _RANGE_METERS)]
-    wanted = max(1, -(-min(most, len(meters)) // _RANGE_METERS))
-    return tuple(runs[number * len(runs) // wanted] for number in range(wanted))
-
-
-def _learnt(
-    store: Store, engine: Engine, settings: Settings, work: _Work, progress: Progress
-) -> list[Learnt]:
-    units = [work.unit(settings, number) for number in range(len(work.ranges))]
-    parts = []
-    for done, part in enumerate(engine.map(learn(store, settings.ml), units), start=1):
-        parts.append(part)
-        progress("learn", len(units), done)
-    return parts
-
-
-def _band(store: Store, settings: Settings, work: _Work) -> tuple[bands.Band | None, str | None]:
-    """A band of the same meters' days; or why there is none, which forecasts do not need."""
-    meters = [meter for run in work.ranges for meter in run]
-    # From before the first: a day needs some before it, but not all that there might be.
-    start = work.hours.start() - bands.HISTORY * DAY
-    window = periods(settings.timezone, "day", start, work.hours.end())
-    files = snapshot(store, CONSUMPTION_DAILY).files
-    use_weather = settings.ml.use_weather
-    temperature = daily_temperature(store, window) if use_weather else None
-    keep = pl.col("meter_id").is_in(meters)
-    _, days = read_days(store, files, window, temperature, keep=keep)
-    try:
-        return bands.fit_band(days, day_off_of(settings.ml)), None
-    except BadInput as error:
-        return None, str(error)
-
-
-def _current(store: Store) -> Model | None:
-    """The current model; None where there is none, or its files are damaged."""
-    rows = models.listed(store)
-    if rows["chosen_at"].is_null().all():
-        return None
-    try:
-        return models.load(store)
-    except BadInput as error:
-        log.warning("The current model is not compared with: %s", error)
-        return None
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Losses of the new model and of the one before on the same weeks, and which those are."""
-
-    wql: float
-    wql_before: float | None
-    by: str
-
-
-def _compared(
-    before: Model | None,
-    done: Trained,
-    parts: Sequence[Learnt],
-    unit: Learning,
-    settings: Settings,
-) -> _Compared:
-    """How the new model does beside the one before, on weeks that neither has seen."""
-    if before is None:
-        return _Compared(done.scores.wql, None, "nothing: there was no model before")
-    unseen = _unseen(before, unit)
-    if unseen:
-        day_off = day_off_of(settings.ml)
-        found = hindcasts(before.forecaster, parts, unit, day_off, settings.workers)
-        wql = scored(found, stretch=before.forecaster.stretch["meter"], origins=unseen).wql
-        new = scored(done.hindcasts, origins=unseen).wql
-        return _Compared(new, wql, "the held-out weeks that the model before had not seen")
-    card = before.card
-    held_out = len(unit.origins.held_out)
-    same = card["trained_until"], card["held_out_weeks"], card["meters"]
-    if same == (unit.hours.end().isoformat(), held_out, sum(p.meters for p in parts)):
-        wql = float(card["scores"]["wql"])
-        return _Compared(done.scores.wql, wql, "the weeks that both have held out")
-    return _Compared(
-        done.scores.wql, None, "nothing: the model before has seen the weeks held out now"
-    )
-
-
-def _unseen(model: Model, unit: Learning) -> tuple[int, ...]:
-    """Origins of the held-out weeks that a model has not seen."""
-    seen = datetime.fromisoformat(model.card["trained_until"])
-    return tuple(o for o in unit.origins.held_out if _moment(unit.hours, o) >= seen)
-
-
-def _moment(hours: LocalHours, number: int) -> datetime:
-    return LocalHours(hours.zone, hours.wall(number), 1).start()
-
-
-def _facts(
-    done: Trained,
-    work: _Work,
-    settings: Settings,
-    version: int,
-    parts: Sequence[Learnt],
-) -> dict[str, Any]:
-    return {
-        "trained_from": work.hours.start().isoformat(),
-        "trained_until": work.hours.end().isoformat(),
-        "meters": sum(p.meters for p in parts),
-        "rows": done.rows,
-        "held_out_weeks": len(work.origins.held_out),
-        "scores": asdict(done.scores),
-        "timezone": settings.timezone,
-        "settings": settings.ml.model_dump(mode="json"),
-        "readings_version": version,
-        "code_version": __version__,
-    }
-
-
-def _store_row(store: Store, row: dict[str, Any], now: datetime) -> None:
-    rows = pl.DataFrame([row], schema=polars_schema(MODELS))
-    replace_rows(store, MODELS, rows, note={"job": "train"}, now=now)
-
-
 def _target(
     store: Store, live: LiveLayout, settings: Settings, start: datetime | None, model: Model
 ) -> tuple[Target, list[Piece]]:
     zone = settings.timezone
     check_model_zone(model, zone)
     layout = live.now()
-    if not layout.days(READING_TYPE):
-        raise BadInput("Forecasts need readings of type kw; the lake has none yet")
-    end = _end_of_readings(live, zone)
+    end = end_of_readings(layout, zone)
     first = end if start is None else local_hour(zone, start)
     if first > end + timedelta(hours=HORIZON):
         raise BadInput(
@@ -606,13 +227,3 @@ def _forecast_all(
     )
     meters = sum(p.meters for p in parts)
     return Forecasted(model.name, target.start, meters, of_nodes.height // HORIZON, is_new=True)
-
-
-def _naive(held: Sequence[Learnt]) -> Scores:
-    """Scores of last week's value of the same hour, as all three quantiles."""
-    parts = [h for part in held for h in part.held_out if h.kind == "meter"]
-    actual = np.concatenate([h.actual for h in parts])
-    before = np.concatenate([h.context[:, -HORIZON:] for h in parts])
-    known = np.where(np.isnan(before), np.nan, actual)
-    filled = np.nan_to_num(before)
-    return scores(known, {"p10": filled, "p50": filled, "p90": filled})

@@ -7,16 +7,17 @@ from datetime import date
 import numpy as np
 import polars as pl
 
+from meterlake.lake.consumption import month_of
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, fetched, scan, write_file
 from meterlake.ml.bands import HISTORY, KINDS, Band, Days, judge
 from meterlake.ml.known import Floats
 from meterlake.ml.learning import day_off_of
-from meterlake.periods import Period
+from meterlake.ml.series import READING_TYPE
+from meterlake.periods import Period, first_date
 from meterlake.schema import ANOMALIES, CONSUMPTION_DAILY, polars_schema
 from meterlake.settings import MlSettings
 
-READING_TYPE = "kw"
 _SEVERAL = 4  # intervals of a day that have one value before the day counts as flat
 _DIGITS = 6
 
@@ -162,6 +163,5 @@ def judged_rows(
 
 
 def _is_of(file: DataFile, dates: Sequence[date]) -> bool:
-    month = int(file.partition["year"]) * 12 + int(file.partition["month"])
-    first, last = (day.year * 12 + day.month for day in (dates[0], dates[-1]))
-    return file.partition["reading_type"] == READING_TYPE and first <= month <= last
+    is_in = first_date(dates[0], "month") <= month_of(file) <= dates[-1]
+    return file.partition["reading_type"] == READING_TYPE and is_in

@@ -7,20 +7,23 @@ a day, as in energy.py; an interval that runs over the end of an hour is shared 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from meterlake.energy import most_frequent_interval
-from meterlake.lake.layout import Piece, scan_pieces
+from meterlake.errors import BadInput
+from meterlake.lake.layout import Layout, Piece, scan_pieces
 from meterlake.lake.meters import MeterOrder
 from meterlake.lake.store import Store
 from meterlake.lake.table import fetched
 from meterlake.ml.known import Floats
-from meterlake.periods import LocalHours, zone_rules
+from meterlake.periods import LocalHours, local_hour, zone_rules
 from meterlake.schema import READINGS
+
+READING_TYPE = "kw"  # of which energies are
 
 _SECOND = 1_000_000  # times are in microseconds
 _HOUR = 3600 * _SECOND
@@ -36,6 +39,18 @@ class Series:
     meters: tuple[str, ...]
     hours: LocalHours
     energy: Floats
+
+
+def end_of_readings(layout: Layout, zone: str) -> datetime:
+    """The end of the local hour of the last reading, as the clock shows it.
+
+    Raises BadInput where there are no readings.
+    """
+    days = layout.days(READING_TYPE)
+    if not days:
+        raise BadInput(f"Forecasts need readings of type {READING_TYPE}; the lake has none yet")
+    last = max(f.last for f in layout.hours(READING_TYPE, days[-1]) if f.last is not None)
+    return local_hour(zone, last) + timedelta(hours=1)
 
 
 def read_series(

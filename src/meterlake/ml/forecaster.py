@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -220,8 +220,6 @@ class Predictor:
         self, name: str, context: Floats, origin: datetime, day_off: DayOff
     ) -> Floats:
         """What others do at each hour, at the level of the little that is known of each series."""
-        from datetime import timedelta
-
         hours = [origin + timedelta(hours=h) for h in range(HORIZON)]
         shape = self.model.profile[name][
             [int(day_off(hour.date())) for hour in hours], [hour.hour for hour in hours]

@@ -493,6 +493,7 @@ def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     thread = threading.Thread(
         target=lambda: done.append(jobs.integrate(store, engine=spark, settings=work.CONF, now=NOW))
     )
+    cluster.stop_worker()  # what it is given it holds, so that the job cannot end before it
     thread.start()
     until(lambda: files_of(store) > 10)
     assert thread.is_alive() and work.contents(store) == before

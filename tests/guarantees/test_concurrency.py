@@ -188,6 +188,9 @@ def do(lake: str, change: Change) -> None:
     getattr(work, job)(lake, *args)
 
 
+@pytest.mark.parametrize(
+    "store", ["file", pytest.param("s3", marks=pytest.mark.soak)], indirect=True
+)
 def test_dataflows_and_grid_updates_at_once_make_the_lake_that_one_after_the_other_make(
     store: Store,
     life: Life,

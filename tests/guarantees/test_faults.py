@@ -112,19 +112,26 @@ def turned(create: Callable[..., Any]) -> Callable[..., Any]:
     return operation
 
 
+EVERY = pytest.mark.parametrize(
+    "every", [3, pytest.param(1, marks=pytest.mark.soak)], ids=["third", "one"]
+)
+
+
+@EVERY
 @pytest.mark.parametrize("afterwards", [False, True], ids=["refused", "done but not told"])
 def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after(
     tmp_path: Path,
     files: list[str],
     states: list[dict[str, str]],
     afterwards: bool,
+    every: int,
     record_property: Record,
 ) -> None:
     base = tmp_path / "base"  # the lake before a job
     base.mkdir()
     injected = 0
     for number in range(len(states) - 1):
-        for operation in itertools.count(1):
+        for operation in itertools.count(1 + number % every, every):
             fault = OneFails(operation, afterwards=afterwards)
             lake = tmp_path / f"lake {number} {operation}"
             shutil.copytree(base, lake, copy_function=os.link)
@@ -146,7 +153,7 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
             assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
             shutil.rmtree(lake)
         list(the_jobs(str(base), files))[number]()
-    assert injected > 25
+    assert injected * every > 25
     record_property("faults injected", injected)
 
 
@@ -185,6 +192,7 @@ CHANGED_BY = {
 WRITES = ("put", "delete")  # and commits: a grid's update reads a lot
 
 
+@EVERY
 @pytest.mark.parametrize(
     ("job", "operations", "afterwards"),
     [
@@ -208,6 +216,7 @@ def test_each_single_failure_of_a_job_of_several_commits_leaves_each_table_befor
     job: str,
     operations: tuple[str, ...],
     afterwards: bool,
+    every: int,
     record_property: Record,
 ) -> None:
     base, clean = tmp_path / "base", tmp_path / "clean"
@@ -225,7 +234,7 @@ def test_each_single_failure_of_a_job_of_several_commits_leaves_each_table_befor
     after, new_view = work.contents(open_store(str(clean))), work.view(open_store(str(clean)))
     assert {t for t in after if after[t] != before[t]} == CHANGED_BY[job]
     injected = 0
-    for number in itertools.count(1):
+    for number in itertools.count(1, every):
         fault = OneFails(number, afterwards=afterwards)
         lake = str(tmp_path / f"lake {number}")
         shutil.copytree(base, lake, copy_function=os.link)
@@ -246,11 +255,11 @@ def test_each_single_failure_of_a_job_of_several_commits_leaves_each_table_befor
         if not fault.failed:
             break
         injected += 1
-    assert injected > len(CHANGED_BY[job])
+    assert injected * every > len(CHANGED_BY[job])
     record_property("faults injected", injected)
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [211, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.DROP_AFTER, Fault.ERROR_503, Fault.CUT])
 def test_each_single_request_to_s3_that_fails_is_asked_again(
     s3_lake: str,
@@ -275,12 +284,12 @@ def test_each_single_request_to_s3_that_fails_is_asked_again(
             assert work.contents(open_store(lake)) == states[-1]
             if over:
                 break
-    assert injected >= 3
+    assert injected >= 1
     record_property("requests that failed", injected)
 
 
 @pytest.mark.parametrize(
-    "seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 9))]
+    "seed", [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 9)]
 )
 def test_a_lake_with_a_grid_on_an_s3_that_fails_is_what_it_is_on_one_that_does_not(
     s3_lake: str,
@@ -322,7 +331,7 @@ def test_an_s3_server_that_goes_away_leaves_the_lake_before_or_after(
     gone = 0
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        for number in range(3, 200, 41):
+        for number in range(3, 200, 67):
             proxy.reset()
             lake = f"{s3_lake}/{number}"
             proxy.reset(from_nth(number))
@@ -337,7 +346,7 @@ def test_an_s3_server_that_goes_away_leaves_the_lake_before_or_after(
                     job()
             proxy.reset()
             assert work.contents(open_store(lake)) == states[-1]
-    assert gone >= 3
+    assert gone >= 2
     record_property("servers that went away", gone)
 
 

@@ -132,7 +132,7 @@ files_of_rows = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     files=files_of_rows,
     seed=st.integers(0, 1000),

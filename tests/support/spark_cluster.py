@@ -101,6 +101,10 @@ class SparkCluster:
             self.workers.append(self._start("worker.Worker", *size, *place, self.master))
         self._wait_for(alive + count)
 
+    def stop_worker(self) -> None:
+        """The worker that is killed next stands still from now on, with its executors."""
+        os.killpg(self.workers[0].pid, signal.SIGSTOP)
+
     def kill_worker(self) -> None:
         """A machine goes away: a worker and its executors, at once."""
         _kill(self.workers.pop(0))

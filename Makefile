@@ -2,11 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv demo test lint format bench soak docs clean
+.PHONY: venv demo test chromium lint format bench soak docs screenshots dashboards grafana-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 venv: .venv/ready  ## Make .venv with pinned dependencies
 
@@ -16,12 +16,25 @@ venv: .venv/ready  ## Make .venv with pinned dependencies
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv  ## From simulated inbound files to answered questions, in ./demo
+demo: venv  ## From simulated files to answered questions, in ./demo; then served (DEMO=--no-serve)
 	@rm -rf demo
-	@$(BIN)/meterlake demo --folder demo
+	@$(BIN)/meterlake demo --folder demo $(DEMO)
 
-test: venv  ## Run the tests
+test: venv chromium  ## Run the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+# Debian's package, for the console's tests; without it they are skipped.
+chromium:
+	@command -v chromium >/dev/null || { \
+	    grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
+	    && echo "Installing Debian's chromium for the console's tests" \
+	    && as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
+	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
+	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
+	        --no-install-recommends install chromium >/dev/null 2>&1; } || true
+
+screenshots: venv chromium  ## Write docs/img/console-*.png, of the demo lake
+	$(BIN)/python docs/screenshots.py
 
 lint: venv  ## Run the linters
 	$(BIN)/ruff check .
@@ -39,6 +52,7 @@ bench: venv  ## Measure, side by side with what people would otherwise use
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/spark.py
 	$(BIN)/python benchmarks/grid.py
+	$(BIN)/python benchmarks/serve.py
 	$(PYTHON) -m venv .venv-rivals
 	.venv-rivals/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/ml_rivals.txt
 	$(BIN)/python benchmarks/ml.py
@@ -50,6 +64,15 @@ soak: venv  ## Longer proofs: whole real files, 2,000 kills, fuzzing
 
 docs: venv  ## Write the generated pages of docs/
 	$(BIN)/python docs/generate.py
+
+dashboards: venv  ## Write the JSON of the Grafana dashboards
+	$(BIN)/python -m dashboards.generate
+
+grafana-check: venv demo/lake  ## Ask every query of the Grafana dashboards, on the demo lake
+	$(BIN)/python -m dashboards.check --lake demo/lake
+
+demo/lake:
+	@$(MAKE) --no-print-directory demo DEMO=--no-serve
 
 clean:  ## Remove what was made
 	rm -rf .venv .venv-rivals demo lake .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,6 +49,11 @@ SECTIONS = {
         "What [forecasts](forecasting.md) and [anomalies](anomalies.md) assume",
         {"country": '"AU"', "train_meters": "1000"},
     ),
+    "serve": Section(
+        "The server",
+        "Where the [REST API](api.md) and the console listen, who may ask, and at what price",
+        {"port": "8080", "price_per_kwh": "0.31", "currency": '"EUR"'},
+    ),
 }
 
 TYPES = {

@@ -37,7 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The long ones first, so that no worker is left with one at the end.
-    items.sort(key=lambda item: not {"engine", "guarantees", "s3", "docs"} & set(item.path.parts))
+    items.sort(
+        key=lambda item: (
+            not {"engine", "guarantees", "s3", "docs", "console"} & set(item.path.parts)
+        )
+    )
     if "soak" in config.getoption("-m"):
         return
     long = [item for item in items if item.get_closest_marker("soak")]

@@ -128,6 +128,50 @@ class MlSettings(BaseModel):
     )
 
 
+class ServeSettings(BaseModel):
+    """Where the server listens, who may ask it, and how much one question may cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen at; any other than loopback needs API keys or OIDC",
+    )
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen at; 0: a free one")
+    processes: int = Field(1, ge=1, le=64, description="Processes that answer")
+    keep_mb: int = Field(
+        768,
+        ge=0,
+        description="Memory of each process for readings that are often asked for [MB]; 0: none",
+    )
+    require_key: bool = Field(
+        False, description="Whether a key is needed on loopback too; elsewhere it always is"
+    )
+    oidc_issuer: str | None = Field(
+        None, description="Issuer of OpenID Connect tokens that are accepted beside keys, its URL"
+    )
+    oidc_audience: str | None = Field(
+        None, description="Audience that these tokens need to be for; needed with oidc_issuer"
+    )
+    oidc_scope_claim: str = Field(
+        "scope", description="Claim of these tokens that says read, sql or admin"
+    )
+    sql_seconds: float = Field(30.0, gt=0, description="Longest time of one SQL query [s]")
+    sql_memory_mb: int = Field(1024, ge=64, description="Memory of one SQL query [MB]")
+    sql_rows: int = Field(100_000, ge=1, description="Most rows of an SQL query's answer")
+    sql_processes: int = Field(2, ge=1, le=64, description="SQL queries at a time, each apart")
+    price_per_kwh: float = Field(
+        0.23, description="Price of energy that costs are shown with [currency/kWh]"
+    )
+    map_tiles: str | None = Field(
+        None,
+        pattern=r"^https://[^{}/]+/.*\{z\}.*$",
+        description="Ground of the console's map, fetched by browsers, such as "
+        "https://tile.openstreetmap.org/{z}/{x}/{y}.png; unset: none",
+    )
+    currency: str = Field("USD", description="Currency that costs are shown in, ISO 4217 code")
+
+
 class Settings(BaseSettings):
     """Everything that can be set; `meterlake settings` prints it."""
 
@@ -194,6 +238,7 @@ class Settings(BaseSettings):
     ml: MlSettings = Field(
         MlSettings(), description="What forecasts and anomalies assume, in a section [ml]"
     )
+    serve: ServeSettings = Field(ServeSettings(), description="The server, in a section [serve]")
     workers: int = Field(
         min(4, os.cpu_count() or 1),
         ge=1,

@@ -80,6 +80,7 @@ def until(happens: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.soak
 def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
     driver: Any, cluster: SparkCluster, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_processes_at_once_make_the_lake_that_one_makes_alone(
     record_property("concurrent processes", INGESTING + INTEGRATING)
 
 
+@pytest.mark.soak
 def test_processes_at_once_over_a_store_that_fails_make_the_same_lake(
     s3_lake: str,
     files: list[str],
@@ -219,7 +220,9 @@ def test_dataflows_and_grid_updates_at_once_make_the_lake_that_one_after_the_oth
     record_property("concurrent processes", len(children))
 
 
-@pytest.mark.parametrize("job", ["topology", "weather", "grid"])
+@pytest.mark.parametrize(
+    "job", ["grid", *(pytest.param(j, marks=pytest.mark.soak) for j in ("topology", "weather"))]
+)
 def test_a_job_that_the_same_job_overtakes_before_each_of_its_commits_changes_nothing_more(
     life: Life, changes: dict[str, Change], tmp_path: Path, job: str
 ) -> None:

@@ -288,9 +288,7 @@ def test_each_single_request_to_s3_that_fails_is_asked_again(
     record_property("requests that failed", injected)
 
 
-@pytest.mark.parametrize(
-    "seed", [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 9)]
-)
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 9)])
 def test_a_lake_with_a_grid_on_an_s3_that_fails_is_what_it_is_on_one_that_does_not(
     s3_lake: str,
     life: Life,

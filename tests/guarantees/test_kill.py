@@ -209,7 +209,7 @@ def kill_until(
 
 
 @pytest.mark.parametrize(
-    "kills", [50, pytest.param(2000, marks=pytest.mark.soak)], ids=["50", "2000"]
+    "kills", [30, pytest.param(2000, marks=pytest.mark.soak)], ids=["30", "2000"]
 )
 def test_a_process_killed_at_any_moment_leaves_the_lake_before_or_after_its_job(
     kills: int,

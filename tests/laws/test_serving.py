@@ -20,6 +20,7 @@ from meterlake.integrate import consumption
 from meterlake.jobs import cluster as jobs_cluster
 from meterlake.jobs import upkeep
 from meterlake.lake import commit as commits
+from meterlake.lake import kept
 from meterlake.lake.commit import snapshot
 from meterlake.lake.consumption import read_consumption
 from meterlake.lake.reader import Reader
@@ -81,6 +82,11 @@ windows = st.lists(
 histories = st.lists(st.one_of(delivery, delivery, clustering, clustering), min_size=3, max_size=8)
 
 
+@pytest.fixture(autouse=True)
+def files_are_kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "ASKED", 1)
+
+
 class Life:
     """A lake that lives through a history, and a reader that is there all the time."""
 
@@ -88,7 +94,7 @@ class Life:
         self.folder = folder
         self.store = open_store(str(folder / "lake"))
         self.store.put("inbound/new", b"")
-        self.reader = Reader(self.store)
+        self.reader = Reader(self.store, keep_mb=10)
         self.files = 0
 
     def deliver(self, *deliveries: Delivery) -> None:
@@ -160,6 +166,14 @@ def everything_is_as_integrated_has_it(life: Life, windows: Sequence[tuple[int, 
         inside = pl.col("reading_date_time").is_between(*window, closed="left")
         wanted = pl.col("meter_id").is_in(["m1", "m2"]) & (pl.col("reading_type") == "kw")
         same(found, without_arrival.filter(inside & wanted))
+        of_one = pl.col("meter_id") == "m1"
+        for _ in range(2):  # from a file, and from a file that is kept
+            found = life.reader.readings(
+                ["m1"], reading_types=types, start=window[0], end=window[1]
+            )
+            same(
+                found, without_arrival.filter(inside & of_one & pl.col("reading_type").is_in(types))
+            )
     columns = ", ".join(without_arrival.columns)
     same(query(life.store, f"SELECT {columns} FROM readings ORDER BY {', '.join(KEY)}"),
          without_arrival)  # fmt: skip

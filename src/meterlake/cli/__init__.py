@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, make, ml
+from meterlake.cli import about, ask, change, flow, grid, keys, make, ml, serve
 
 app = typer.Typer(
     name="meterlake",
@@ -28,6 +28,8 @@ for commands in (
     grid.commands,
     ml.commands,
     ask.commands,
+    serve.commands,
+    keys.commands,
     about.commands,
 ):
     app.add_typer(commands)

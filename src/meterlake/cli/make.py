@@ -154,6 +154,9 @@ def demo(
     folder: Annotated[Path, typer.Option(help="An empty or new folder for all of it.")] = Path(
         "demo"
     ),
+    serve: Annotated[
+        bool, typer.Option(help="Serve the lake at the end, until Ctrl-C; not with json.")
+    ] = True,
     output: OutputOption = Output.table,
 ) -> None:
     """From simulated inbound files to answered questions, in one go, on an empty folder.
@@ -169,3 +172,7 @@ def demo(
         )
         if as_json:
             show.result(done, as_json=True)
+        elif serve:
+            from meterlake.cli.serve import serve_lake
+
+            serve_lake(str(done["lake"]), {}, or_free_port=True)

@@ -284,12 +284,14 @@ def scan_pieces(
             elif piece.has_in(file, start, end):
                 edges.setdefault(piece.table.name, []).append(file)
             else:
-                frames.append(_scan(store, piece.table, [file]).filter(_in(piece.start, piece.end)))
+                frames.append(
+                    _scan(store, piece.table, [file], columns).filter(_in(piece.start, piece.end))
+                )
     for name, files in edges.items():
         files += whole.pop(name, [])
         files.sort(key=lambda f: EARLIEST if f.first is None else f.first)
-        frames.append(_scan(store, tables[name], files).filter(_in(start, end)))
-    frames += [_scan(store, tables[name], files) for name, files in whole.items()]
+        frames.append(_scan(store, tables[name], files, columns).filter(_in(start, end)))
+    frames += [_scan(store, tables[name], files, columns) for name, files in whole.items()]
     if not frames:
         return scan(store, READINGS, []).select(columns)
     if keep is not None:
@@ -301,21 +303,42 @@ def _in(start: datetime, end: datetime) -> pl.Expr:
     return pl.col("reading_date_time").is_between(start, end, closed="left")
 
 
-def _scan(store: Store, table: Table, files: Sequence[DataFile]) -> pl.LazyFrame:
+def _scan(
+    store: Store, table: Table, files: Sequence[DataFile], columns: Sequence[str]
+) -> pl.LazyFrame:
     rows = scan(store, table, files)
-    return _with_what_the_type_says(rows) if table == SERVING_READINGS else rows
+    return _with_what_the_type_says(rows, columns) if table == SERVING_READINGS else rows
 
 
-def _with_what_the_type_says(serving: pl.LazyFrame) -> pl.LazyFrame:
-    """Serving's rows with the columns that are the same for all readings of a type."""
+def _with_what_the_type_says(serving: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """Serving's rows with those of the columns that are the same for all readings of a type."""
     kind = pl.col("reading_type")
-    return serving.with_columns(
-        kind.replace_strict({t.name: t.unit for t in READING_TYPES.values()}).alias("unit"),
-        kind.replace_strict({t.name: t.obis_code for t in READING_TYPES.values()}).alias(
-            "obis_code"
-        ),
-        pl.lit(None, pl.String).alias("phase"),
-        pl.lit(BATCH_SOURCE).alias("reading_source"),
+    units = {t.name: t.unit for t in READING_TYPES.values()}
+    codes = {t.name: t.obis_code for t in READING_TYPES.values()}
+    said = {
+        "unit": lambda: kind.replace_strict(units),
+        "obis_code": lambda: kind.replace_strict(codes),
+        "phase": lambda: pl.lit(None, pl.String),
+        "reading_source": lambda: pl.lit(BATCH_SOURCE),
+    }
+    return serving.with_columns(said[name]().alias(name) for name in columns if name in said)
+
+
+def said_by_type(
+    rows: pl.DataFrame, reading_type: str, meter: str, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Columns of one meter's rows of a type, those too that are the same for all of them."""
+    kind = READING_TYPES[reading_type]
+    said = {
+        "meter_id": meter,
+        "reading_type": reading_type,
+        "unit": kind.unit,
+        "obis_code": kind.obis_code,
+        "phase": None,
+        "reading_source": BATCH_SOURCE,
+    }
+    return rows.select(
+        pl.lit(said[name], pl.String).alias(name) if name in said else name for name in columns
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
 
@@ -10,14 +10,82 @@ import polars as pl
 
 from meterlake.lake.commit import snapshot
 from meterlake.lake.history import AsOf
-from meterlake.lake.layout import EARLIEST, LATEST, Layout, LiveLayout, Piece, meets, scan_pieces
+from meterlake.lake.kept import KeptFiles
+from meterlake.lake.layout import (
+    EARLIEST,
+    LATEST,
+    Layout,
+    LiveLayout,
+    Piece,
+    meets,
+    said_by_type,
+    scan_pieces,
+)
 from meterlake.lake.sql import answer
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, Snapshot, fetched
-from meterlake.schema import READINGS, STAGING
+from meterlake.schema import READINGS, SERVING_READINGS, STAGING
 
 _COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
 _WITHOUT_ARRIVAL = [name for name in _COLUMNS if name != "arrival_time"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where readings lie; `version` is another word whenever the lake's readings have changed."""
+
+    store: Store
+    meters: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    version: str
+    kept: KeptFiles | None = None
+
+    def rows(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Columns of the readings, by type, meter and time. Raises Unavailable."""
+        wanted = pl.col("meter_id").is_in(list(self.meters))
+        order = ["reading_type", "meter_id", "reading_date_time"]
+        if len(self.meters) == 1:
+            wanted = pl.col("meter_id") == self.meters[0]
+            order.remove("meter_id")
+        if len({file.partition["reading_type"] for p in self.pieces for file in p.files}) < 2:
+            order.remove("reading_type")
+        needed = list(dict.fromkeys([*columns, *order]))
+        kept, pieces = self._kept(needed)
+        if pieces or not kept:
+            kept.append(fetched(scan_pieces(self.store, pieces, needed, keep=wanted)))
+        rows = kept[0] if len(kept) == 1 else pl.concat(kept)
+        if len(order) > 1 or not rows[order[0]].is_sorted():
+            rows = rows.sort(order)
+        return rows.select(columns)
+
+    def _kept(self, columns: Sequence[str]) -> tuple[list[pl.DataFrame], list[Piece]]:
+        """Rows of files that are kept in memory, and the pieces without these files."""
+        if self.kept is None or len(self.meters) != 1:
+            return [], list(self.pieces)
+        by_type: dict[str, list[pl.DataFrame]] = {}
+        left = []
+        for piece in self.pieces:
+            others = []
+            for file in piece.files:
+                rows = None
+                if piece.table == SERVING_READINGS:
+                    rows = self.kept.rows(file, self.meters[0])
+                if rows is None:
+                    others.append(file)
+                    continue
+                if not piece.has_all_of(file):
+                    rows = rows.filter(
+                        pl.col("reading_date_time").is_between(
+                            piece.start, piece.end, closed="left"
+                        )
+                    )
+                by_type.setdefault(file.partition["reading_type"], []).append(rows)
+            if others:
+                left.append(replace(piece, files=tuple(others)))
+        return [
+            said_by_type(pl.concat(parts), name, self.meters[0], columns)
+            for name, parts in by_type.items()
+        ], left
 
 
 class Reader:
@@ -26,8 +94,10 @@ class Reader:
     Each question is answered from the lake as it is then. May be used by several threads.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, keep_mb: int = 0) -> None:
+        """A reader of a lake that keeps up to `keep_mb` of what is often asked for decoded."""
         self.store = store
+        self._kept = KeptFiles(store, keep_mb) if keep_mb else None
         self._lock = Lock()
         self._live = LiveLayout(store)
 
@@ -54,6 +124,21 @@ class Reader:
         `with_arrival` without arrival_time. No row where the meter is not known or has no
         reading in the window.
         """
+        found = self.find(
+            meters, reading_types=reading_types, start=start, end=end, with_arrival=with_arrival
+        )
+        return found.rows(_COLUMNS if with_arrival else _WITHOUT_ARRIVAL)
+
+    def find(
+        self,
+        meters: Sequence[str],
+        *,
+        reading_types: Sequence[str] = ("kw",),
+        start: datetime | None = None,
+        end: datetime | None = None,
+        with_arrival: bool = False,
+    ) -> "Found":
+        """Where readings lie now, and at which version; nothing is read yet. As `readings`."""
         window = start or EARLIEST, end or LATEST
         with self.layout() as layout:
             pieces = [
@@ -61,14 +146,19 @@ class Reader:
                 for name in sorted(set(reading_types))
                 for piece in layout.pieces(name, *window, by_meter=not with_arrival)
             ]
-        columns = _COLUMNS if with_arrival else _WITHOUT_ARRIVAL
-        wanted = pl.col("meter_id").is_in(list(meters))
-        if len(meters) == 1:
-            wanted = pl.col("meter_id") == meters[0]
-        rows = fetched(
-            scan_pieces(self.store, [p for p in pieces if p.files], columns, keep=wanted)
-        )
-        return rows.sort("reading_type", "meter_id", "reading_date_time")
+            now = self.integrated
+        found = tuple(p for p in pieces if p.files)
+        version = f"{now.id[:8]}{now.version}"
+        return Found(self.store, tuple(meters), found, version, self._kept)
+
+    def newest(self, reading_type: str) -> datetime | None:
+        """The moment of the newest reading of a type; None where there is none."""
+        with self.layout() as layout:
+            for day in reversed(layout.days(reading_type)):
+                moments = [f.last for f in layout.hours(reading_type, day) if f.last is not None]
+                if moments:
+                    return max(moments)
+        return None
 
     @contextmanager
     def layout(self) -> Iterator[Layout]:

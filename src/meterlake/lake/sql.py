@@ -1,20 +1,25 @@
 """SQL for people: DuckDB over the lake's tables, by name, reading only.
 
 Each table is a view over the files of one version of it, so that a query sees one state
-of the lake whatever is written meanwhile. Only SELECT is run, and only the lake's files
-can be read.
+of the lake whatever is written meanwhile. Only SELECT is run, and two things keep it to the
+tables, each by itself: what DuckDB's own parser understood names nothing else (a SELECT of
+DuckDB 2 may hold a COPY … TO), and DuckDB opens no files but those of these versions.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import duckdb
 import polars as pl
+from arro3.core import RecordBatch, RecordBatchReader
 from arro3.core import Table as ArrowTable
 
 from meterlake.errors import BadInput, Unavailable
 from meterlake.lake.commit import snapshots
+from meterlake.lake.fence import CLOSED, cause, check, table_names
 from meterlake.lake.history import AsOf, balance_sql, views_as_of
 from meterlake.lake.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.lake.store import Store
@@ -40,6 +45,22 @@ _SQL_TYPES = {
     "timestamp": "TIMESTAMPTZ",
 }
 
+_BATCH_ROWS = 2048
+
+
+class TooMuchMemory(BadInput):
+    """A query needs more memory than it may have."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one query may cost; its answer ends after so many rows. Nothing spills to disk."""
+
+    memory_mb: int
+    rows: int
+    answer_mb: int
+    threads: int = 2
+
 
 def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
     """Answer a SELECT over the catalog's tables, as they are or as they were.
@@ -49,30 +70,40 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
     BadInput
         It is no single SELECT, is wrong SQL, or asks for something outside the lake.
     """
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise BadInput(f"The query is not SQL that DuckDB knows: {_cause(error)}") from error
-    kinds = {statement.type for statement in statements}
-    if len(statements) != 1 or kinds != {duckdb.StatementType.SELECT}:
-        raise BadInput(
-            "A query needs to be one SELECT (the lake is only read here); found "
-            + (", ".join(sorted(str(k).split(".")[-1] for k in kinds)) or "nothing")
-        )
+    states, layout = _needed(store, sql, as_of)
+    return answer(store, sql, states, as_of=as_of, layout=layout)
+
+
+def query_within(
+    store: Store, sql: str, limits: Limits, *, as_of: AsOf | None = None
+) -> tuple[pl.DataFrame, bool]:
+    """Answer a SELECT as `query` does, within limits: the first rows, and whether there are more.
+
+    Raises
+    ------
+    BadInput
+        As `query`; and where the rows are more than `answer_mb`.
+    TooMuchMemory
+        DuckDB would need more than `memory_mb`.
+    """
+    states, layout = _needed(store, sql, as_of)
+    return _answered(store, sql, states, as_of=as_of, layout=layout, limits=limits)
+
+
+def _needed(
+    store: Store, sql: str, as_of: AsOf | None
+) -> tuple[dict[str, Snapshot], Layout | None]:
+    """The states of tables that a query from outside is answered from; BadInput if not at all."""
+    check(sql)
     named = _named(sql)
     if as_of is not None:
         # As of a moment the readings come from staging.
         wanted = {STAGING if t == READINGS else t for t in named} | {STAGING}
-        return answer(store, sql, snapshots(store, wanted), as_of=as_of)
+        return snapshots(store, wanted), None
     if READINGS not in named or _asks_for_arrival(sql, named):
-        return answer(store, sql, snapshots(store, named))
+        return snapshots(store, named), None
     states = snapshots(store, {*named, SERVING_READINGS})
-    return answer(
-        store,
-        sql,
-        states,
-        layout=layout_of(store, states[SERVING_READINGS.name], states[READINGS.name]),
-    )
+    return states, layout_of(store, states[SERVING_READINGS.name], states[READINGS.name])
 
 
 def _named(sql: str) -> list[Table]:
@@ -86,7 +117,7 @@ def _named(sql: str) -> list[Table]:
 
 def _asks_for_arrival(sql: str, named: Sequence[Table]) -> bool:
     """Whether a query needs the readings' arrival_time, which serving does not have."""
-    with duckdb.connect() as connection:
+    with duckdb.connect(config=CLOSED | {"threads": 1}) as connection:
         for table in named:
             columns = ", ".join(f'"{c.name}" {_SQL_TYPES[c.type]}' for c in table.columns)
             connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
@@ -115,43 +146,99 @@ def answer(
     as_of: AsOf | None = None,
     layout: Layout | None = None,
 ) -> pl.DataFrame:
-    """Answer one SELECT over these states of tables. Raises BadInput as `query` does.
+    """Answer one SELECT of ours over these states of tables. Raises BadInput as `query` does.
 
     With a `layout` the readings are those of serving, where it is up to date, and their
     arrival_time is not known.
     """
-    with duckdb.connect() as connection:
+    return _answered(store, sql, states, parameters, as_of=as_of, layout=layout)[0]
+
+
+def _answered(
+    store: Store,
+    sql: str,
+    states: Mapping[str, Snapshot],
+    parameters: Mapping[str, object] | None = None,
+    *,
+    as_of: AsOf | None = None,
+    layout: Layout | None = None,
+    limits: Limits | None = None,
+) -> tuple[pl.DataFrame, bool]:
+    """The answer, and whether it would have more rows than the limit."""
+    config = dict(CLOSED)
+    if limits is not None:
+        config |= {"memory_limit": f"{limits.memory_mb}MB", "threads": limits.threads}
+        config |= {"temp_directory": ""}
+    with duckdb.connect(config=config) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         store.register(connection)
         try:
             _create_views(connection, store, states, as_of, layout)
         except duckdb.Error as error:
-            raise Unavailable(
-                f"The lake's files cannot be read: {_cause(error)}. meterlake check tells whether "
-                "a file is missing or damaged"
-            ) from error
+            raise _unreadable(error) from error
+        # A layout is of these states: its files are theirs.
+        paths = [store.uri(f"{s.table.path}/{f.path}") for s in states.values() for f in s.files]
         # As it is, and as the views write it: DuckDB compares the letters.
-        folders = ", ".join({_quoted(f"{store.url}/"), _quoted(f"{_exactly(store.url)}/")})
-        connection.execute(f"SET allowed_directories = [{folders}]")
+        files = ", ".join({_quoted(form) for path in paths for form in (path, _exactly(path))})
+        connection.execute(f"SET allowed_paths = [{files}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            # By way of arro3: Polars keeps a DuckDB result that it reads itself for ever, and
-            # DuckDB then complains of it on the terminal when the process ends.
             relation = connection.sql(sql, params=parameters)
+            doubled = [name for name, count in Counter(relation.columns).items() if count > 1]
+            if doubled:
+                raise BadInput(
+                    f"The query has several columns named '{doubled[0]}': name each by AS"
+                )
             for column, kind in zip(relation.columns, relation.types, strict=True):
                 if "INTERVAL" in str(kind):
                     raise BadInput(
                         f"The query's column '{column}' is a length of time, which no output has; "
                         "make a number of it, such as epoch(…) in seconds"
                     )
-            return pl.DataFrame(ArrowTable.from_arrow(relation))
+            return _fetched(relation, limits)
+        except duckdb.OutOfMemoryException as error:
+            raise TooMuchMemory(
+                f"The query needs too much memory: {cause(error)}. Aggregate, or narrow the window"
+            ) from error
+        except duckdb.IOException as error:
+            raise _unreadable(error) from error
         except duckdb.Error as error:
-            names = ", ".join([*known_tables(), *VIEWS])
             raise BadInput(
-                f"The query cannot be answered: {_cause(error)}. Tables: {names} "
+                f"The query cannot be answered: {cause(error)}. Tables: {table_names()} "
                 "(their columns: meterlake catalog TABLE)"
             ) from error
+
+
+def _fetched(relation: duckdb.DuckDBPyRelation, limits: Limits | None) -> tuple[pl.DataFrame, bool]:
+    # By way of arro3: Polars keeps a DuckDB result that it reads itself for ever, and
+    # DuckDB then complains of it on the terminal when the process ends.
+    if limits is None:
+        return pl.DataFrame(ArrowTable.from_arrow(relation)), False
+    # What is beyond the limit is not even worked out.
+    reader = RecordBatchReader.from_arrow(relation.to_arrow_reader(_BATCH_ROWS))
+    batches: list[RecordBatch] = []
+    rows = size = 0
+    for batch in reader:
+        batches.append(batch)
+        rows += batch.num_rows
+        size += batch.nbytes
+        if size > limits.answer_mb * 1_000_000:
+            raise BadInput(
+                f"The query's answer has more than {limits.answer_mb} MB in its first {rows} rows: "
+                "ask for fewer columns or rows, or aggregate"
+            )
+        if rows > limits.rows:
+            break
+    frame = pl.DataFrame(ArrowTable.from_batches(batches, schema=reader.schema))
+    return frame.head(limits.rows), rows > limits.rows
+
+
+def _unreadable(error: duckdb.Error) -> Unavailable:
+    return Unavailable(
+        f"The lake's files cannot be read: {cause(error)}. meterlake check tells whether "
+        "a file is missing or damaged"
+    )
 
 
 def _create_views(
@@ -252,7 +339,3 @@ def _exactly(path: str) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _cause(error: duckdb.Error) -> str:
-    return " ".join(str(error).split())[:500]

@@ -76,17 +76,7 @@ def load(store: Store, name: str | None = None) -> Model:
     BadInput
         There is none of that name, or no model at all; or its files are not what was stored.
     """
-    rows = listed(store)
-    if name is None:
-        rows = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at").tail(1)
-        if rows.is_empty():
-            raise BadInput("The lake has no model yet: meterlake train makes one")
-    else:
-        known = ", ".join(rows["name"].to_list()) or "none"
-        rows = rows.filter(pl.col("name") == name)
-        if rows.is_empty():
-            raise BadInput(f"There is no model '{name}'; the lake has: {known}")
-    row = rows.row(0, named=True)
+    row = model_row(store, name)
     folder = f"{MODELS.path}/{row['name']}"
 
     def sound(file: str, expected: str) -> str:
@@ -114,6 +104,21 @@ def load(store: Store, name: str | None = None) -> Model:
             f"{store.uri(folder)} is not a model of this version of meterlake: {error!r}. Train "
             "anew: meterlake train"
         ) from error
+
+
+def model_row(store: Store, name: str | None = None) -> dict[str, Any]:
+    """A model's row of the table, by its name; None: the current one. Raises BadInput."""
+    rows = listed(store)
+    if name is None:
+        rows = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at").tail(1)
+        if rows.is_empty():
+            raise BadInput("The lake has no model yet: meterlake train makes one")
+    else:
+        known = ", ".join(rows["name"].to_list()) or "none"
+        rows = rows.filter(pl.col("name") == name)
+        if rows.is_empty():
+            raise BadInput(f"There is no model '{name}'; the lake has: {known}")
+    return rows.row(0, named=True)
 
 
 def listed(store: Store) -> pl.DataFrame:

@@ -1,0 +1,144 @@
+"""What is asked of the lake as a whole: its tables, its settings, how reliable supply was."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from meterlake import __version__
+from meterlake.errors import BadInput
+from meterlake.grid.indices import indices
+from meterlake.lake import catalog, sql
+from meterlake.lake.commit import snapshots
+from meterlake.lake.topology import METER_TOPOLOGY, VIEWS
+from meterlake.schema import OUTAGES, known_tables
+from meterlake.serve.access import needs
+from meterlake.serve.answers import Refused
+from meterlake.serve.listed import LONGEST
+from meterlake.serve.state import Here
+from meterlake.serve.told import Moment, problems
+from meterlake.settings import settings_table
+
+router = APIRouter(tags=["lake"], dependencies=[Depends(needs("read"))])
+
+
+class LakeTold(BaseModel):
+    """What holds for the whole lake."""
+
+    version: str = Field(description="Version of meterlake")
+    timezone: str = Field(description="IANA zone of local days")
+    price_per_kwh: float = Field(description="Price of energy [currency/kWh]")
+    currency: str = Field(description="ISO 4217 code of the currency")
+
+
+TableName = Annotated[
+    str, Path(description="Name of a table or view", examples=["consumption_daily"])
+]
+
+
+class TableTold(BaseModel):
+    """One table or view of the catalog."""
+
+    table: str = Field(description="Its name in SQL")
+    rows: int | None = Field(description="Number of rows; null: a view")
+    files: int | None = Field(description="Number of Parquet files")
+    bytes: int | None = Field(description="Their size [B]")
+    newest: datetime | None = Field(description="Largest value of its time column [UTC]")
+    version: int | None = Field(description="Version of the Delta table; null: not there yet")
+    path: str | None = Field(description="Where it lies below the lake")
+    meaning: str = Field(description="What it holds")
+
+
+class ColumnTold(BaseModel):
+    """One column of a table."""
+
+    column: str = Field(description="Its name")
+    type: str = Field(description="Its type")
+    unit: str = Field(description="Its unit")
+    partition: bool = Field(description="Whether files are laid out by it")
+    meaning: str = Field(description="What it says")
+
+
+class Indices(BaseModel):
+    """How reliable supply was, as IEEE 1366 defines it."""
+
+    customers: int = Field(description="Meters of the topology")
+    interruptions: int = Field(description="Sustained interruptions")
+    saidi: float | None = Field(description="Minutes without supply per customer [min]")
+    saifi: float | None = Field(description="Sustained interruptions per customer")
+    caidi: float | None = Field(description="Minutes per interruption of a customer [min]")
+    maifi: float | None = Field(description="Momentary interruptions per customer")
+
+
+class IndicesAsked(BaseModel):
+    """A half-open window."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: Moment | None = Field(None, alias="from", description="First moment, included")
+    end: Moment | None = Field(None, alias="to", description="End, not included")
+
+
+@router.get("/about", summary="The lake's zone, and the price that costs are shown with")
+def about(here: Here) -> LakeTold:
+    """What a dashboard needs to know besides the rows."""
+    of = here.settings.serve
+    return LakeTold(
+        version=__version__,
+        timezone=here.settings.timezone,
+        price_per_kwh=of.price_per_kwh,
+        currency=of.currency,
+    )
+
+
+@router.get("/catalog", summary="The lake's tables and views", responses=problems())
+def tables(here: Here) -> list[TableTold]:
+    """Rows, files, bytes, newest time and version of each, from the logs alone."""
+    return [TableTold.model_validate(row) for row in catalog.tables(here.store)]
+
+
+@router.get("/catalog/{table}", summary="A table's columns", responses=problems(404))
+def columns(table: TableName, here: Here) -> list[ColumnTold]:
+    """Each column's type, unit and meaning."""
+    try:
+        return [ColumnTold.model_validate(row) for row in catalog.describe(table[:LONGEST])]
+    except BadInput as error:
+        raise Refused(404, str(error)) from error
+
+
+@router.get("/indices", summary="SAIDI, SAIFI, CAIDI and MAIFI", responses=problems(400))
+def reliability(asked: Annotated[IndicesAsked, Query()], here: Here) -> Indices:
+    """Of outages that start in the window."""
+    states = snapshots(
+        here.store,
+        [known_tables()[name] for name in sorted({OUTAGES.name, *VIEWS[METER_TOPOLOGY].tables})],
+    )
+    window: dict[str, Any] = {}
+    conditions = ["true"]
+    for name, value, sign in (("start", asked.start, ">="), ("end", asked.end, "<")):
+        if value is not None:
+            window[name] = here.aware(value)
+            conditions.append(f"start {sign} ${name}")
+    if len(window) == 2 and window["start"] >= window["end"]:
+        raise Refused(400, f"to needs to be after from; found {asked.start} to {asked.end}")
+    found = sql.answer(
+        here.store,
+        f"SELECT * FROM outages WHERE {' AND '.join(conditions)}",  # noqa: S608
+        states,
+        window,
+    )
+    customers = sql.answer(here.store, f"SELECT count(*) FROM {METER_TOPOLOGY}", states).item()  # noqa: S608
+    limit = here.settings.grid.momentary_minutes
+    return Indices.model_validate(indices(found, customers, momentary_minutes=limit))
+
+
+@router.get(
+    "/settings",
+    summary="The server's settings, secrets hidden",
+    dependencies=[Depends(needs("admin"))],
+    responses=problems(),
+)
+def settings(here: Here) -> list[dict[str, str]]:
+    """Each setting's value, default and meaning."""
+    return settings_table(here.settings)

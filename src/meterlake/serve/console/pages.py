@@ -1,0 +1,248 @@
+"""What the pages share: how one is made of a template, its numbers in words, its security."""
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+import polars as pl
+from bokeh.settings import settings as bokeh_settings
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from meterlake import __version__
+from meterlake.serve.answers import Refused
+from meterlake.serve.console.charts import Chart
+from meterlake.serve.state import Served
+
+
+@dataclass(frozen=True)
+class View:
+    """A page of the navigation."""
+
+    path: str
+    title: str
+    question: str
+
+
+VIEWS = (
+    View("/", "Overview", "Is everything there?"),
+    View("/console/meter", "Meter", "What does one meter do?"),
+    View("/console/anomalies", "Anomalies", "Which days are odd?"),
+    View("/console/forecast", "Forecast", "What will next week take?"),
+    View("/console/outages", "Outages", "Who is without supply?"),
+    View("/console/weather", "Usage and weather", "What does the weather do to it?"),
+    View("/console/volt-var", "Volt/var", "What does lower voltage save?"),
+    View("/console/quality", "Data quality", "What came late or damaged?"),
+    View("/console/sql", "SQL", "Ask anything"),
+)
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data:{tiles}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_STATIC = files("meterlake.serve.console") / "static"
+_FIRST_YEAR, _LAST_YEAR = 1900, 2200
+_MOST_PRICE = 1e6  # a kWh
+_SHORT = 13  # letters of a long identifier that are shown
+
+
+def page(
+    request: Request, here: Served, template: str, *, status: int = 200, **numbers: Any
+) -> Response:
+    """A page made of a template of templates/ and what it shows.
+
+    `charts` among the numbers are drawn; every template has `here`, `path`, `views`, `zone`.
+    """
+    zone = ZoneInfo(here.settings.timezone)
+    text = _templates.get_template(template).render(
+        request=request,
+        path=request.url.path,
+        views=VIEWS,
+        view=next((v for v in VIEWS if v.path == request.url.path), None),
+        zone=zone,
+        zone_name=here.settings.timezone,
+        lake=here.store.url,
+        currency=here.settings.serve.currency,
+        version=__version__,
+        **numbers,
+    )
+    tiles = here.settings.serve.map_tiles
+    host = " " + "/".join(tiles.split("/")[:3]) if tiles else ""
+    headers = {
+        "Content-Security-Policy": _POLICY.format(tiles=host),
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(text, status, headers)
+
+
+def is_page(request: Request) -> bool:
+    """Whether a request is for a page, so that people read the answer."""
+    path = request.url.path
+    return path == "/" or (path.startswith("/console/") and "/static/" not in path)
+
+
+def problem_page(request: Request, answer: Response) -> Response:
+    """A problem as a page, with its status."""
+    told = {"hint": None, **json.loads(bytes(answer.body))}
+    here: Served = request.app.state.served
+    return page(request, here, "problem.html", status=answer.status_code, problem=told, charts=[])
+
+
+def number(value: float | int | None, digits: int = 0) -> str:
+    """A number for people; a dash where it is not known."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:,.{digits}f}"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of 0 to 1 in percent."""
+    return "–" if value is None or value != value else f"{100 * value:,.{digits}f} %"
+
+
+@pass_context
+def moment(context: Context, value: datetime | date | None, form: str = "%Y-%m-%d %H:%M") -> str:
+    """A moment on the lake's clock, or a day."""
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return value.astimezone(context["zone"]).strftime(form)
+    return value.isoformat()
+
+
+def short(identifier: str | None) -> Markup:
+    """A long identifier cut, with all of it in reach of pointer and screen reader."""
+    if identifier is None:
+        return Markup("–")
+    if len(identifier) <= _SHORT + 1:
+        return Markup("{}").format(identifier)
+    return Markup('<abbr title="{}">{}…</abbr>').format(identifier, identifier[:_SHORT])
+
+
+def link(path: str, **asked: Any) -> str:
+    """A path with what is asked for, without what is None."""
+    told = {k: v for k, v in asked.items() if v is not None}
+    return f"{path}?{urlencode(told)}" if told else path
+
+
+def in_html(value: Any) -> Markup:
+    """JSON that can stand inside a page."""
+    text = json.dumps(value, default=str, allow_nan=True, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def local(rows: pl.DataFrame, zone: str) -> pl.DataFrame:
+    """Rows with their moments on the lake's clock, to draw."""
+    return rows.with_columns(
+        pl.col(name).dt.convert_time_zone(zone)
+        for name, type_ in rows.schema.items()
+        if isinstance(type_, pl.Datetime) and type_.time_zone is not None
+    )
+
+
+def a_day(text: str | None, name: str) -> date | None:
+    """A local day of a form; an empty field asks for nothing. Raises Refused."""
+    if not text:
+        return None
+    try:
+        day = date.fromisoformat(text)
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:  # beside them there is room for weeks
+            raise ValueError("no day of ours")
+    except ValueError as error:
+        raise Refused(422, f"{name} needs a day such as 2024-01-31; found {text[:40]}") from error
+    return day
+
+
+def a_moment(here: Served, text: str, name: str) -> datetime | None:
+    """A moment of a form, in the lake's zone where it has no offset. Raises Refused."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+            raise ValueError("no moment of ours")
+    except ValueError as error:
+        raise Refused(
+            422, f"{name} needs a moment such as 2024-01-31T18:00; found {text[:40]}"
+        ) from error
+    return here.aware(moment)
+
+
+def window(
+    first: date | None, last: date | None, *, newest: date, days: int, most: int
+) -> tuple[date, date]:
+    """The local days to show: as asked for, else so many up to the newest. Raises Refused."""
+    if last is None:
+        last = newest if first is None else max(newest, first)
+        if first is not None and last - first >= timedelta(days=most):
+            last = first + timedelta(days=days - 1)
+    if first is None:
+        first = last - timedelta(days=days - 1)
+    if first > last:
+        raise Refused(422, f"to needs to be from or later; found {first} to {last}")
+    if last - first >= timedelta(days=most):
+        raise Refused(422, f"This page shows at most {most} days; found {first} to {last}")
+    return first, last
+
+
+def a_price(here: Served, text: str) -> float:
+    """A price per kWh of a form; an empty field asks for the setting's. Raises Refused."""
+    if not text.strip():
+        return here.settings.serve.price_per_kwh
+    try:
+        price = float(text)
+        if not 0 <= price <= _MOST_PRICE:  # neither is "nan"
+            raise ValueError("no price")
+    except ValueError as error:
+        raise Refused(422, f"price needs a number such as 0.23; found {text[:40]}") from error
+    return price
+
+
+_templates = Environment(
+    loader=PackageLoader("meterlake.serve.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {
+    "number": number,
+    "size": size,
+    "percent": percent,
+    "moment": moment,
+    "short": short,
+    "in_html": in_html,
+}
+_templates.globals |= {"link": link, "Chart": Chart}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/console/static/{name}")
+def static(name: str) -> Response:
+    """The console's own style and script, and Bokeh's, from the installed packages."""
+    known = {
+        "console.css": Path(str(_STATIC / "console.css")),
+        "console.js": Path(str(_STATIC / "console.js")),
+        "bokeh.min.js": Path(bokeh_settings.bokehjs_path()) / "js" / "bokeh.min.js",
+    }
+    if name not in known:
+        raise Refused(404, "There is no such file")
+    return FileResponse(known[name], headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,79 @@
+"""What every request is answered with: the lake, its settings, a clock."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated
+
+import polars as pl
+from fastapi import Depends, Request
+
+from meterlake.lake.commit import snapshots
+from meterlake.lake.reader import Reader
+from meterlake.lake.sql import answer
+from meterlake.lake.store import Store
+from meterlake.lake.topology import VIEWS
+from meterlake.periods import local_midnight, zone_rules
+from meterlake.schema import known_tables
+from meterlake.serve.answers import Refused
+from meterlake.serve.sandbox import Sandbox
+from meterlake.settings import Settings
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One lake as it is served."""
+
+    store: Store
+    settings: Settings
+    reader: Reader
+    sandbox: Sandbox
+    now: Callable[[], datetime] = field(default=_now)
+
+    def aware(self, moment: datetime) -> datetime:
+        """In UTC; a moment without an offset is in the lake's zone."""
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone_rules(self.settings.timezone))
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise Refused(
+                400, f"A time needs to be of the years 1 to 9999 in UTC; found {moment}"
+            ) from None
+
+    def start_of(self, day: date) -> datetime:
+        """When a local day begins."""
+        return local_midnight(self.settings.timezone, day)
+
+    def end_of(self, day: date) -> datetime:
+        """When a local day is over."""
+        return self.start_of(day + timedelta(days=1))
+
+    def local_day(self, moment: datetime) -> date:
+        """The local day that a moment is in."""
+        return moment.astimezone(zone_rules(self.settings.timezone)).date()
+
+    def ask(self, sql: str, *tables: str, **values: object) -> pl.DataFrame:
+        """Answer SQL of our own over these tables and views, with $values."""
+        names = {n for t in tables for n in (VIEWS[t].tables if t in VIEWS else {t})}
+        states = snapshots(self.store, [known_tables()[name] for name in sorted(names)])
+        return answer(self.store, sql, states, values)
+
+    def version_of_readings(self) -> str:
+        """What changes whenever the readings do."""
+        with self.reader.layout():
+            now = self.reader.integrated
+            return f"{now.id[:8]}{now.version}"
+
+
+async def served(request: Request) -> Served:
+    """The lake that the request is about."""
+    found: Served = request.app.state.served
+    return found
+
+
+Here = Annotated[Served, Depends(served)]

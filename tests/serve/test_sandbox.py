@@ -463,11 +463,18 @@ def test_what_is_no_query_gets_a_sentence_and_the_next_one_an_answer(
     assert run(patient.query(ONE)).frame.item() == 1
 
 
+def test_a_fault_in_the_middle_of_an_answer_is_told_as_one_at_its_beginning(lake: Store) -> None:
+    sql = "SELECT CASE WHEN range > {} THEN error('late') ELSE 1 END AS a FROM range(999999)"
+    for first in (-1, 500_000):
+        with pytest.raises(BadInput, match="cannot be answered: .*late"):
+            query(lake, sql.format(first))
+
+
 def test_an_answer_that_is_too_large_is_refused_before_it_is_whole(lake: Store) -> None:
     limits = Limits(memory_mb=512, rows=10**6, answer_mb=1)
     wide = "SELECT repeat('x', 1000) AS claims FROM range({})"
     assert query_within(lake, wide.format(900), limits)[0].height == 900
-    with pytest.raises(BadInput, match=r"more than 1 MB in its first [0-9]{4} rows"):
+    with pytest.raises(BadInput, match=r"more than 1 MB in its first [0-9]+ rows"):
         query_within(lake, wide.format(10**12), limits)
 
 

@@ -208,6 +208,7 @@ def test_it_is_ready_while_the_storage_is_there(
     answer = client.get("/readyz")
     assert (answer.status_code, client.get("/healthz").status_code) == (503, 200)
     assert answer.headers["retry-after"] == "5"
+    assert (client.get("/meters").status_code, client.get("/").status_code) == (503, 503)
     shutil.move(away, own_lake.url)
     assert client.get("/readyz").status_code == 200
 

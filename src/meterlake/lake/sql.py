@@ -8,7 +8,8 @@ DuckDB 2 may hold a COPY … TO), and DuckDB opens no files but those of these v
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -45,7 +46,7 @@ _SQL_TYPES = {
     "timestamp": "TIMESTAMPTZ",
 }
 
-_BATCH_ROWS = 2048
+_IN_THE_MIDDLE = "C Data interface error: "
 
 
 class TooMuchMemory(BadInput):
@@ -196,7 +197,8 @@ def _answered(
                         f"The query's column '{column}' is a length of time, which no output has; "
                         "make a number of it, such as epoch(…) in seconds"
                     )
-            return _fetched(relation, limits)
+            with _told_by_duckdb():
+                return _fetched(relation, limits)
         except duckdb.OutOfMemoryException as error:
             raise TooMuchMemory(
                 f"The query needs too much memory: {cause(error)}. Aggregate, or narrow the window"
@@ -216,7 +218,7 @@ def _fetched(relation: duckdb.DuckDBPyRelation, limits: Limits | None) -> tuple[
     if limits is None:
         return pl.DataFrame(ArrowTable.from_arrow(relation)), False
     # What is beyond the limit is not even worked out.
-    reader = RecordBatchReader.from_arrow(relation.to_arrow_reader(_BATCH_ROWS))
+    reader = RecordBatchReader.from_arrow(relation.limit(limits.rows + 1))
     batches: list[RecordBatch] = []
     rows = size = 0
     for batch in reader:
@@ -228,10 +230,22 @@ def _fetched(relation: duckdb.DuckDBPyRelation, limits: Limits | None) -> tuple[
                 f"The query's answer has more than {limits.answer_mb} MB in its first {rows} rows: "
                 "ask for fewer columns or rows, or aggregate"
             )
-        if rows > limits.rows:
-            break
     frame = pl.DataFrame(ArrowTable.from_batches(batches, schema=reader.schema))
     return frame.head(limits.rows), rows > limits.rows
+
+
+@contextmanager
+def _told_by_duckdb() -> Iterator[None]:
+    """Errors in the middle of an answer as DuckDB's own: arro3 has no class for them."""
+    try:
+        yield
+    except Exception as error:
+        words = str(error)
+        if type(error) is not Exception or not words.startswith(_IN_THE_MIDDLE):
+            raise
+        words = words.removeprefix(_IN_THE_MIDDLE)
+        out_of_memory = words.startswith("Out of Memory")
+        raise (duckdb.OutOfMemoryException if out_of_memory else duckdb.Error)(words) from error
 
 
 def _unreadable(error: duckdb.Error) -> Unavailable:

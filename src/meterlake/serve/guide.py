@@ -270,9 +270,12 @@ def outage(
     sql = (
         f"SELECT f.meter_id, f.reading_date_time, w.latitude AS lat, w.longitude AS long "  # noqa: S608
         f"FROM ({found}) AS f LEFT JOIN {METER_TOPOLOGY} AS w USING (meter_id) "
-        f"ORDER BY f.reading_date_time, f.meter_id LIMIT {MOST_ROWS}"
+        f"ORDER BY f.reading_date_time, f.meter_id LIMIT {MOST_ROWS + 1}"
     )
-    return rows_answer(request, answer(here.store, sql, states, asked), etag=version)
+    rows = answer(here.store, sql, states, asked)
+    if rows.height > MOST_ROWS:
+        raise Refused(400, f"The window has more than {MOST_ROWS:,} rows", "Ask for a shorter one")
+    return rows_answer(request, rows, etag=version)
 
 
 def _readings(

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 from fastapi import Depends, Request
 
+from meterlake.errors import Unavailable
 from meterlake.lake.commit import snapshots
 from meterlake.lake.reader import Reader
 from meterlake.lake.sql import answer
@@ -73,6 +75,8 @@ class Served:
 async def served(request: Request) -> Served:
     """The lake that the request is about."""
     found: Served = request.app.state.served
+    if found.store.is_local and not Path(found.store.url).is_dir():
+        raise Unavailable(f"The lake's folder {found.store.url} is not there; bring it back")
     return found
 
 

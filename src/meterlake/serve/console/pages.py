@@ -112,6 +112,11 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def ago(hours: float) -> str:
+    """How long ago, for people."""
+    return f"{hours:,.0f} h ago" if hours < 48 else f"{hours / 24:,.0f} days ago"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share of 0 to 1 in percent."""
     return "–" if value is None or value != value else f"{100 * value:,.{digits}f} %"
@@ -224,6 +229,7 @@ _templates = Environment(
 )
 _templates.filters |= {
     "number": number,
+    "ago": ago,
     "size": size,
     "percent": percent,
     "moment": moment,

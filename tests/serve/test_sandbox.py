@@ -466,7 +466,7 @@ def test_what_is_no_query_gets_a_sentence_and_the_next_one_an_answer(
 def test_a_fault_in_the_middle_of_an_answer_is_told_as_one_at_its_beginning(lake: Store) -> None:
     sql = "SELECT CASE WHEN range > {} THEN error('late') ELSE 1 END AS a FROM range(999999)"
     for first in (-1, 500_000):
-        with pytest.raises(BadInput, match="cannot be answered: .*late"):
+        with pytest.raises(BadInput, match=r"cannot be answered: .*late"):
             query(lake, sql.format(first))
 
 

@@ -88,7 +88,6 @@ def test_processes_at_once_make_the_lake_that_one_makes_alone(
     record_property("concurrent processes", INGESTING + INTEGRATING)
 
 
-@pytest.mark.soak
 def test_processes_at_once_over_a_store_that_fails_make_the_same_lake(
     s3_lake: str,
     files: list[str],

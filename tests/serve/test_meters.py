@@ -199,6 +199,11 @@ def test_a_forecast_that_cannot_be_made_says_why(client: TestClient) -> None:
     assert refusal(client, "/meters/no/forecast")[0] == 404
 
 
+def test_a_forecast_of_the_first_days_of_the_calendar_is_refused(client: TestClient) -> None:
+    answer = client.get("/meters/b2/forecast", params={"start": "0001-01-03"})
+    assert (answer.status_code, "year 1" in answer.json()["detail"]) == (400, True)
+
+
 # --- lakes with less
 
 EVERYTHING = [

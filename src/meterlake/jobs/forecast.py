@@ -135,6 +135,8 @@ def _target(
             f"{end + timedelta(hours=HORIZON):%Y-%m-%d %H:%M} ({zone}); found "
             f"{first:%Y-%m-%d %H:%M}"
         )
+    if first.year < 2:  # there are no days before
+        raise BadInput(f"--start needs to be later than the year 1; found {first:%Y-%m-%d %H:%M}")
     context = LocalHours(zone, first - timedelta(hours=CONTEXT), CONTEXT)
     pieces = layout.pieces(READING_TYPE, context.start(), context.end())
     temperature = None

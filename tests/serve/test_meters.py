@@ -204,6 +204,12 @@ def test_a_forecast_of_the_first_days_of_the_calendar_is_refused(client: TestCli
     assert (answer.status_code, "year 1" in answer.json()["detail"]) == (400, True)
 
 
+def test_readings_from_the_first_day_of_the_calendar_are_all_of_them(client: TestClient) -> None:
+    path = "/meters/b2/readings"
+    early, whole = (client.get(path, params=p) for p in ({"from": "0001-01-01T00:00Z"}, {}))
+    assert early.status_code == 200 and early.json() == whole.json() != []
+
+
 # --- lakes with less
 
 EVERYTHING = [

@@ -139,7 +139,7 @@ class Reader:
         with_arrival: bool = False,
     ) -> "Found":
         """Where readings lie now, and at which version; nothing is read yet. As `readings`."""
-        window = start or EARLIEST, end or LATEST
+        window = max(start or EARLIEST, EARLIEST), end or LATEST
         with self.layout() as layout:
             pieces = [
                 _of_meters(piece, meters)

@@ -134,29 +134,22 @@ def transformer_load(
 
     Example: meterlake grid transformer-load --from 2024-01-01 --to 2024-01-08
     """
-    from meterlake.lake.sql import query
+    import polars as pl
+
+    from meterlake.lake.listings import LISTINGS, listed
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, TRANSFORMER_LOAD)
         zone = context.settings.timezone
-        window = [
-            "utilisation_percent IS NOT NULL",
-            *_window("hour >=", start, "hour <", end, zone),
-        ]
-        show.frame(
-            query(
-                context.store,
-                "SELECT kind, id, any_value(rating_kva) AS rating_kva, max(meters) AS meters, "
-                "count(*) AS hours, "
-                "count(*) FILTER (utilisation_percent > 100) AS hours_over, "
-                "round(max(utilisation_percent), 1) AS highest_percent, "
-                "arg_max(hour, utilisation_percent) AS highest_at, "
-                "round(avg(utilisation_percent), 1) AS mean_percent "
-                f"FROM transformer_load WHERE {' AND '.join(window)} GROUP BY kind, id "
-                f"ORDER BY hours_over DESC, highest_percent DESC, id LIMIT {max(0, limit)}",
-            ),
-            output,
-        )
+        asked = {
+            name: to_moment(text, f"--{name}", zone)
+            for name, text in (("from", start), ("to", end))
+            if text is not None
+        }
+        listing = LISTINGS["transformer-load-ranking"]
+        found = listed(context.store, listing, asked, limit=max(0, limit)).rows
+        rounded = [pl.col(name).round(1) for name in ("highest_percent", "mean_percent")]
+        show.frame(found.select(c.name for c in listing.columns).with_columns(rounded), output)
 
 
 @grid_app.command()

@@ -42,7 +42,7 @@ FilterType = Literal["string", "timestamp", "date", "double", "long", "boolean"]
 
 @dataclass(frozen=True)
 class Filter:
-    """What rows may be asked for by: `condition` is SQL of $name, `alias` the name for people.
+    """What rows may be asked for by: `condition` is SQL of $name.
 
     A condition without $name holds unless the filter is given as true.
     """
@@ -59,7 +59,7 @@ class Listing:
     """Rows that can be asked for page by page.
 
     `sql` has {where} for the filters' conditions; `order` are SQL expressions of its columns that
-    together name a row and are never null; `default` is the condition where a filter is not given.
+    together name a row and are never null.
     """
 
     name: str
@@ -214,7 +214,12 @@ _RANKING = Listing(
     "transformer-load-ranking",
     "Transformers by the hours that they are loaded beyond their rating, and by the highest load",
     (
-        *(c for c in TRANSFORMER_LOAD.columns if c.name in ("kind", "id", "rating_kva", "meters")),
+        *(
+            column
+            for name in ("kind", "id", "rating_kva", "meters")
+            for column in TRANSFORMER_LOAD.columns
+            if column.name == name
+        ),
         Column("hours", "long", "h", "Hours with a known load"),
         Column("hours_over", "long", "h", "Hours loaded beyond the rating"),
         Column("highest_percent", "double", "%", "Highest load of an hour, of the rating"),
@@ -222,7 +227,7 @@ _RANKING = Listing(
         Column("mean_percent", "double", "%", "Mean load, of the rating"),
     ),
     frozenset({TRANSFORMER_LOAD.name}),
-    "SELECT kind, id, max(meters) AS meters, arg_max(rating_kva, hour) AS rating_kva, "
+    "SELECT kind, id, arg_max(rating_kva, hour) AS rating_kva, max(meters) AS meters, "
     "count(*) AS hours, count(*) FILTER (utilisation_percent > 100) AS hours_over, "
     "max(utilisation_percent) AS highest_percent, "
     "first(hour ORDER BY utilisation_percent DESC, hour) AS highest_at, "

@@ -23,7 +23,6 @@ from meterlake.serve.sandbox import MOST_CHARACTERS
 from meterlake.serve.state import Here
 
 ROWS = (100, 1_000, 10_000)  # of an answer, to choose from; and the setting's most
-MOST_LINES = len(charts.PALETTE)  # number columns that are drawn at a time
 
 EXAMPLES = {
     "Energy per day": (

@@ -314,6 +314,22 @@ def test_unknown_parameters_and_wrong_limits_are_refused(
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["errors"][0]["name"] == wrong.partition("=")[0]
+    assert "no such parameter" in client.get(f"/{listing.name}?no=1").json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "to"),
+    [(f"/{name}", "2024-04-07") for name in LISTINGS if name not in ("anomalies",)
+     and any(f.name == "from" for f in LISTINGS[name].filters)]
+    + [("/anomalies", "2024-04-06"), ("/indices", "2024-04-07"), ("/meters/b1/readings",
+        "2024-04-07"), ("/meters/b1/consumption", "2024-04-06")],
+)  # fmt: skip
+def test_a_window_in_which_nothing_can_be_is_refused(
+    client: TestClient, path: str, to: str
+) -> None:
+    answer = client.get(path, params={"from": "2024-04-07", "to": to})
+    assert answer.status_code == 400
+    assert "from" in answer.json()["detail"] and to in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -381,6 +397,9 @@ def test_what_is_no_number_is_null_in_json(client: TestClient) -> None:
         ("TEXT/CSV", "text/csv"),
         ("image/png", None),
         ("application/json;q=0", None),
+        ("application/json;q=0, */*", "text/csv"),
+        ("*/*, application/json;q=0.1", "text/csv"),
+        ("text/*;q=0, text/csv;q=0.2, application/json;q=0.1", "text/csv"),
     ],
 )
 def test_the_form_is_the_one_that_is_accepted_best(

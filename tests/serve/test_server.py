@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,12 +30,12 @@ Process = subprocess.Popen[str]
 
 
 @contextmanager
-def serving(store: Store, *options: str) -> Iterator[Process]:
+def serving(store: Store, *options: str, **settings: str) -> Iterator[Process]:
     """The command `meterlake serve`, ended at last."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("METERLAKE_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "meterlake", "serve", "--lake", store.url, *options],
-        env=kept | {"METERLAKE_TIMEZONE": served.ZONE},
+        env=kept | {"METERLAKE_TIMEZONE": served.ZONE} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,6 +97,31 @@ def test_what_is_under_way_is_answered_before_it_stops(lake: Store) -> None:
         assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b'[{"n":1}]')
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
+
+
+def test_a_query_ends_when_its_client_hangs_up(lake: Store) -> None:
+    limits = {"METERLAKE_SERVE__SQL_PROCESSES": "1", "METERLAKE_SERVE__SQL_SECONDS": "600"}
+    with serving(lake, "--port", "0", **limits) as process:
+        to = urlsplit(address(process))
+
+        def asked(sql: str) -> socket.socket:
+            body = json.dumps({"sql": sql}).encode()
+            asking = socket.create_connection((to.hostname, to.port), timeout=60)
+            asking.sendall(
+                b"POST /sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            return asking
+
+        endless = asked("SELECT count(*) FROM range(1000000000000000000) a, readings")
+        time.sleep(0.5)
+        with asked("SELECT 1 AS claims") as waiting:
+            waiting.settimeout(2)
+            with pytest.raises(TimeoutError):  # the one place is taken
+                waiting.recv(1)
+            endless.close()
+            waiting.settimeout(60)
+            assert waiting.recv(15) == b"HTTP/1.1 200 OK"
 
 
 def can_connect(host: str | None, port: int | None) -> bool:

@@ -114,14 +114,13 @@ def reliability(asked: Annotated[IndicesAsked, Query()], here: Here) -> Indices:
         here.store,
         [known_tables()[name] for name in sorted({OUTAGES.name, *VIEWS[METER_TOPOLOGY].tables})],
     )
+    start, end = here.window(asked.start, asked.end)
     window: dict[str, Any] = {}
     conditions = ["true"]
-    for name, value, sign in (("start", asked.start, ">="), ("end", asked.end, "<")):
+    for name, value, sign in (("start", start, ">="), ("end", end, "<")):
         if value is not None:
-            window[name] = here.aware(value)
+            window[name] = value
             conditions.append(f"start {sign} ${name}")
-    if len(window) == 2 and window["start"] >= window["end"]:
-        raise Refused(400, f"to needs to be after from; found {asked.start} to {asked.end}")
     found = sql.answer(
         here.store,
         f"SELECT * FROM outages WHERE {' AND '.join(conditions)}",  # noqa: S608

@@ -84,10 +84,10 @@ _MEDIA = {JSON: JSON, CSV: f"{CSV}; charset=utf-8", ARROW: ARROW}
 
 def accepted(request: Request) -> str:
     """The media type that the request accepts best: JSON, CSV or Arrow. Raises Refused: 406."""
-    found: list[tuple[float, int, str]] = []
+    found: dict[str, tuple[int, float, int]] = {}
     for number, part in enumerate(request.headers.get("accept", "*/*").split(",")):
         name, _, rest = part.strip().partition(";")
-        quality = 1.0
+        name, quality = name.strip().lower(), 1.0
         for parameter in rest.split(";"):
             key, _, value = parameter.strip().partition("=")
             if key == "q":
@@ -95,19 +95,20 @@ def accepted(request: Request) -> str:
                     quality = float(value)
                 except ValueError:
                     quality = 0.0
-        for kind in (JSON, CSV, ARROW):
+        for kind in (JSON, CSV, ARROW):  # what is said of a form itself counts most
             group = kind.partition("/")[0] + "/*"
-            if name.strip().lower() in (kind, group, "*/*", "") and quality > 0:
-                exact = name.strip().lower() == kind
-                found.append((-quality, 0 if exact else 1 + number, kind))
-    if not found:
+            ranks = {kind: 2, group: 1, "*/*": 0, "": 0}
+            if name in ranks and ranks[name] >= found.get(kind, (0,))[0]:
+                found[kind] = ranks[name], quality, number
+    wanted = [(-q, -rank, number, kind) for kind, (rank, q, number) in found.items() if q > 0]
+    if not wanted:
         raise Refused(
             406,
             f"Answers are {JSON}, {CSV} or {ARROW}; "
             f"found Accept: {request.headers['accept'][:200]}",
             "Name one of them, or leave the header Accept out",
         )
-    return min(found, key=lambda each: each[:2])[2]
+    return min(wanted, key=lambda each: each[:3])[3]
 
 
 def entity_tag(version: str, kind: str) -> str:
@@ -243,7 +244,7 @@ def of_validation(request: Request, error: Exception) -> Response:
     """Parameters that are not what they have to be: each by its place and name."""
     assert isinstance(error, RequestValidationError)
     found = [
-        {"in": str(e["loc"][0]), "name": ".".join(map(str, e["loc"][1:])), "problem": e["msg"]}
+        {"in": str(e["loc"][0]), "name": ".".join(map(str, e["loc"][1:])), "problem": _wrong(e)}
         for e in error.errors()
     ]
     first = found[0]
@@ -253,6 +254,13 @@ def of_validation(request: Request, error: Exception) -> Response:
         "What each parameter has to be: GET /openapi.json",
         errors=found,
     )
+
+
+def _wrong(error: Mapping[str, Any]) -> str:
+    """What is wrong with a parameter, in our words where the validator's are of its inside."""
+    if error["type"] == "extra_forbidden":
+        return "there is no such parameter"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def of_http(request: Request, error: Exception) -> Response:

@@ -8,12 +8,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meterlake.lake.history import AsOf
 from meterlake.serve.access import needs
-from meterlake.serve.answers import accepted, rows_answer
+from meterlake.serve.answers import JSON, Refused, accepted, rows_answer
 from meterlake.serve.sandbox import Answer
 from meterlake.serve.state import Here
 from meterlake.serve.told import ROWS, Moment, problems
 
-router = APIRouter(tags=["sql"], dependencies=[Depends(needs("sql"))])
+
+def _is_json(request: Request) -> None:
+    """Raise Refused: 415 where the body is said to be something else."""
+    kind = request.headers.get("content-type", "none").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise Refused(
+            415,
+            f"The body needs Content-Type: {JSON}; found {kind[:100]}",
+            """With curl: -H 'Content-Type: application/json' -d '{"sql": "SELECT 1"}'""",
+        )
+
+
+router = APIRouter(tags=["sql"], dependencies=[Depends(needs("sql")), Depends(_is_json)])
 
 TRUNCATED = "Meterlake-Truncated"
 
@@ -54,7 +66,7 @@ class Question(BaseModel):
             },
             "content": ROWS,
         },
-        **problems(400, 406, 413),
+        **problems(400, 406, 413, 415),
     },
     response_class=Response,
 )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from meterlake.lake.listings import LISTINGS, Listing, listed, states_of, version_of
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, from_cursor, is_known, rows_answer
-from meterlake.serve.state import Here
+from meterlake.serve.state import Here, check_days
 from meterlake.serve.told import MOST_ROWS, PAGE_ROWS, LocalDate, Moment, rows_told
 
 _TYPES: dict[str, Any] = {
@@ -55,9 +55,12 @@ def _add(listing: Listing) -> None:
     def answer(request: Request, asked: Any, here: Here) -> Response:
         values = asked.model_dump(exclude_none=True)
         limit, cursor = values.pop("limit"), values.pop("cursor", None)
-        for name, value in values.items():
-            if isinstance(value, datetime):
-                values[name] = here.aware(value)
+        start, end = values.get("from"), values.get("to")
+        if isinstance(start, datetime) or isinstance(end, datetime):
+            window = zip(("from", "to"), here.window(start, end), strict=True)
+            values |= {name: value for name, value in window if value is not None}
+        else:
+            check_days(start, end)
         states = states_of(here.store, listing)
         version = version_of(states)
         if (known := is_known(request, version)) is not None:

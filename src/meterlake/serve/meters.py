@@ -26,7 +26,7 @@ from meterlake.schema import (
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, from_cursor, is_known, rows_answer
 from meterlake.serve.listed import LONGEST
-from meterlake.serve.state import Here, Served
+from meterlake.serve.state import Here, Served, check_days
 from meterlake.serve.told import EXAMPLE_METER, MOST_ROWS, LocalDate, Moment, problems, rows_told
 
 MeterId = Annotated[
@@ -141,7 +141,7 @@ def readings(
     request: Request, meter_id: MeterId, asked: Annotated[ReadingsAsked, Query()], here: Here
 ) -> Response:
     """Readings in a half-open window; times without an offset are in the lake's zone."""
-    start, end = _window(here, asked.start, asked.end)
+    start, end = here.window(asked.start, asked.end)
     return readings_answer(
         request, here, meter_id, asked.reading_type, start, end,
         [c.name for c in _READ], asked.limit, asked.cursor,
@@ -191,8 +191,7 @@ def consumption(
     version = f"{here.version_of_readings()}-{here.settings.timezone}"
     if (known := is_known(request, version)) is not None:
         return known
-    if asked.start is not None and asked.end is not None and asked.start > asked.end:
-        raise Refused(400, f"to needs to be from or later; found {asked.start} to {asked.end}")
+    check_days(asked.start, asked.end)
     rows = read_consumption(
         here.reader,
         [meter_id],
@@ -245,16 +244,6 @@ def _stored(here: Served, meter_id: str, start: datetime, model: str | None) -> 
     files = [f for f in snapshot(here.store, FORECASTS).files if f.partition == partition]
     mine = scan(here.store, FORECASTS, files).filter(pl.col("meter_id") == meter_id)
     return fetched(mine) if files else pl.DataFrame()
-
-
-def _window(
-    here: Served, start: datetime | None, end: datetime | None
-) -> tuple[datetime | None, datetime | None]:
-    first = None if start is None else here.aware(start)
-    last = None if end is None else here.aware(end)
-    if first is not None and last is not None and first >= last:
-        raise Refused(400, f"to needs to be after from; found {start} to {end}")
-    return first, last
 
 
 def _known(here: Served, meter_id: str) -> pl.DataFrame:

@@ -47,6 +47,16 @@ class Served:
                 400, f"A time needs to be of the years 1 to 9999 in UTC; found {moment}"
             ) from None
 
+    def window(
+        self, start: datetime | None, end: datetime | None
+    ) -> tuple[datetime | None, datetime | None]:
+        """A half-open window in UTC. Raises Refused where nothing can be in it."""
+        first = None if start is None else self.aware(start)
+        last = None if end is None else self.aware(end)
+        if first is not None and last is not None and first >= last:
+            raise Refused(400, f"to needs to be after from; found from {start} to {end}")
+        return first, last
+
     def start_of(self, day: date) -> datetime:
         """When a local day begins."""
         return local_midnight(self.settings.timezone, day)
@@ -70,6 +80,12 @@ class Served:
         with self.reader.layout():
             now = self.reader.integrated
             return f"{now.id[:8]}{now.version}"
+
+
+def check_days(first: date | None, last: date | None) -> None:
+    """Raise Refused where a window of whole days has none."""
+    if first is not None and last is not None and first > last:
+        raise Refused(400, f"to needs to be from or later; found from {first} to {last}")
 
 
 async def served(request: Request) -> Served:

@@ -38,8 +38,9 @@ _PROBLEMS = {
     401: "A key or token is needed, or the one given is not valid",
     403: "The key or token does not allow this",
     404: "There is no such thing",
-    413: "The request is too large",
     406: "None of the forms of the answer is accepted",
+    413: "The request is too large",
+    415: "The body is not said to be JSON",
     422: "A parameter is not what it has to be",
     503: "The lake's storage is away, or too many ask: try again later",
 }

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -20,7 +22,7 @@ from arro3.core import Table as ArrowTable
 
 from meterlake.errors import BadInput, Unavailable
 from meterlake.lake.commit import snapshots
-from meterlake.lake.fence import CLOSED, cause, check, table_names
+from meterlake.lake.fence import CLOSED, cause, check, parser_of_ours, table_names
 from meterlake.lake.history import AsOf, balance_sql, views_as_of
 from meterlake.lake.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.lake.store import Store
@@ -36,6 +38,8 @@ from meterlake.schema import (
     Table,
     known_tables,
 )
+
+Connection = duckdb.DuckDBPyConnection
 
 _SQL_TYPES = {
     "string": "VARCHAR",
@@ -71,8 +75,7 @@ def query(store: Store, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
     BadInput
         It is no single SELECT, is wrong SQL, or asks for something outside the lake.
     """
-    states, layout = _needed(store, sql, as_of)
-    return answer(store, sql, states, as_of=as_of, layout=layout)
+    return _answered_from_outside(store, sql, as_of=as_of)[0]
 
 
 def query_within(
@@ -87,8 +90,7 @@ def query_within(
     TooMuchMemory
         DuckDB would need more than `memory_mb`.
     """
-    states, layout = _needed(store, sql, as_of)
-    return _answered(store, sql, states, as_of=as_of, layout=layout, limits=limits)
+    return _answered_from_outside(store, sql, as_of=as_of, limits=limits)
 
 
 def _needed(
@@ -118,14 +120,11 @@ def _named(sql: str) -> list[Table]:
 
 def _asks_for_arrival(sql: str, named: Sequence[Table]) -> bool:
     """Whether a query needs the readings' arrival_time, which serving does not have."""
-    with duckdb.connect(config=CLOSED | {"threads": 1}) as connection:
+    with parser_of_ours().cursor() as connection:
         for table in named:
             columns = ", ".join(f'"{c.name}" {_SQL_TYPES[c.type]}' for c in table.columns)
-            connection.execute(f'CREATE TABLE "{table.name}" ({columns})')
-        _create_own_views(connection, {table.name for table in named})
-        connection.execute("SET enable_external_access = false")
-        # An empty table's plan is no plan, where this one may see that it is empty.
-        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+            connection.execute(f'CREATE TEMP TABLE "{table.name}" ({columns})')
+        _create_own_views(connection, {table.name for table in named}, kind="TEMP VIEW")
         try:
             plan = connection.execute(f"EXPLAIN {sql}").fetchall()
         except duckdb.Error:
@@ -152,31 +151,41 @@ def answer(
     With a `layout` the readings are those of serving, where it is up to date, and their
     arrival_time is not known.
     """
-    return _answered(store, sql, states, parameters, as_of=as_of, layout=layout)[0]
+    with _opened(store) as connection:
+        _create_views(connection, store, states, as_of, layout, kind="TEMP VIEW")
+        return _answered(connection, sql, parameters)[0]
 
 
-def _answered(
-    store: Store,
-    sql: str,
-    states: Mapping[str, Snapshot],
-    parameters: Mapping[str, object] | None = None,
-    *,
-    as_of: AsOf | None = None,
-    layout: Layout | None = None,
-    limits: Limits | None = None,
+@cache
+def _instance() -> duckdb.DuckDBPyConnection:
+    """DuckDB for SQL of ours: making one takes 15 ms, most of what a small answer does."""
+    return duckdb.connect(config=CLOSED | {"enable_external_file_cache": False})
+
+
+@contextmanager
+def _opened(store: Store, config: Mapping[str, Any] | None = None) -> Iterator[Connection]:
+    """A connection that nothing of others is in, on the clock of the lake.
+
+    `config`: in an instance of its own, with these settings.
+    """
+    shared = config is None and store.is_local  # a store is registered with an instance for good
+    with _instance().cursor() if shared else duckdb.connect(config=dict(config or CLOSED)) as own:
+        own.execute("SET TimeZone = 'UTC'")
+        store.register(own)
+        yield own
+
+
+def _answered_from_outside(
+    store: Store, sql: str, *, as_of: AsOf | None, limits: Limits | None = None
 ) -> tuple[pl.DataFrame, bool]:
-    """The answer, and whether it would have more rows than the limit."""
+    """The answer to SQL that is not ours, with nothing but the tables in reach."""
+    states, layout = _needed(store, sql, as_of)
     config = dict(CLOSED)
     if limits is not None:
         config |= {"memory_limit": f"{limits.memory_mb}MB", "threads": limits.threads}
         config |= {"temp_directory": ""}
-    with duckdb.connect(config=config) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        store.register(connection)
-        try:
-            _create_views(connection, store, states, as_of, layout)
-        except duckdb.Error as error:
-            raise _unreadable(error) from error
+    with _opened(store, config) as connection:
+        _create_views(connection, store, states, as_of, layout, kind="VIEW")
         # A layout is of these states: its files are theirs.
         paths = [store.uri(f"{s.table.path}/{f.path}") for s in states.values() for f in s.files]
         # As it is, and as the views write it: DuckDB compares the letters.
@@ -184,32 +193,41 @@ def _answered(
         connection.execute(f"SET allowed_paths = [{files}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        try:
-            relation = connection.sql(sql, params=parameters)
-            doubled = [name for name, count in Counter(relation.columns).items() if count > 1]
-            if doubled:
+        return _answered(connection, sql, limits=limits)
+
+
+def _answered(
+    connection: Connection,
+    sql: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    limits: Limits | None = None,
+) -> tuple[pl.DataFrame, bool]:
+    """The answer, and whether it would have more rows than the limit."""
+    try:
+        relation = connection.sql(sql, params=parameters)
+        doubled = [name for name, count in Counter(relation.columns).items() if count > 1]
+        if doubled:
+            raise BadInput(f"The query has several columns named '{doubled[0]}': name each by AS")
+        for column, kind in zip(relation.columns, relation.types, strict=True):
+            if "INTERVAL" in str(kind):
                 raise BadInput(
-                    f"The query has several columns named '{doubled[0]}': name each by AS"
+                    f"The query's column '{column}' is a length of time, which no output has; "
+                    "make a number of it, such as epoch(…) in seconds"
                 )
-            for column, kind in zip(relation.columns, relation.types, strict=True):
-                if "INTERVAL" in str(kind):
-                    raise BadInput(
-                        f"The query's column '{column}' is a length of time, which no output has; "
-                        "make a number of it, such as epoch(…) in seconds"
-                    )
-            with _told_by_duckdb():
-                return _fetched(relation, limits)
-        except duckdb.OutOfMemoryException as error:
-            raise TooMuchMemory(
-                f"The query needs too much memory: {cause(error)}. Aggregate, or narrow the window"
-            ) from error
-        except duckdb.IOException as error:
-            raise _unreadable(error) from error
-        except duckdb.Error as error:
-            raise BadInput(
-                f"The query cannot be answered: {cause(error)}. Tables: {table_names()} "
-                "(their columns: meterlake catalog TABLE)"
-            ) from error
+        with _told_by_duckdb():
+            return _fetched(relation, limits)
+    except duckdb.OutOfMemoryException as error:
+        raise TooMuchMemory(
+            f"The query needs too much memory: {cause(error)}. Aggregate, or narrow the window"
+        ) from error
+    except duckdb.IOException as error:
+        raise _unreadable(error) from error
+    except duckdb.Error as error:
+        raise BadInput(
+            f"The query cannot be answered: {cause(error)}. Tables: {table_names()} "
+            "(their columns: meterlake catalog TABLE)"
+        ) from error
 
 
 def _fetched(relation: duckdb.DuckDBPyRelation, limits: Limits | None) -> tuple[pl.DataFrame, bool]:
@@ -256,31 +274,36 @@ def _unreadable(error: duckdb.Error) -> Unavailable:
 
 
 def _create_views(
-    connection: duckdb.DuckDBPyConnection,
+    connection: Connection,
     store: Store,
     states: Mapping[str, Snapshot],
     as_of: AsOf | None,
     layout: Layout | None,
+    *,
+    kind: str,
 ) -> None:
     prefix = "" if as_of is None else "now_"
-    for name, state in states.items():
-        rows = _files(store, state.table, state.files)
-        if name == READINGS.name and layout is not None:
-            rows = _readings(store, layout)
-        connection.execute(f'CREATE VIEW "{prefix}{name}" AS {rows}')
-    if as_of is None:
-        _create_own_views(connection, set(states))
-    else:
-        here = {name: f'"{prefix}{name}"' for name in states}
-        for name, view in views_as_of(as_of).items():
-            if (name if name != READINGS.name else STAGING.name) in states:
-                connection.execute(f'CREATE VIEW "{name}" AS {view.format(**here)}')
+    try:
+        for name, state in states.items():
+            rows = _files(store, state.table, state.files)
+            if name == READINGS.name and layout is not None:
+                rows = _readings(store, layout)
+            connection.execute(f'CREATE {kind} "{prefix}{name}" AS {rows}')
+        if as_of is None:
+            _create_own_views(connection, set(states), kind=kind)
+        else:
+            here = {name: f'"{prefix}{name}"' for name in states}
+            for name, view in views_as_of(as_of).items():
+                if (name if name != READINGS.name else STAGING.name) in states:
+                    connection.execute(f'CREATE {kind} "{name}" AS {view.format(**here)}')
+    except duckdb.Error as error:
+        raise _unreadable(error) from error
 
 
-def _create_own_views(connection: duckdb.DuckDBPyConnection, there: set[str]) -> None:
+def _create_own_views(connection: Connection, there: set[str], *, kind: str) -> None:
     for name, view in VIEWS.items():
         if view.tables <= there:
-            connection.execute(f'CREATE VIEW "{name}" AS {view.sql}')
+            connection.execute(f'CREATE {kind} "{name}" AS {view.sql}')
 
 
 def _readings(store: Store, layout: Layout) -> str:

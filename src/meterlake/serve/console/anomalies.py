@@ -213,6 +213,6 @@ def _shared(rows: pl.DataFrame, by: str, title: str, told: str) -> Chart:
     sides = ("above", "below")
     table = rows.rename(
         {"judged": "judged days", **{side: f"{side} expected [days]" for side in sides}}
-        | {f"{side}_per_1000": f"{side} [per 1,000]" for side in sides}
+        | {f"{side}_per_1000": f"{side} [per 1,000 days]" for side in sides}
     )
     return Chart(by, title, charts.finished(drawn), told, table)

@@ -43,7 +43,7 @@ _LATE_BY_DELAY = """
     FROM late_arrivals WHERE reading_hour >= $start AND reading_hour < $end
     GROUP BY delay ORDER BY delay
 """
-_DELAYS = ("up to 6 h", "6 to 24 h", "1 to 2 d", "2 to 7 d", "over 7 d")
+_DELAYS = ("≤ 6 h", "6 to 24 h", "1 to 2 d", "2 to 7 d", "> 7 d")
 _LATE_BY_FILE = """
     SELECT source_file, sum(late)::BIGINT AS late, min(min_late_minutes) / 60 AS shortest_hours,
         max(max_late_minutes) / 60 AS longest_hours, min(reading_hour) AS first_hour,

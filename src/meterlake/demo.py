@@ -235,7 +235,7 @@ def _grid(store: Store, truth: Path) -> dict[str, Any]:
         "outages_right": right.select("id", "start").unique().height,
         "worst": (
             f"{worst['id']}, {worst['rating_kva']:g} kVA: {worst['percent']:.0f} % at "
-            f"{_minute(worst['hour'])}, {worst['over']} hours over 100 %"
+            f"{_minute(worst['hour'])}, {worst['over']} hour{'s' * (worst['over'] != 1)} over 100 %"
         ),
     }
 

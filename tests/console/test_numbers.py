@@ -2,12 +2,14 @@
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Page
 from support.console import METER, facts, get, numeric, opened, sql, table
 from support.served import CLOCK, NOT_IN_GRID, OUT
+
+from meterlake.schema import known_tables
 
 PRICE, CURRENCY = 0.23, "USD"  # the settings' defaults
 
@@ -65,15 +67,18 @@ def test_the_overview_tells_what_the_catalog_and_the_readings_say(page: Page, se
         "Readings of the last day": said(last["reads"]),
         "Meters": said(complete["meters"]),
         "Completeness": said(100 * complete["share"], 1, " %"),
-        "Late reads": said(sum(row["late"] for row in late)),
+        "Late readings": said(sum(row["late"] for row in late)),
         "Rows in quarantine": said(len(get(server, "/quarantine"))),
         "Lake": said(sum(row["bytes"] or 0 for row in tables.values()) / 1e6, 1, " MB"),
     }
-    assert [
-        (row["table"], row["rows"], row["files"]) for row in table(page, "Tables with rows")
-    ] == [
-        (name, said(row["rows"]), said(row["files"])) for name, row in tables.items() if row["rows"]
-    ]
+    timeless = {t.name for t in known_tables().values() if t.time_column == "valid_from"}
+    assert [tuple(row.values()) for row in table(page, "Tables with rows")] == [
+        (name, said(row["rows"]), said(row["files"]),
+         "–" if name in timeless else clock(row["newest"]))
+        for name, row in tables.items() if row["rows"]
+    ]  # fmt: skip
+    first = table(page, "Readings per day")[0]["day"]
+    assert note(page, "Late readings").startswith(f"of {first} to {last['day'][:10]} UTC")
 
 
 def test_the_overviews_charts_are_the_days_of_the_readings(page: Page, server: str) -> None:
@@ -109,6 +114,12 @@ def test_a_meter_shows_its_readings_and_its_energy(page: Page, server: str, by: 
     odd = get(server, "/anomalies", meter_id=METER, **window)
     kwh = sum(row["energy_kwh"] for row in energy if row["energy_kwh"] is not None)
     assert power
+    known = get(server, f"/meters/{METER}")
+    days = page.locator(".days")
+    assert days.inner_text().startswith(f"Local days {window['from']} to {window['to']}: the 14 ")
+    (every,) = [urlsplit(a.get_attribute("href") or "").query for a in days.locator("a").all()]
+    asked = {"meter_id": METER, "by": by, "from": known["first_day"], "to": window["to"]}
+    assert dict(parse_qsl(every)) == asked
     assert facts(page) == {
         "Energy": said(kwh, 1, " kWh"),
         "Its price": money(kwh),
@@ -135,6 +146,13 @@ def test_a_meter_stands_where_the_grid_has_it(page: Page, server: str) -> None:
         assert place[name] in told
     assert f"({said(place['service_transformer_kva'])} kVA)" in told
     assert place["address"] in page.inner_text(".question")
+    links = page.locator("ol.way a")
+    assert links.all_inner_texts() == [
+        place["service_transformer_id"], place["distribution_transformer_id"],
+    ]  # fmt: skip
+    with page.expect_navigation():
+        links.first.click()
+    assert place["service_transformer_id"] in page.inner_text("#load")
 
 
 def test_a_meters_odd_days_are_those_that_were_judged(page: Page, server: str) -> None:
@@ -156,7 +174,7 @@ def test_a_meters_outages_are_those_of_the_api(page: Page, server: str) -> None:
     )
     assert [datetime.fromisoformat(row["start"]).astimezone(UTC) for row in found] == [OUT[0]]
     rows = table(page, "Without supply")
-    assert [(row["start"], row["end"], row["minutes"]) for row in rows] == [
+    assert [(row["start"], row["end"], row["length [min]"]) for row in rows] == [
         (clock(row["start"]), clock(row["end"]), said(row["minutes"], 2)) for row in found
     ]
 
@@ -165,10 +183,10 @@ def test_a_search_finds_the_meters_that_the_api_finds(page: Page, server: str) -
     for text in ("", "B", "main st", "ü &1", "nobody"):
         opened(page, f"{server}/console/meter?{urlencode({'search': text})}")
         found = get(server, "/meters", **({"search": text} if text else {}))
-        links = page.locator("main td a")
+        links = page.locator("main td:first-child a")
         assert links.all_inner_texts() == [row["meter_id"] for row in found]
     opened(page, f"{server}/console/meter?{urlencode({'search': NOT_IN_GRID})}")
-    page.locator("main td a").click()
+    page.locator("main td:first-child a").click()
     page.wait_for_selector("html[data-ready=yes]", state="attached")
     assert page.inner_text(".question code") == NOT_IN_GRID
     href = page.locator("main .more a").first.get_attribute("href")
@@ -188,7 +206,7 @@ def test_anomalies_are_counted_and_ranked_as_the_api_has_them(page: Page, server
         beyond = sum(row["consumption"] - row["yhat"] for row in days)
         assert shown[f"{name.title()} expected"] == said(len(days))
         assert shown[f"Mean one {name}"] == said(abs(beyond) / len(days), 1, " kWh")
-        assert shown[f"Cost {name} expected"] == money(beyond)
+        assert shown[f"Cost {name} expected"] == ("+" if sign > 0 else "") + money(beyond)
         of_year = [row for row in days if row["ds"] >= "2024"]
         assert shown[f"{name.title()}, year to date"] == said(len(of_year))
     assert f"of {len(judged)} judged" in note(page, "Above expected")
@@ -255,6 +273,7 @@ def test_the_weeks_before_are_the_means_of_their_weekdays(
 
 def test_outages_and_their_indices_are_those_of_the_api(page: Page, server: str) -> None:
     opened(page, f"{server}/console/outages")
+    assert page.inner_text(".days").endswith(": the 14 days up to the last outage.")
     window = bounds(of_days(page))
     found = get(server, "/outages", **window)
     parts = get(server, "/outages", include_parts="true", **window)
@@ -309,9 +328,9 @@ def test_usage_is_that_of_complete_days_and_its_temperature_that_of_their_hours(
     ]
     assert len(means) > 2
     shown = facts(page)
-    assert shown["Energy"] == said(kwh, 0, " kWh")
-    assert shown["Its cost"] == money(kwh)
-    assert shown["Mean day"] == said(kwh / len(days), 2, " kWh")
+    assert shown["Energy of complete days"] == said(kwh, 0, " kWh")
+    assert shown["Cost of complete days"] == money(kwh)
+    assert shown["Mean complete day"] == said(kwh / len(days), 2, " kWh")
     assert shown["Mean temperature"] == said(sum(means) / len(means), 1, " °C")
     months = page.locator("#months ~ .table tbody tr").all()
     assert sum(numeric(row.locator("td").nth(1).inner_text()) for row in months) > 0

@@ -22,8 +22,21 @@ from meterlake.schema import known_tables
 from meterlake.serve.console import router
 
 LOOKS = {"by day": (1280, 900), "by night on a phone": (390, 844)}
-COUNTED = {"readings", "reads", "meters", "files", "rows", "days", "hours", "intervals", "outages"}
+COUNTED = {
+    "readings",
+    "reads",
+    "meters",
+    "files",
+    "rows",
+    "days",
+    "hours",
+    "intervals",
+    "outages",
+    "nodes",
+}
 UNITS = {c.unit for t in known_tables().values() for c in t.columns} - {"", "1", "see unit"}
+UNITLESS = {"rank", "row", "importance", "attempts", "added", "changed", "ended"}
+WINDOWED = set(PATHS) - {"/console/forecast", "/console/sql"}
 SHOW_NO_NAMES = ("/", "/console/forecast", "/console/weather", "/console/sql")
 ASKED = {
     route.path: {parameter.alias for parameter in route.dependant.query_params}
@@ -111,6 +124,30 @@ def test_every_axis_of_numbers_says_its_unit(shown: Shown) -> None:
         assert words & (UNITS | COUNTED | {"USD", "lb", "hour"}), f"axis {label!r}"
 
 
+def test_every_column_of_numbers_says_its_unit_above_them(shown: Shown) -> None:
+    heads = shown.page.evaluate(
+        """() => [...document.querySelectorAll("main table")].flatMap(table =>
+            [...(table.tBodies[0]?.rows[0]?.cells ?? [])].flatMap((cell, n) => {
+                const head = table.tHead.rows[0].cells[n];
+                const aligned = [head, cell].map(each => getComputedStyle(each).textAlign);
+                return cell.matches(".number") ? [[head.textContent, ...aligned]] : [];
+            }))"""
+    )
+    for head, of_head, of_numbers in heads:
+        assert of_head == of_numbers == "right", head
+        words = set(re.split(r"[\s()\[\],]+", head))
+        assert words & (UNITS | COUNTED | UNITLESS | {"USD", "lb", "hour"}), f"column {head!r}"
+
+
+def test_a_page_says_which_days_it_shows(shown: Shown) -> None:
+    path, _, asked = shown.page.url.partition("?")
+    is_windowed = urlsplit(path).path in WINDOWED
+    is_search = path.endswith("/console/meter") and not asked
+    told = shown.page.locator("p.days").all_inner_texts()
+    assert len(told) == (is_windowed and not is_search)
+    assert all(re.search(r"days [\d-]{10} to [\d-]{10}: ", each) for each in told)
+
+
 def test_what_a_chart_shows_is_said_in_words_and_numbers_too(shown: Shown) -> None:
     figures = shown.page.locator("figure")
     for number in range(figures.count()):
@@ -128,6 +165,13 @@ def test_a_page_scrolls_only_up_and_down(shown: Shown) -> None:
     )
     assert wide <= room
     assert room == LOOKS[shown.look][0] or "phone" not in shown.look
+    menu, here = (
+        shown.page.locator(f"nav {each}").bounding_box() for each in ("ul", "[aria-current]")
+    )
+    assert menu is not None
+    assert here is not None
+    assert menu["height"] < 1.5 * here["height"]
+    assert menu["x"] <= here["x"] <= menu["x"] + menu["width"] - here["width"] + 1
 
 
 def test_axe_finds_no_serious_fault(shown: Shown) -> None:
@@ -265,8 +309,22 @@ def test_what_is_not_there_is_a_page_with_a_way_back(
         opened(page, server + address, status=404)
         assert page.locator("[role=alert]").inner_text().strip()
         assert page.locator("main a[href='/']").count() == 1
-    opened(page, f"{server}/console/meter?meter_id={console.METER}&from=tomorrow", status=422)
-    assert "2024-01-31" in page.locator("[role=alert]").inner_text()
+        assert "GET /" not in page.inner_text("main")
+    page.get_by_role("link", name="Find the meter").click()
+    assert page.get_by_label("Meter id or address").count() == 1
+    for asked, told in {
+        "from=tomorrow": "'from' needs to be a day such as 2024-01-31; found 'tomorrow'",
+        "from=2024-04-02&to=2024-04-01": "'to' needs to be 'from', 2024-04-02, or later; found "
+        "2024-04-01",
+        "from=2022-01-01&to=2024-01-01": "'from' to 'to' needs to be at most 400 days; found 731, "
+        "2022-01-01 to 2024-01-01",
+    }.items():
+        opened(page, f"{server}/console/meter?meter_id={console.METER}&{asked}", status=422)
+        assert page.locator("[role=alert]").inner_text() == told
+    page.get_by_role("link", name="Meter without").click()
+    assert page.inner_text(".question code") == console.METER
+    opened(page, f"{server}/console/weather?price=-1", status=422)
+    assert page.inner_text("[role=alert]") == "'price' needs to be 0 to 1,000,000; found '-1'"
     seen.faults = [fault for fault in seen.faults if "status of 4" not in fault]
 
 

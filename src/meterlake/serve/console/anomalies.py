@@ -7,10 +7,17 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from fastapi import Query, Request, Response
 
-from meterlake.serve.answers import Refused
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import a_day, a_price, link, page, router
+from meterlake.serve.console.pages import (
+    a_day,
+    a_price,
+    in_order,
+    link,
+    page,
+    router,
+    shown_days,
+)
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.state import Here
 
@@ -101,6 +108,14 @@ def anomalies(
         "anomalies.html",
         first=asked[0],
         last=asked[1],
+        days=shown_days(
+            request,
+            asked,
+            usual="all days that were judged"
+            if asked[0] == oldest
+            else f"the {DAYS} days up to the last that was judged",
+            there=(oldest, newest),
+        ),
         kind=kind,
         kinds=KINDS,
         search=search,
@@ -125,15 +140,17 @@ def _window(first: date | None, last: date | None, oldest: date, newest: date) -
         last = newest if first is None else max(newest, first)
     if first is None:
         first = max(min(oldest, last), last - timedelta(days=DAYS - 1))
-    if first > last:
-        raise Refused(422, f"to needs to be from or later; found from {first} to {last}")
+    in_order(first, last)
     return first, last
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the list, with where its meter is shown around the day."""
     around = {"from": row["ds"] - _BEFORE, "to": row["ds"] + _AFTER}
-    return {**row, "href": link("/console/meter", meter_id=row["meter_id"], **around)}
+    return {
+        **row, "around": around,
+        "href": link("/console/meter", meter_id=row["meter_id"], **around),
+    }  # fmt: skip
 
 
 def _more(request: Request, show: int) -> str:
@@ -193,4 +210,9 @@ def _shared(rows: pl.DataFrame, by: str, title: str, told: str) -> Chart:
             drawn, rows, by, f"{name}_per_1000", label=f"{name} expected",
             color=color, width=0.38, shift=shift,
         )  # fmt: skip
-    return Chart(by, title, charts.finished(drawn), told, rows)
+    sides = ("above", "below")
+    table = rows.rename(
+        {"judged": "judged days", **{side: f"{side} expected [days]" for side in sides}}
+        | {f"{side}_per_1000": f"{side} [per 1,000 days]" for side in sides}
+    )
+    return Chart(by, title, charts.finished(drawn), told, table)

@@ -346,7 +346,8 @@ def _hourly(
     )
     all_hours = hours.select(
         pl.col("date_time").alias("hour"), pl.col("mean").alias("forecast [kWh]"),
-        "p10", "p90", pl.col("usual").alias(f"average of the {average} [kWh]"),
+        pl.col("p10").alias("p10 [kWh]"), pl.col("p90").alias("p90 [kWh]"),
+        pl.col("usual").alias(f"average of the {average} [kWh]"),
     )  # fmt: skip
     return [
         Chart("hours", "The week by hour", charts.finished(drawn),

@@ -10,10 +10,17 @@ from fastapi import Query, Request, Response
 from meterlake.errors import BadInput
 from meterlake.lake.consumption import read_consumption
 from meterlake.lake.listings import LISTINGS, listed
-from meterlake.serve.answers import Refused
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import a_day, link, local, page, router
+from meterlake.serve.console.pages import (
+    a_day,
+    in_order,
+    link,
+    local,
+    page,
+    router,
+    shown_days,
+)
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.meters import forecast_of, known_or_refused
 from meterlake.serve.state import Here, Served
@@ -72,6 +79,10 @@ def meter(
         "outages", meter=meter_id, start=start, end=end,
     )  # fmt: skip
     ahead, no_forecast = _ahead(here, meter_id, end)
+    place = places.row(0, named=True) if places.height else None
+    there = None
+    if place is not None and place["first_day"] is not None:
+        there = place["first_day"], max(place["last_day"], _newest_day(here))
     kw = read.filter(pl.col("reading_type") == "kw")
     return page(
         request,
@@ -81,14 +92,29 @@ def meter(
         first=window[0],
         last=window[1],
         by=by,
-        place=places.row(0, named=True) if places.height else None,
+        days=shown_days(
+            request,
+            window,
+            usual=f"the {DAYS} days up to the newest reading of any meter",
+            there=there,
+            most=MOST_DAYS,
+        ),
+        place=place,
         way=[(kind, title) for kind, title in _KINDS],
         energy=energy,
         energy_kwh=energy["energy_kwh"].sum() if energy.height else None,
         highest=kw["reading_value"].max(),
         readings=kw.height,
-        odd=odd.filter(pl.col("anomaly") != 0),
-        outages=outages,
+        odd=odd.filter(pl.col("anomaly") != 0).select(
+            pl.col("ds").alias("day"),
+            "kind",
+            pl.col("consumption").alias("consumption [kWh]"),
+            pl.col("yhat").alias("expected [kWh]"),
+            pl.col("yhat_lower").alias("from [kWh]"),
+            pl.col("yhat_upper").alias("to [kWh]"),
+            "importance",
+        ),
+        outages=outages.rename({"minutes": "length [min]"}),
         no_forecast=no_forecast,
         price=here.settings.serve.price_per_kwh,
         charts=[
@@ -104,19 +130,18 @@ def _window(
 ) -> tuple[date, date]:
     """The local days to show: as asked, else the last ones that have readings."""
     if last is None:
-        newest = here.reader.newest("kw")
-        last = here.local_day(newest) if newest is not None else here.local_day(here.now())
+        last = _newest_day(here)
         if first is not None:
             last = max(last, first)
     if first is None:
         first = last - timedelta(days=DAYS - 1)
-    if not timedelta(0) <= last - first < timedelta(days=MOST_DAYS):
-        raise Refused(
-            422,
-            f"A page shows 1 to {MOST_DAYS} days; found {first} to {last}",
-            "More of them at once: GET /meters/{meter_id}/readings",
-        )
+    in_order(first, last, most=MOST_DAYS)
     return first, last
+
+
+def _newest_day(here: Served) -> date:
+    newest = here.reader.newest("kw")
+    return here.local_day(here.now() if newest is None else newest)
 
 
 def _ahead(here: Served, meter_id: str, end: datetime) -> tuple[pl.DataFrame | None, str | None]:
@@ -182,7 +207,7 @@ def _energy(energy: pl.DataFrame, by: str, odd: pl.DataFrame) -> Chart:
         charts.band(
             drawn, band, "ds", "yhat_lower", "yhat_upper", label="expected", color=charts.GREEN
         )
-    table = rows.rename({"date": "from"})
+    table = rows.rename({"date": "from", "energy_kwh": "energy [kWh]", "is_complete": "complete"})
     return Chart(
         "energy", f"Energy per {by}", charts.finished(drawn),
         "Bars that are not complete lack readings.", table,

@@ -19,6 +19,8 @@ from meterlake.serve.console.pages import (
     local,
     page,
     router,
+    shown_days,
+    to_transformer,
     window,
 )
 from meterlake.serve.console.sign_in import Looks
@@ -33,6 +35,8 @@ LEVELS = ("substation", "distribution_transformer", "service_transformer", "mete
 
 _STEP_S, _LONG_STEP_S = 900, 3600  # of the slider
 _LONG_DAYS = 31
+_INSTANT = timedelta(microseconds=1)
+_AROUND = timedelta(days=3)  # an outage, of its transformer's voltages or load
 _OUT_OF = (
     'SELECT level, id, start, "end", minutes, is_ongoing, evidence, meters, customer_minutes, '
     'part_of FROM outages WHERE "end" > $start AND start < $end ORDER BY start, level, id'
@@ -52,11 +56,15 @@ def outages(
     grid = grid_of(here)
     if grid is None:
         return page(request, here, "outages.html", is_missing="topology", charts=[])
-    bounds = here.ask('SELECT max("end") AS newest FROM outages', "outages")
-    newest, moment = bounds["newest"][0], a_moment(here, at, "at")
-    if newest is None:
+    bounds = here.ask('SELECT min(start) AS oldest, max("end") AS newest FROM outages', "outages")
+    (oldest, newest), moment = bounds.row(0), a_moment(here, at, "at")
+    there, up_to = None, "the moment asked for" if moment else "the last outage"
+    if newest is not None:
+        there = here.local_day(oldest), here.local_day(newest - _INSTANT)
+    else:
         newest = here.reader.newest("kw") or here.now()
-    latest = here.local_day((moment or newest) - timedelta(microseconds=1))
+        up_to = "the moment asked for" if moment else "the newest reading"
+    latest = here.local_day((moment or newest) - _INSTANT)
     days = window(a_day(first, "from"), a_day(last, "to"), newest=latest, days=DAYS, most=MOST_DAYS)
     start, end = here.start_of(days[0]), here.end_of(days[1])
     found = here.ask(_OUT_OF, "outages", start=start, end=end)
@@ -75,7 +83,10 @@ def outages(
         is_missing=None,
         first=days[0],
         last=days[1],
-        days=(days[1] - days[0]).days + 1,
+        days=shown_days(
+            request, days, usual=f"the {DAYS} days up to {up_to}", there=there, most=MOST_DAYS
+        ),
+        count=(days[1] - days[0]).days + 1,
         customers=customers,
         nodes_out=shown.filter(pl.col("level") != "meter").height,
         meters_out=shown.filter(pl.col("level") == "meter").height,
@@ -83,14 +94,14 @@ def outages(
         unplaced=customers - grid.placed.height,
         indices=indices(begun, customers, momentary_minutes=here.settings.grid.momentary_minutes),
         momentary_minutes=here.settings.grid.momentary_minutes,
-        listed=_listed(shown, single, grid, days),
+        listed=_listed(here, shown, single, grid, days),
         more=max(0, shown.height - MOST_ROWS),
         all_of_them=link("/outages", **{"from": start.isoformat(), "to": end.isoformat()}),
         supply=_supply(found, grid, start, end, moment, here.settings.timezone, days),
         moment=moment,
         out_now=_out_at(single, moment),
         is_capped=found.height > MOST_SPANS,
-        newest_known=bounds["newest"][0] is not None,
+        newest_known=there is not None,
         charts=[drawn_map(here, grid), _timeline(here, counts, start, end)],
     )
     if here.settings.serve.map_tiles is not None:
@@ -166,7 +177,7 @@ def _supply(
 
 
 def _listed(
-    shown: pl.DataFrame, single: pl.DataFrame, grid: Grid, days: tuple[date, date]
+    here: Served, shown: pl.DataFrame, single: pl.DataFrame, grid: Grid, days: tuple[date, date]
 ) -> list[dict[str, Any]]:
     """The outages as rows of the page: nodes from the top down, then single meters."""
     order = pl.col("level").replace_strict(
@@ -180,6 +191,7 @@ def _listed(
     listed = []
     for row in rows.iter_rows(named=True):
         below: Sequence[str] = ()
+        leads = None
         if row["level"] != "meter":
             is_part = (
                 (pl.col("part_of") == row["id"])
@@ -187,6 +199,10 @@ def _listed(
                 & (pl.col("end") > row["start"])
             )
             below = parts.filter(is_part)["id"].unique().sort().to_list()
+        if row["level"].endswith("_transformer"):
+            leads = to_transformer(row["level"], row["id"], **_around(here, row))
+        elif row["level"] == "meter":
+            leads = link("/console/meter", meter_id=row["id"], **_around(here, row))
         listed.append(
             {
                 **row,
@@ -194,6 +210,7 @@ def _listed(
                 "place": _place(wanted.get((row["level"], row["id"]))),
                 "below": below[:MOST_NAMED],
                 "below_more": max(0, len(below) - MOST_NAMED),
+                "leads": leads,
                 "seconds": int(row["start"].timestamp()),
                 "href": link(
                     "/console/outages",
@@ -206,6 +223,12 @@ def _listed(
             }
         )
     return listed
+
+
+def _around(here: Served, row: dict[str, Any]) -> dict[str, date]:
+    """The days around an outage."""
+    first, last = here.local_day(row["start"]) - _AROUND, here.local_day(row["end"]) + _AROUND
+    return {"from": first, "to": min(last, first + timedelta(days=MOST_DAYS - 1))}
 
 
 def _name(there: dict[str, Any] | None, identifier: str) -> str:

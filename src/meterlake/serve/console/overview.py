@@ -1,14 +1,16 @@
 """Overview: how much came, how fresh and complete it is, how large the lake is."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 import polars as pl
 from fastapi import Request, Response
 
 from meterlake.lake import catalog
+from meterlake.schema import known_tables
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import page, router
+from meterlake.serve.console.pages import Days, page, router
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.state import Here
 
@@ -42,13 +44,14 @@ def overview(request: Request, here: Here, _: Looks) -> Response:
         "consumption_daily",
         days=DAYS,
     ).sort("date")
+    first_day, last_day = per_day["day"][0], per_day["day"][-1]
     late = here.ask(
-        "SELECT time_bucket(INTERVAL 1 DAY, reading_hour) AS day, sum(late)::BIGINT AS late "
-        "FROM late_arrivals GROUP BY day ORDER BY day DESC LIMIT $days",
+        "SELECT coalesce(sum(late), 0)::BIGINT AS late FROM late_arrivals "
+        "WHERE reading_hour >= $start AND reading_hour < $end",
         "late_arrivals",
-        days=DAYS,
-    ).sort("day")
-    last_day = per_day["day"][-1]
+        start=datetime.combine(first_day, time(), UTC),
+        end=datetime.combine(last_day, time(), UTC) + timedelta(days=1),
+    ).item()
     return page(
         request,
         here,
@@ -56,20 +59,26 @@ def overview(request: Request, here: Here, _: Looks) -> Response:
         newest=newest,
         age_hours=(here.now() - newest) / timedelta(hours=1),
         reads_of_day=per_day["reads"][-1],
-        last_day=last_day,
+        days=Days(
+            first_day,
+            last_day,
+            f"the last {DAYS} with readings" if per_day.height == DAYS else "all with readings",
+        ),
         meters=complete["meters"][-1] if complete.height else None,
         complete=complete["complete"][-1] if complete.height else None,
         complete_day=complete["date"][-1] if complete.height else None,
-        late=int(late["late"].sum()),
+        late=int(late),
+        late_minutes=here.settings.late_after_minutes,
         quarantined=tables["quarantine"]["rows"],
         bytes=sum(t["bytes"] or 0 for t in tables.values()),
         files=sum(t["files"] or 0 for t in tables.values()),
         tables=pl.DataFrame(
             [
-                {k: t[k] for k in ("table", "rows", "files", "newest")}
+                {**{k: t[k] for k in ("table", "rows", "files")}, "newest": _newest(t)}
                 for t in tables.values()
                 if t["rows"]
-            ]
+            ],
+            schema_overrides={"newest": pl.Datetime("us", "UTC")},
         ),
         charts=[
             _reads(per_day),
@@ -78,12 +87,20 @@ def overview(request: Request, here: Here, _: Looks) -> Response:
     )
 
 
+def _newest(table: dict[str, Any]) -> datetime | None:
+    """The newest time in a table; what is valid from a time on, such as the grid, has none."""
+    is_valid_from = known_tables()[table["table"]].time_column == "valid_from"
+    newest = table["newest"]
+    return None if is_valid_from or newest is None else datetime.fromisoformat(newest)
+
+
 def _reads(per_day: pl.DataFrame) -> Chart:
     drawn = charts.over_time("readings", hover=[("day", "@day{%F}"), ("readings", "@reads{0,0}")])
     charts.bars(drawn, per_day, "day", "reads", width=0.8 * 86_400_000)
     return Chart(
-        "reads", "Readings per day", charts.finished(drawn), "By UTC day of the reading", per_day
-    )
+        "reads", "Readings per day", charts.finished(drawn), "By UTC day of the reading",
+        per_day.rename({"reads": "readings"}),
+    )  # fmt: skip
 
 
 def _completeness(complete: pl.DataFrame) -> Chart:
@@ -95,5 +112,5 @@ def _completeness(complete: pl.DataFrame) -> Chart:
         "Completeness",
         charts.finished(drawn),
         "Share of the intervals of each local day that have a reading",
-        rows,
+        rows.rename({"date": "day", "complete_percent": "complete [%]"}),
     )

@@ -1,7 +1,7 @@
 """What the pages share: how one is made of a template, its numbers in words, its security."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -50,8 +50,25 @@ _POLICY = (
 )
 _STATIC = files("meterlake.serve.console") / "static"
 _FIRST_YEAR, _LAST_YEAR = 1900, 2200
-_MOST_PRICE = 1e6  # a kWh
+MOST_PRICE = 1_000_000  # a kWh
+_LONGEST_ID = 200  # letters that a page takes
+_OF_PROGRAMS = "GET /"  # in a hint that names a path of the API
 _SHORT = 13  # letters of a long identifier that are shown
+
+
+@dataclass(frozen=True)
+class Days:
+    """The local days that a page shows; `usual` says which ones, where it chose them itself.
+
+    `every` leads to `every_day`, first to last, of all that there is something of.
+    """
+
+    first: date
+    last: date
+    usual: str | None = None
+    every: str | None = None
+    every_day: tuple[date, date] | None = None
+    every_told: str = ""
 
 
 def page(
@@ -91,9 +108,33 @@ def is_page(request: Request) -> bool:
 
 def problem_page(request: Request, answer: Response) -> Response:
     """A problem as a page, with its status."""
-    told = {"hint": None, **json.loads(bytes(answer.body))}
+    told = json.loads(bytes(answer.body))
     here: Served = request.app.state.served
-    return page(request, here, "problem.html", status=answer.status_code, problem=told, charts=[])
+    hint, way_on = told.get("hint"), _way_on(request, answer.status_code)
+    if way_on is not None and answer.status_code == 422:
+        told["title"] = "Wrong entry"
+    return page(
+        request,
+        here,
+        "problem.html",
+        status=answer.status_code,
+        problem=told,
+        hint=None if hint is None or _OF_PROGRAMS in hint else hint,
+        way_on=way_on,
+        charts=[],
+    )
+
+
+def _way_on(request: Request, status: int) -> tuple[str, str] | None:
+    """Where to go from a problem besides the overview, and what is there."""
+    view = next((v for v in VIEWS if v.path == request.url.path), None)
+    if view is None or status not in (400, 404, 422):
+        return None
+    if status == 404:  # of the parameters only a meter can be one that is not there
+        return "/console/meter", "Find the meter by a part of its id or address"
+    meter = request.query_params.get("meter_id", "")
+    kept = {"meter_id": meter} if 0 < len(meter) <= _LONGEST_ID else {}
+    return link(view.path, **kept), f"{view.title} without these entries"
 
 
 def number(value: float | int | None, digits: int = 0) -> str:
@@ -101,6 +142,16 @@ def number(value: float | int | None, digits: int = 0) -> str:
     if value is None or value != value:
         return "–"
     return f"{value:,.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 0) -> str:
+    """A difference for people."""
+    return ("+" if value is not None and value > 0 else "") + number(value, digits)
+
+
+def counted(count: int, name: str, names: str | None = None) -> str:
+    """So many of something, one or several."""
+    return f"{number(count)} {name if count == 1 else names or name + 's'}"
 
 
 def size(count: float) -> str:
@@ -123,13 +174,15 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 @pass_context
-def moment(context: Context, value: datetime | date | None, form: str = "%Y-%m-%d %H:%M") -> str:
-    """A moment on the lake's clock, or a day."""
+def moment(context: Context, value: datetime | date | None) -> Markup:
+    """A moment on the lake's clock, or a day; its date stays on one line."""
     if value is None:
-        return "–"
+        return Markup("–")
+    clock = ""
     if isinstance(value, datetime):
-        return value.astimezone(context["zone"]).strftime(form)
-    return value.isoformat()
+        value = value.astimezone(context["zone"])
+        clock = f" {value:%H:%M}"
+    return Markup("<time>{:%Y-%m-%d}</time>{}").format(value, clock)
 
 
 def short(identifier: str | None) -> Markup:
@@ -145,6 +198,18 @@ def link(path: str, **asked: Any) -> str:
     """A path with what is asked for, without what is None."""
     told = {k: v for k, v in asked.items() if v is not None}
     return f"{path}?{urlencode(told)}" if told else path
+
+
+def to_transformer(kind: str, identifier: str, **days: Any) -> str:
+    """Where the voltages below a distribution transformer, or another's load, are shown."""
+    if kind == "distribution_transformer":
+        return link("/console/volt-var", transformer=identifier, **days) + "#hours"
+    return link("/console/volt-var", load=identifier, kind=kind, **days) + "#load"
+
+
+def numeric(rows: pl.DataFrame) -> list[bool]:
+    """Whether each column has numbers."""
+    return [type_.is_numeric() for type_ in rows.dtypes]
 
 
 def in_html(value: Any) -> Markup:
@@ -168,10 +233,14 @@ def a_day(text: str | None, name: str) -> date | None:
         return None
     try:
         day = date.fromisoformat(text)
-        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:  # beside them there is room for weeks
-            raise ValueError("no day of ours")
     except ValueError as error:
-        raise Refused(422, f"{name} needs a day such as 2024-01-31; found {text[:40]}") from error
+        raise Refused(
+            422, f"'{name}' needs to be a day such as 2024-01-31; found '{text[:40]}'"
+        ) from error
+    if not _FIRST_YEAR <= day.year <= _LAST_YEAR:  # beside them there is room for weeks
+        raise Refused(
+            422, f"'{name}' needs to be of the years {_FIRST_YEAR} to {_LAST_YEAR}; found {day}"
+        )
     return day
 
 
@@ -185,7 +254,7 @@ def a_moment(here: Served, text: str, name: str) -> datetime | None:
             raise ValueError("no moment of ours")
     except ValueError as error:
         raise Refused(
-            422, f"{name} needs a moment such as 2024-01-31T18:00; found {text[:40]}"
+            422, f"'{name}' needs to be a moment such as 2024-01-31T18:00; found '{text[:40]}'"
         ) from error
     return here.aware(moment)
 
@@ -200,11 +269,52 @@ def window(
             last = first + timedelta(days=days - 1)
     if first is None:
         first = last - timedelta(days=days - 1)
-    if first > last:
-        raise Refused(422, f"to needs to be from or later; found {first} to {last}")
-    if last - first >= timedelta(days=most):
-        raise Refused(422, f"This page shows at most {most} days; found {first} to {last}")
+    in_order(first, last, most=most)
     return first, last
+
+
+def in_order(first: date, last: date, *, most: int | None = None) -> None:
+    """Raise Refused where a window's end is before its start, or it has more days than that."""
+    if first > last:
+        raise Refused(422, f"'to' needs to be 'from', {first}, or later; found {last}")
+    count = (last - first).days + 1
+    if most is not None and count > most:
+        raise Refused(
+            422,
+            f"'from' to 'to' needs to be at most {most} days; found {count}, {first} to {last}",
+        )
+
+
+def shown_days(
+    request: Request,
+    days: tuple[date, date],
+    *,
+    usual: str,
+    there: tuple[date, date] | None,
+    most: int | None = None,
+) -> Days:
+    """The days of a page, in words.
+
+    Parameters
+    ----------
+    days : what is shown
+    usual : what that is, where neither `from` nor `to` was asked for
+    there : first and last day of which there is something to show
+    most : days that the page takes
+    """
+    asked = {k: v for k, v in request.query_params.items() if k not in ("from", "to")}
+    is_asked = any(request.query_params.get(name) for name in ("from", "to"))
+    told = Days(*days, None if is_asked else usual)
+    if there is None or there[0] > there[1]:
+        return told
+    first, last = there
+    name = "All days"
+    if most is not None and (last - first).days >= most:
+        first, name = last - timedelta(days=most - 1), f"The last {most} days"
+    if days[0] <= first and last <= days[1]:
+        return told
+    every = link(request.url.path, **{**asked, "from": first, "to": last})
+    return replace(told, every=every, every_day=(first, last), every_told=name)
 
 
 def a_price(here: Served, text: str) -> float:
@@ -213,10 +323,12 @@ def a_price(here: Served, text: str) -> float:
         return here.settings.serve.price_per_kwh
     try:
         price = float(text)
-        if not 0 <= price <= _MOST_PRICE:  # neither is "nan"
-            raise ValueError("no price")
     except ValueError as error:
-        raise Refused(422, f"price needs a number such as 0.23; found {text[:40]}") from error
+        raise Refused(
+            422, f"'price' needs to be a number such as 0.23; found '{text[:40]}'"
+        ) from error
+    if not 0 <= price <= MOST_PRICE:  # neither is "nan"
+        raise Refused(422, f"'price' needs to be 0 to {MOST_PRICE:,}; found '{text[:40]}'")
     return price
 
 
@@ -229,6 +341,9 @@ _templates = Environment(
 )
 _templates.filters |= {
     "number": number,
+    "signed": signed,
+    "counted": counted,
+    "numeric": numeric,
     "ago": ago,
     "size": size,
     "percent": percent,
@@ -236,7 +351,12 @@ _templates.filters |= {
     "short": short,
     "in_html": in_html,
 }
-_templates.globals |= {"link": link, "Chart": Chart}
+_templates.globals |= {
+    "link": link,
+    "to_transformer": to_transformer,
+    "most_price": MOST_PRICE,
+    "Chart": Chart,
+}
 
 router = APIRouter(include_in_schema=False)
 

@@ -1,6 +1,6 @@
 """Data quality: what came late, what could not be typed, what is missing, what failed."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 
 import polars as pl
@@ -11,7 +11,14 @@ from meterlake.lake.journal import entries
 from meterlake.schema import STAGING
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import a_day, link, page, router, window
+from meterlake.serve.console.pages import (
+    a_day,
+    link,
+    page,
+    router,
+    shown_days,
+    window,
+)
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.state import Here, Served
 
@@ -36,7 +43,7 @@ _LATE_BY_DELAY = """
     FROM late_arrivals WHERE reading_hour >= $start AND reading_hour < $end
     GROUP BY delay ORDER BY delay
 """
-_DELAYS = ("up to 6 h", "6 to 24 h", "1 to 2 d", "2 to 7 d", "over 7 d")
+_DELAYS = ("≤ 6 h", "6 to 24 h", "1 to 2 d", "2 to 7 d", "> 7 d")
 _LATE_BY_FILE = """
     SELECT source_file, sum(late)::BIGINT AS late, min(min_late_minutes) / 60 AS shortest_hours,
         max(max_late_minutes) / 60 AS longest_hours, min(reading_hour) AS first_hour,
@@ -152,6 +159,13 @@ def quality(
         is_empty=newest is None and not delivered and not quarantined,
         first=days[0],
         last=days[1],
+        days=shown_days(
+            request,
+            days,
+            usual=f"the {DAYS} days up to the newest reading",
+            there=_there(here),
+            most=MOST_DAYS,
+        ),
         late=late,
         late_reads=int(late["late"].sum()),
         late_minutes=here.settings.late_after_minutes,
@@ -174,6 +188,15 @@ def quality(
             *([_completeness(complete), _gaps(complete)] if complete.height else []),
         ],
     )
+
+
+def _there(here: Served) -> tuple[date, date] | None:
+    """The first and the last local day of power readings."""
+    with here.reader.layout() as layout:
+        days = layout.days("kw")
+        first = [f.first for d in days[:1] for f in layout.hours("kw", d) if f.first is not None]
+    newest = here.reader.newest("kw")
+    return (here.local_day(min(first)), here.local_day(newest)) if first and newest else None
 
 
 def snapshot_rows(here: Served) -> int:
@@ -256,7 +279,10 @@ def _completeness(complete: pl.DataFrame) -> Chart:
     source = charts.source(rows, "day", "complete_percent")
     drawn.line("day", "complete_percent", source=source, color=charts.BLUE, line_width=2)
     drawn.scatter("day", "complete_percent", source=source, color=charts.BLUE, size=5)
-    table = complete.rename({"complete_percent": "complete [%]"})
+    table = complete.rename(
+        {"complete_percent": "complete [%]", "with_gaps": "meters with gaps",
+         "without_readings": "meters without readings"}
+    )  # fmt: skip
     told = "Intervals read, of those expected of the meters that have readings in the local day."
     return Chart("complete", "Completeness per day", drawn, told, table)
 
@@ -273,7 +299,10 @@ def _gaps(complete: pl.DataFrame) -> Chart:
         )
         charts.bars(drawn, rows, "day", "meters", label=label, color=color, width=0.38 * _DAY_MS)
     told = "Of meters that had readings before."
-    table = complete.select("day", "with_gaps", "without_readings")
+    table = complete.select(
+        "day", pl.col("with_gaps").alias("meters with gaps"),
+        pl.col("without_readings").alias("meters without readings"),
+    )  # fmt: skip
     return Chart("gaps", "Meters with gaps per day", charts.finished(drawn), told, table)
 
 

@@ -11,7 +11,15 @@ from meterlake.lake.listings import LISTINGS, listed
 from meterlake.schema import TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import a_day, link, local, page, router, window
+from meterlake.serve.console.pages import (
+    a_day,
+    link,
+    local,
+    page,
+    router,
+    shown_days,
+    window,
+)
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.state import Here, Served
 
@@ -74,12 +82,10 @@ def volt_var(
     moments = [state.newest for state in states.values() if state.newest is not None]
     if not moments:
         return page(request, here, "volt_var.html", is_empty=True, charts=[])
+    oldest = min(f.first for state in states.values() for f in state.files if f.first is not None)
+    there = here.local_day(oldest), here.local_day(max(moments))
     days = window(
-        a_day(first, "from"),
-        a_day(last, "to"),
-        newest=here.local_day(max(moments)),
-        days=DAYS,
-        most=MOST_DAYS,
+        a_day(first, "from"), a_day(last, "to"), newest=there[1], days=DAYS, most=MOST_DAYS
     )
     start, end = here.start_of(days[0]), here.end_of(days[1])
     asked = _asked(start, end)
@@ -107,6 +113,13 @@ def volt_var(
         is_empty=False,
         first=days[0],
         last=days[1],
+        days=shown_days(
+            request,
+            days,
+            usual=f"the {DAYS} days up to the newest voltage or load",
+            there=there,
+            most=MOST_DAYS,
+        ),
         rank=rank,
         ranks=RANKS,
         ranked_by=title,

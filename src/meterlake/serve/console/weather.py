@@ -15,10 +15,9 @@ from fastapi import Query, Request, Response
 from numpy.typing import NDArray
 
 from meterlake.periods import local_midnight
-from meterlake.serve.answers import Refused
 from meterlake.serve.console import charts
 from meterlake.serve.console.charts import Chart
-from meterlake.serve.console.pages import a_day, a_price, page, router
+from meterlake.serve.console.pages import a_day, a_price, in_order, page, router, shown_days
 from meterlake.serve.console.sign_in import Looks
 from meterlake.serve.meters import known_or_refused
 from meterlake.serve.state import Here, Served
@@ -118,6 +117,14 @@ def weather(
         first=window[0],
         last=window[1],
         days=days.height,
+        shown=shown_days(
+            request,
+            window,
+            usual="from the first to the last complete one"
+            if window[0] == oldest
+            else f"the {YEARS} calendar years up to the last complete day",
+            there=(oldest, newest),
+        ),
         what=what,
         energy_kwh=days["energy_kwh"].sum(),
         meter_days=days["meters"].sum(),
@@ -139,8 +146,7 @@ def _window(first: date | None, last: date | None, oldest: date, newest: date) -
     if first is None:
         start = date(last.year - YEARS + 1, 1, 1)
         first = max(start, min(oldest, last))
-    if first > last:
-        raise Refused(422, f"to needs to be from or later; found from {first} to {last}")
+    in_order(first, last)
     return first, last
 
 

@@ -36,6 +36,14 @@ function themeButton() {
   tell();
 }
 
+function showWhereWeAre() {
+  // On a small screen the menu is one line: what is chosen of it comes into sight.
+  const chosen = document.querySelector("nav a[aria-current]");
+  if (!chosen) return;
+  const line = chosen.closest("ul");
+  line.scrollLeft = chosen.offsetLeft - line.offsetLeft - (line.clientWidth - chosen.offsetWidth) / 2;
+}
+
 async function drawCharts() {
   for (const script of document.querySelectorAll("script[data-of]")) {
     const place = document.getElementById(script.dataset.of);
@@ -423,6 +431,7 @@ function askSql() {
 
 document.addEventListener("DOMContentLoaded", () => {
   themeButton();
+  showWhereWeAre();
   askSql();
   if (globalThis.Bokeh) drawCharts();
   else root.dataset.ready = "yes";

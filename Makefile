@@ -25,13 +25,13 @@ test: venv chromium  ## Run the tests
 
 # Debian's package, for the console's tests; without it they are skipped.
 chromium:
-	@command -v chromium >/dev/null || { \
+	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || { \
 	    grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
-	    && echo "Installing Debian's chromium for the console's tests" \
+	    && echo "Installing Debian's chromium-headless-shell for the console's tests" \
 	    && as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
 	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
 	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
-	        --no-install-recommends install chromium >/dev/null 2>&1; } || true
+	        --no-install-recommends install chromium-headless-shell >/dev/null 2>&1; } || true
 
 screenshots: venv chromium  ## Write docs/img/console-*.png, of the demo lake
 	$(BIN)/python docs/screenshots.py

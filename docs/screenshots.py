@@ -35,9 +35,9 @@ ASKED = {  # what a page is asked for, to have something to show
 
 def main() -> None:
     """Serve the demo lake, look at every page, keep what is seen."""
-    chromium = shutil.which("chromium")
+    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if chromium is None or not LAKE.exists():
-        sys.exit("Screenshots need Debian's chromium (apt-get install chromium) and make demo")
+        sys.exit("Screenshots need chromium-headless-shell (apt-get install it) and make demo")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with _serving() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)

@@ -54,7 +54,7 @@ def hostile_server(lake: Store, folder: Path) -> Iterator[str]:
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium without a window; it finds no host but loopback."""
     if console.CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
+        pytest.skip("Chromium is not installed: apt-get install chromium-headless-shell")
     arguments = [f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {console.LOOPBACK}"]
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")

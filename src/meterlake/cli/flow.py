@@ -14,6 +14,7 @@ from meterlake.cli.options import (
     lake_context,
     plain_errors,
     to_moment,
+    told,
 )
 from meterlake.settings import load_settings
 
@@ -78,7 +79,7 @@ def run_command(
                 at=moment,
                 progress=progress,
             )
-        facts = {k: _shown(v) for k, v in vars(done).items() if v is not None}
+        facts = {k: told(v) for k, v in vars(done).items() if v is not None}
         facts["odd"] = [{"reason": text} for text in done.odd]
         if not done.odd and output is Output.table:
             del facts["odd"]
@@ -95,12 +96,5 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
     from meterlake.jobs.dataflow import dataflow_status
 
     with plain_errors(), lake_context(lake) as context:
-        listed = [{k: _shown(v) for k, v in f.items()} for f in dataflow_status(context.store)]
+        listed = [{k: told(v) for k, v in f.items()} for f in dataflow_status(context.store)]
         show.rows("dataflows", listed, output is Output.json)
-
-
-def _shown(value: object) -> object:
-    """A moment as other commands print it."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return value

@@ -174,6 +174,13 @@ def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:
     return None if text is None else AsOf(to_moment(text, "--as-of", zone), clock.value)
 
 
+def told(value: object) -> object:
+    """A moment as the commands print it; anything else as it is."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value
+
+
 def to_moment(text: str, flag: str, zone: str = "UTC") -> datetime:
     """An aware moment; text without an offset is in `zone`."""
     from zoneinfo import ZoneInfo

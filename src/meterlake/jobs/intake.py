@@ -5,7 +5,7 @@ worked on, and files that cannot be cut keep a cluster busy together. Each file 
 itself, when all of its parts are there; what is wrong with one leaves the others alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,7 +20,7 @@ from meterlake.formats.source import Source
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Portion, Refused, Staged, cut, stage
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.commit import commit, settle
+from meterlake.lake.commit import Step, commit, settle
 from meterlake.lake.store import Store
 from meterlake.lake.table import consumed_version
 from meterlake.schema import STAGING
@@ -103,12 +103,18 @@ def ingest(
     settings: Settings,
     now: datetime,
     profile: str | None = None,
+    marks: Mapping[str, Step] | None = None,
     progress: Progress = silent,
 ) -> Ingested:
     """Take delivered files into staging, each in one commit, each once.
 
     A file that cannot be read is listed in `failures` and changes nothing; the others are
     taken in all the same.
+
+    Parameters
+    ----------
+    marks : keys of staging that move in the same step, of a single file; one that was taken in
+        before moves none
     """
     if profile is not None:
         named_format(profile, default_zone=settings.timezone)
@@ -116,7 +122,9 @@ def ingest(
     if not files:
         raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
     settle(store, STAGING, now=now)
-    intake = _Intake(store, engine, settings.timezone, now, profile)
+    if marks and len(files) > 1:
+        raise ValueError("marks move with one file")
+    intake = _Intake(store, engine, settings.timezone, now, profile, marks or {})
     rows = 0
     progress("ingest", len(files), 0)
     with closing(intake):
@@ -160,6 +168,7 @@ class _Intake:
     zone: str
     now: datetime
     profile: str | None
+    marks: Mapping[str, Step]
     files: dict[int, _File] = field(default_factory=dict)
     first_of: dict[str, int] = field(default_factory=dict)  # number by content
     same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)
@@ -255,6 +264,7 @@ class _Intake:
                 },
                 key=KEY_PREFIX + delivery.sha256,
                 version=0,
+                marks=self.marks,
                 now=self.now,
             )
         except Conflict:

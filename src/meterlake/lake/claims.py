@@ -18,7 +18,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,17 @@ _held_here: set[str] = set()  # holders that this process has
 def utc_now() -> datetime:
     """The machine's clock."""
     return datetime.now(UTC)
+
+
+class Taken(Unavailable):
+    """Another process does it."""
+
+
+def is_claimed(store: Store, name: str, *, now: datetime) -> bool:
+    """Whether a process does what the claim is of, and goes on doing it."""
+    _, rows = _claims(store)
+    mine = rows.filter(pl.col("name") == name).iter_rows(named=True)
+    return any(row["until"] > now and not _is_gone(**row) for row in mine)
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,8 @@ def claimed(
     *,
     tables: Iterable[Table],
     clock: Clock = utc_now,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], object] = time.sleep,
+    waits: Sequence[float] = WAITS,
 ) -> Iterator[Claim]:
     """Have a claim while something is done, and give it back.
 
@@ -131,17 +143,18 @@ def claimed(
     tables : those that are changed under the claim, and only under it
     clock : tells the time, again and again
     pause : waits so many seconds
+    waits : how often, and how long, for another to give it back [s]
 
     Raises
     ------
-    Unavailable
+    Taken
         Another has it, and did not give it back while this one waited.
     """
     claim = Claim(store, name, uuid.uuid4().hex, clock)
     _held_here.add(claim.holder)
     is_done = False  # and no commit of it can be under way any more
     try:
-        if _was_left(claim, pause):
+        if _was_left(claim, pause, waits):
             for table in tables:
                 _fence(store, table, clock)
         yield claim
@@ -155,9 +168,9 @@ def claimed(
             persistently(lambda: claim.give_back(is_done=is_done))
 
 
-def _was_left(claim: Claim, pause: Callable[[float], None]) -> bool:
+def _was_left(claim: Claim, pause: Callable[[float], object], waits: Sequence[float]) -> bool:
     """Take a claim, sooner or later; whether its last holder had left it."""
-    for seconds in (*WAITS, None):
+    for seconds in (*waits, None):
         was_left = persistently(claim.take)
         if was_left is not None:
             return was_left
@@ -168,7 +181,7 @@ def _was_left(claim: Claim, pause: Callable[[float], None]) -> bool:
     for row in rows.filter(pl.col("name") == claim.name).iter_rows(named=True):
         until = f"{row['until']:%Y-%m-%d %H:%M:%S}"
         found = f"process {row['process']} on {row['host']} has it until {until} UTC, or longer"
-    raise Unavailable(
+    raise Taken(
         f"'{claim.name}' is done by one process at a time; {found}. Run the command again when "
         "that has ended"
     )

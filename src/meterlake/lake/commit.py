@@ -12,7 +12,7 @@ next job.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -45,6 +45,15 @@ _SETTLED = "settled"  # an attached table's key: version of the main table that 
 _SETTLE_AFTER = 16  # versions of the main table, though none of them brings anything
 
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "20"}
+
+@dataclass(frozen=True)
+class Step:
+    """A key's version before and after a commit that moves it; -1: there was none."""
+
+    was: int
+    becomes: int
+
+
 _MAIN = {t.attached.name: t for t in TABLES.values() if t.attached is not None}
 
 
@@ -93,6 +102,7 @@ def commit(
     key: str,
     version: int,
     read_version: int | None = None,
+    marks: Mapping[str, Step] | None = None,
     new_data: bool = True,
     now: datetime,
 ) -> tuple[DataFile, ...]:
@@ -107,6 +117,7 @@ def commit(
     read_version : version of the table (-1: none yet) that the change was planned on. Where
         another commit has changed the table since, nothing happens but Conflict. None: an
         append under a key that is used once, tried again until another commit has it.
+    marks : further keys that move in the same step, each only from where it is told to be
     new_data : False where the files hold again what the table has held before
 
     Returns
@@ -126,6 +137,8 @@ def commit(
         raise ValueError("removing files needs the version that they were planned on")
     if attached and table.attached is None:
         raise ValueError(f"table {table.name} has no attached table")
+    marks = marks or {}
+    recorded = {key: version, **{k: step.becomes for k, step in marks.items()}}
     account = Account(uuid.uuid4().hex, tuple(attached), note or {})
     actions: list[AddAction | RemoveAction] = [_add(table, f, now, new_data) for f in add]
     actions += [_remove(f, now, new_data) for f in remove]
@@ -136,10 +149,11 @@ def commit(
             is_overtaken = recorded_under(delta, key) >= version
         else:
             is_overtaken = base != max(read_version, 0)
-        if is_overtaken:
+        moved = [k for k, step in marks.items() if recorded_under(delta, k) != step.was]
+        if is_overtaken or moved:
             raise Conflict(_overtaken(table, base))
         try:
-            _write(delta, table, actions, key, version, account, read_version)
+            _write(delta, table, actions, recorded, account, read_version)
             break
         except (DeltaError, OSError) as error:
             if _landed(store, table, base, account):
@@ -218,8 +232,7 @@ def _write(
     delta: DeltaTable,
     table: Table,
     actions: list[AddAction | RemoveAction],
-    key: str,
-    version: int,
+    recorded: Mapping[str, int],
     account: Account,
     read_version: int | None,
 ) -> None:
@@ -231,7 +244,7 @@ def _write(
         commit_properties=CommitProperties(
             custom_metadata=metadata(table, account),
             max_commit_retries=20 if read_version is None else 0,
-            app_transactions=[Transaction(key, version)],
+            app_transactions=[Transaction(key, version) for key, version in recorded.items()],
         ),
         post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
     )

@@ -25,6 +25,7 @@ from meterlake.schema.dataflows import (
 from meterlake.schema.grid import METER_SUPPLY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.schema.ml import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
 from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, polars_schema
+from meterlake.schema.pull import INTEGRATIONS
 from meterlake.schema.readings import (
     BATCH_SOURCE,
     CONSUMPTION_DAILY,
@@ -51,6 +52,7 @@ __all__ = [
     "DATAFLOW_RUNS",
     "DISTRIBUTION_TRANSFORMER",
     "FORECASTS",
+    "INTEGRATIONS",
     "LATE_ARRIVALS",
     "LOCATION",
     "METER_SUPPLY",
@@ -101,6 +103,7 @@ TABLES: dict[str, Table] = {
         TOPOLOGY_FINDINGS,
         DATAFLOW_RUNS,
         CLAIMS,
+        INTEGRATIONS,
         VOLT_VAR,
         TRANSFORMER_LOAD,
         METER_SUPPLY,

@@ -1,0 +1,289 @@
+"""Commands that pull from head-end systems; they stand in the group `hes`."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    EngineOption,
+    JobContext,
+    LakeOption,
+    MasterOption,
+    Output,
+    OutputOption,
+    job_context,
+    lake_context,
+    plain_errors,
+    to_duration,
+    told,
+)
+from meterlake.errors import BadInput, MeterlakeError, Unavailable
+
+commands = typer.Typer()
+
+_LONGEST_PAUSE = 0.5  # between looks whether to stop [s]
+
+
+@commands.command("pull")
+def pull_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="Integrations; default: all of meterlake.toml."),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(help="Go on until stopped, with a turn every 1m, 15m or 1h."),
+    ] = None,
+    integrate: Annotated[
+        bool, typer.Option(help="Whether what came in is integrated right away.")
+    ] = True,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Take in what has arrived at head-end systems since the last time: each read once.
+
+    Windows follow the time of arrival, so late reads come too. What is cut off goes on with the
+    next pull. Integrations are named in meterlake.toml, in sections [integration.NAME].
+
+    Example: meterlake hes pull --every 15m
+    """
+    with (
+        plain_errors(),
+        _stoppable() as stop,
+        job_context(lake, engine, spark_master, may_be_new=True) as context,
+    ):
+        turn = None if every is None else to_duration(every, "--every").total_seconds()
+        wanted = _wanted(context, names or [])
+        job = _Job(context, wanted, stop, integrate, output is Output.json)
+        if turn is None:
+            job.once()
+        else:
+            job.until_stopped(turn)
+
+
+@commands.command("status")
+def status_command(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
+    """Show each integration: idle, running or failed, how far it is, and when it is due.
+
+    Example: meterlake hes status
+    """
+    from meterlake.jobs.pull import statuses
+
+    with plain_errors(), lake_context(lake) as context:
+        listed = [
+            {k: told(v) for k, v in vars(status).items()}
+            for status in statuses(context.store, context.settings, now=context.now)
+        ]
+        show.rows("integrations", listed, output is Output.json)
+
+
+class _Stopped(BaseException):
+    """The command is to end: nothing is wrong."""
+
+
+class _Stop:
+    """Whether the command was asked to end, by SIGTERM or Ctrl-C; asked twice, it ends at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+    def check(self) -> None:
+        if self.is_set:
+            raise _Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Wait; end where the command is to end."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _LONGEST_PAUSE))
+        self.check()
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {n: signal.signal(n, stop.set) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    except _Stopped:
+        print("meterlake: stopped. The next pull goes on from here", file=sys.stderr)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wanted(context: JobContext, names: Sequence[str]) -> list[str]:
+    from meterlake.jobs.pull import named_integration
+
+    for name in names:
+        named_integration(context.settings, name)
+    found = list(names) or list(context.settings.integration)
+    if not found:
+        raise BadInput(
+            "There is no integration to pull from. Name one in meterlake.toml, in a section "
+            "[integration.NAME] with url, sftp, user, a password_env or password_file, and "
+            "host_key; meterlake hes serve prints one for the head-end system that it simulates"
+        )
+    return found
+
+
+@dataclass
+class _Job:
+    """Pulls from some integrations, and what follows them."""
+
+    context: JobContext
+    names: Sequence[str]
+    stop: _Stop
+    integrates: bool
+    as_json: bool
+
+    def once(self) -> None:
+        """Pull from each, trying again what fails for a while; the last error ends it."""
+        from meterlake.jobs.pull import pause_of
+
+        began, done, failures = time.perf_counter(), [], []
+        for name in self.names:
+            attempts = self.context.settings.integration[name].attempts
+            for attempt in range(1, attempts + 1):
+                try:
+                    done.append(self._pull(name))
+                    break
+                except Unavailable as error:
+                    if attempt == attempts or _is_elsewhere(error):
+                        failures.append((name, error))
+                        break
+                    seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
+                    _say(f"{name}: {error} Try {attempt + 1} of {attempts} in {seconds:.0f} s")
+                    self.stop.pause(seconds)
+                except MeterlakeError as error:
+                    failures.append((name, error))
+                    break
+        facts: dict[str, Any] = {"pulled": [_facts(pulled) for pulled in done]}
+        integrated = self._integrate(any(pulled.stored for pulled in done))
+        if integrated is not None:
+            facts["integrated"] = integrated
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        self._show(facts)
+        for name, error in failures[:-1]:
+            _say(f"{name}: {error}")
+        if failures:
+            raise type(failures[-1][1])(f"{failures[-1][0]}: {failures[-1][1]}")
+
+    def until_stopped(self, turn: float) -> None:
+        """Pull from each that is due, turn by turn; failures are told and tried again."""
+        from meterlake.jobs.pull import is_due
+
+        while True:
+            began = time.monotonic()
+            pulled = []
+            for name in self.names:
+                self.stop.check()
+                try:
+                    if is_due(self.context.store, name, now=datetime.now(UTC)):
+                        pulled.append(self._pull(name))
+                except MeterlakeError as error:
+                    _say(f"{_now()} {name}: {error}")
+            brought = [done for done in pulled if done.windows]
+            try:
+                integrated = self._integrate(any(done.stored for done in brought))
+                if brought:
+                    self._tell(brought, integrated)
+            except MeterlakeError as error:
+                _say(f"{_now()} {error}")
+            self.stop.pause(max(0.0, turn - (time.monotonic() - began)))
+
+    def _pull(self, name: str) -> Any:
+        from meterlake.jobs.pull import Means, pull
+
+        with show.progress(quiet=self.as_json) as progress:
+            return pull(
+                self.context.store,
+                name,
+                engine=self.context.engine,
+                settings=self.context.settings,
+                means=Means(pause=self.stop.pause, check=self.stop.check),
+                progress=progress,
+            )
+
+    def _integrate(self, is_wanted: bool) -> dict[str, Any] | None:
+        if not (is_wanted and self.integrates):
+            return None
+        from meterlake import jobs
+        from meterlake.jobs.cluster import cluster
+
+        context, now = self.context, datetime.now(UTC)
+        with show.progress(quiet=self.as_json) as progress:
+            done = jobs.integrate(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=now,
+                progress=progress,
+            )
+            if context.settings.cluster_after_integrate:
+                cluster(
+                    context.store,
+                    engine=context.engine,
+                    settings=context.settings,
+                    now=now,
+                    progress=progress,
+                )
+        for failure in done.hook_failures:
+            _say(failure)
+        return {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}
+
+    def _show(self, facts: dict[str, Any]) -> None:
+        if self.as_json:
+            show.result(facts, as_json=True)
+            return
+        show.rows("integrations", facts["pulled"], as_json=False)
+        if "integrated" in facts:
+            show.result(facts["integrated"] | {"seconds": facts["seconds"]}, as_json=False)
+
+    def _tell(self, brought: Sequence[Any], integrated: dict[str, Any] | None) -> None:
+        if self.as_json:
+            facts = {"at": _now(), "pulled": [_facts(done) for done in brought]}
+            show.result(facts | ({"integrated": integrated} if integrated else {}), as_json=True)
+            return
+        for done in brought:
+            also = f", {done.quarantined:,} quarantined" if done.quarantined else ""
+            print(
+                f"{_now()} {done.name}: {done.stored:,} rows{also}, arrivals up to "
+                f"{told(done.cursor)}",
+                flush=True,
+            )
+
+
+def _facts(done: Any) -> dict[str, Any]:
+    return {k: told(v) for k, v in vars(done).items()}
+
+
+def _is_elsewhere(error: Unavailable) -> bool:
+    from meterlake.lake.claims import Taken
+
+    return isinstance(error, Taken)
+
+
+def _say(text: str) -> None:
+    print(f"meterlake: {text}", file=sys.stderr, flush=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,452 @@
+"""The job that pulls from head-end systems: windows of arrival, each once.
+
+A file is ordered for a window of arrivals, waited for, fetched, verified and taken in. In the
+very commit that brings its reads, how far the integration is moves from the window's start to its
+end (the cursor, a key of staging's log): whatever is cut off between, the two cannot disagree.
+What was ordered is kept, so the next pull goes on with the same file.
+"""
+
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+from pydantic import SecretStr
+
+from meterlake.engine import Engine
+from meterlake.errors import BadInput, MeterlakeError, Unavailable
+from meterlake.jobs.intake import ingest
+from meterlake.jobs.progress import Progress, silent
+from meterlake.lake.claims import Claim, claimed, is_claimed, utc_now
+from meterlake.lake.commit import Step, commit, snapshot
+from meterlake.lake.store import Store
+from meterlake.lake.table import consumed_version, fetched, scan
+from meterlake.lake.upsert import replace_rows
+from meterlake.pull.head_end import File, Gone, HeadEnd
+from meterlake.pull.received import Announced, forget, parts_folder, verify
+from meterlake.pull.sftp import Server, download
+from meterlake.schema import INTEGRATIONS, STAGING, polars_schema
+from meterlake.settings import IntegrationSettings, Settings
+
+CURSOR = "pull/"  # key of staging's log: this and the integration's name; microseconds since 1970
+_POLL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+_PORT = 22
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a pull tells the time, waits, and draws by chance.
+
+    `pause` waits so many seconds; `check` is called in the midst of long work. What either raises
+    ends the pull, which the next one goes on with.
+    """
+
+    clock: Callable[[], datetime] = utc_now
+    pause: Callable[[float], object] = time.sleep
+    check: Callable[[], object] = lambda: None
+    chance: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did: windows it went through, those of them that were empty, what came in."""
+
+    name: str
+    windows: int = 0
+    empty: int = 0
+    rows: int = 0
+    stored: int = 0
+    quarantined: int = 0
+    cursor: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """An integration at a glance. `state` is idle, running or failed."""
+
+    name: str
+    state: str
+    cursor: datetime | None
+    next_eligible: datetime | None
+    tried_at: datetime | None
+    succeeded_at: datetime | None
+    failures: int
+    last_error: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An integration's row of the table of integrations."""
+
+    name: str
+    tried_at: datetime
+    succeeded_at: datetime | None = None
+    next_eligible: datetime | None = None
+    failures: int = 0
+    last_error: str = ""
+    request_id: str | None = None
+    asked_from: datetime | None = None
+    asked_to: datetime | None = None
+
+
+def pull(
+    store: Store,
+    name: str,
+    *,
+    engine: Engine,
+    settings: Settings,
+    means: Means | None = None,
+    progress: Progress = silent,
+) -> Pulled:
+    """Take in what has arrived at a head-end system since the last time, up to now there.
+
+    Raises
+    ------
+    Taken
+        Another process pulls from it.
+    BadInput, Unavailable
+        It failed, which is written down; what came in before stays. The next pull goes on.
+    """
+    means = means or Means()
+    told = named_integration(settings, name)
+    with claimed(store, _claim(name), tables=(), clock=means.clock, waits=()) as claim:
+        row = _rows(store).get(name)
+        begun = replace(row or _Row(name, means.clock()), tried_at=means.clock())
+        run = _Run(store, told, begun, engine, settings, means, claim, progress)
+        try:
+            done = run.through()
+        except Exception as error:
+            with suppress(Unavailable):  # the lake is away: what is to be told is the cause
+                run.write(_failed(run.row, told, error, means))
+            raise
+        due = means.clock() + timedelta(minutes=told.interval_minutes)
+        now = means.clock()
+        run.write(
+            replace(run.row, succeeded_at=now, next_eligible=due, failures=0, last_error="")
+        )
+    return done
+
+
+def is_due(store: Store, name: str, *, now: datetime) -> bool:
+    """Whether an integration may be pulled from again."""
+    row = _rows(store).get(name)
+    return row is None or row.next_eligible is None or row.next_eligible <= now
+
+
+def pause_of(store: Store, name: str, *, now: datetime) -> float:
+    """Seconds until an integration may be pulled from again; 0: it may."""
+    row = _rows(store).get(name)
+    if row is None or row.next_eligible is None:
+        return 0.0
+    return max(0.0, (row.next_eligible - now).total_seconds())
+
+
+def statuses(store: Store, settings: Settings, *, now: datetime) -> list[Status]:
+    """Each integration of the settings, at a glance."""
+    rows = _rows(store)
+    listed = []
+    for name in settings.integration:
+        row = rows.get(name)
+        failures = 0 if row is None else row.failures
+        state = "failed" if failures else "idle"
+        if is_claimed(store, _claim(name), now=now):
+            state = "running"
+        listed.append(
+            Status(
+                name,
+                state,
+                cursor_of(store, name),
+                None if row is None else row.next_eligible,
+                None if row is None else row.tried_at,
+                None if row is None else row.succeeded_at,
+                failures,
+                "" if row is None else row.last_error,
+            )
+        )
+    return listed
+
+
+def cursor_of(store: Store, name: str) -> datetime | None:
+    """Up to which arrival the lake has what an integration brings; None: nothing yet."""
+    found = consumed_version(store, STAGING, CURSOR + name)
+    return None if found < 0 else _EPOCH + timedelta(microseconds=found)
+
+
+def named_integration(settings: Settings, name: str) -> IntegrationSettings:
+    """An integration of the settings. Raises BadInput."""
+    if name not in settings.integration:
+        known = ", ".join(settings.integration) or "none"
+        raise BadInput(
+            f"There is no integration '{name}' (known: {known}). Name it in meterlake.toml, in a "
+            f"section [integration.{name}] with url, sftp, user, a password_env or password_file, "
+            "and host_key"
+        )
+    return settings.integration[name]
+
+
+@dataclass
+class _Run:
+    """One pull: window by window."""
+
+    store: Store
+    told: IntegrationSettings
+    row: _Row
+    engine: Engine
+    settings: Settings
+    means: Means
+    claim: Claim
+    progress: Progress
+    checked_at: float = field(default_factory=time.monotonic)
+
+    def through(self) -> Pulled:
+        """Every window from the cursor to what is complete now."""
+        name, head_end = self.row.name, HeadEnd(self.told.url, pause=self.means.pause)
+        try:
+            extent = head_end.extent()
+            known = cursor_of(self.store, name)
+            cursor = known or self._first() or extent.oldest
+            done = Pulled(name, cursor=cursor)
+            begin = cursor
+            while cursor is not None and cursor < extent.complete_until:
+                self._tell(begin, cursor, extent.complete_until)
+                file = self._ordered(head_end, cursor, extent.complete_until)
+                if file.end_date <= cursor:
+                    break
+                rows, stored = self._taken(file, was=known)
+                known = cursor = file.end_date
+                done = replace(
+                    done,
+                    windows=done.windows + 1,
+                    empty=done.empty + (file.status == "skipped"),
+                    rows=done.rows + rows,
+                    stored=done.stored + stored,
+                    quarantined=done.quarantined + rows - stored,
+                    cursor=cursor,
+                )
+            return done
+        finally:
+            head_end.close()
+
+    def write(self, row: _Row) -> None:
+        """Write the integration's row down."""
+        self.row = row
+        rows = pl.DataFrame([vars(row)], schema=polars_schema(INTEGRATIONS))
+        note = {"job": "pull"}
+        replace_rows(self.store, INTEGRATIONS, rows, note=note, now=self.means.clock())
+
+    def _first(self) -> datetime | None:
+        first = self.told.first_date
+        if first is not None and first.tzinfo is None:
+            first = first.replace(tzinfo=ZoneInfo(self.settings.timezone))
+        return None if first is None else first.astimezone(UTC)
+
+    def _ordered(self, head_end: HeadEnd, cursor: datetime, until: datetime) -> File:
+        """The file of the next window: the one that was ordered already, where there is one."""
+        end = min(cursor + timedelta(hours=self.told.window_hours), until)
+        file = None
+        if self.row.request_id is not None and self.row.asked_from == cursor:
+            with suppress(Gone):
+                file = head_end.file(self.row.request_id)
+        if file is None:
+            file = head_end.order(cursor, end)
+            self._check_window(file, cursor, end)
+            self.write(
+                replace(
+                    self.row,
+                    request_id=file.request_id,
+                    asked_from=file.start_date,
+                    asked_to=file.end_date,
+                )
+            )
+        file = self._finished(head_end, file)
+        self._check_window(file, cursor, end if self.row.asked_to is None else self.row.asked_to)
+        return file
+
+    def _finished(self, head_end: HeadEnd, file: File) -> File:
+        """Wait until a file is finished."""
+        until = self.means.clock() + timedelta(minutes=self.told.wait_minutes)
+        for seconds in _growing(_POLL_SECONDS):
+            if file.status in ("completed", "skipped"):
+                return file
+            if file.status == "failed":
+                self._forget_order()
+                raise Unavailable(
+                    f"The head-end system could not make the file {file.request_id}: "
+                    f"{file.error or 'it does not say why'}. The next pull orders it again"
+                )
+            if self.means.clock() >= until:
+                raise Unavailable(
+                    f"The file {file.request_id} is still {file.status} after "
+                    f"{self.told.wait_minutes:g} minutes. The next pull goes on waiting for it"
+                )
+            self._alive()
+            self.means.pause(seconds)
+            try:
+                file = head_end.file(file.request_id)
+            except Gone:
+                self._forget_order()
+                raise
+        raise AssertionError("pauses do not end")
+
+    def _check_window(self, file: File, cursor: datetime, end: datetime) -> None:
+        if file.start_date != cursor or file.end_date > end:
+            raise BadInput(
+                f"The head-end system needs to answer for the window that was ordered, {cursor} "
+                f"to {end}; found {file.start_date} to {file.end_date}"
+            )
+
+    def _taken(self, file: File, *, was: datetime | None) -> tuple[int, int]:
+        """Take a finished file in, and the cursor to its end; its rows, and those stored."""
+        key, now = CURSOR + self.row.name, self.means.clock()
+        marks = {key: Step(-1 if was is None else _micros(was), _micros(file.end_date))}
+        rows = stored = 0
+        is_in = False
+        parts = parts_folder(self.store.url, self.row.name)
+        if file.status == "completed" and file.record_count != 0:
+            path = self._fetched(file, parts)
+            done = ingest(
+                self.store,
+                [str(path)],
+                engine=self.engine,
+                settings=self.settings,
+                now=now,
+                profile=self.told.profile,
+                marks=marks,
+                progress=self.progress,
+            )
+            for failure in done.failures:
+                raise (BadInput if failure.is_bad else Unavailable)(failure.reason)
+            rows, stored = done.rows, done.stored
+            is_in = not done.already_ingested
+        if not is_in:  # nothing arrived, or just these bytes were taken in before
+            name = f"{key}/{uuid.uuid4().hex}"
+            note = {"job": "pull", "integration": self.row.name}
+            commit(self.store, STAGING, key=name, version=0, marks=marks, note=note, now=now)
+        forget(parts)
+        self.row = replace(self.row, request_id=None, asked_from=None, asked_to=None)
+        return rows, stored
+
+    def _fetched(self, file: File, parts: Path) -> Path:
+        """A finished file on this machine, whole and verified."""
+        if file.sftp_location is None or file.size is None:
+            raise Unavailable(
+                f"The head-end system says that the file {file.request_id} is completed, but not "
+                "where it is and how large. Try again later"
+            )
+        path = parts / file.request_id / (PurePosixPath(file.sftp_location).name or "readings")
+        forget(parts, but=file.request_id)
+        total = file.size
+
+        def seen(done: int) -> None:
+            self._alive()
+            self.progress("bytes", total, done)
+
+        try:
+            is_whole = path.is_file() and path.stat().st_size == total
+            if not is_whole:
+                download(self._server(), file.sftp_location, path, size=total, seen=seen)
+            verify(path, Announced(total, file.sha256, file.record_count))
+        except OSError as error:
+            raise Unavailable(
+                f"'{path.name}' cannot be kept in {path.parent}: {error.strerror or error}"
+            ) from error
+        return path
+
+    def _server(self) -> Server:
+        told = self.told
+        host, port = _host_and_port(told.sftp)
+        return Server(
+            host,
+            port,
+            told.user,
+            _password(told, self.row.name),
+            None if told.key_file is None else told.key_file.expanduser(),
+            told.host_key,
+            None if told.known_hosts is None else told.known_hosts.expanduser(),
+        )
+
+    def _forget_order(self) -> None:
+        self.row = replace(self.row, request_id=None, asked_from=None, asked_to=None)
+
+    def _alive(self) -> None:
+        """Go on having the claim, looking every so often; end where it is to be ended."""
+        self.means.check()
+        if time.monotonic() - self.checked_at > 30:
+            self.claim.check()
+            self.checked_at = time.monotonic()
+
+    def _tell(self, begin: datetime | None, cursor: datetime, until: datetime) -> None:
+        self.means.check()
+        self.claim.check()
+        if begin is not None:
+            hours = [round((moment - begin).total_seconds() / 3600) for moment in (until, cursor)]
+            self.progress(f"{self.row.name}, hours of arrivals", *hours)
+
+
+def _failed(row: _Row, told: IntegrationSettings, error: Exception, means: Means) -> _Row:
+    """The row after a failure: tried again later, the later the more often it has failed."""
+    failures = row.failures + 1
+    longest = min(told.retry_seconds * 2.0 ** min(failures - 1, 60), told.retry_seconds_at_most)
+    seconds = longest * (0.5 + means.chance() / 2)  # so that many do not come back at once
+    return replace(
+        row,
+        failures=failures,
+        last_error=f"{'' if isinstance(error, MeterlakeError) else 'bug: '}{error}"[:2000],
+        next_eligible=means.clock() + timedelta(seconds=seconds),
+    )
+
+
+def _rows(store: Store) -> Mapping[str, _Row]:
+    rows = fetched(scan(store, INTEGRATIONS, snapshot(store, INTEGRATIONS).files))
+    return {row["name"]: _Row(**row) for row in rows.iter_rows(named=True)}
+
+
+def _password(told: IntegrationSettings, name: str) -> SecretStr | None:
+    """The password, from where the settings say. Raises BadInput."""
+    if told.password_env is not None:
+        found = os.environ.get(told.password_env)
+        if not found:
+            raise BadInput(
+                f"Integration '{name}' needs its password in the environment variable "
+                f"{told.password_env}, which is not set"
+            )
+        return SecretStr(found)
+    if told.password_file is None:
+        return None
+    try:
+        return SecretStr(told.password_file.expanduser().read_text("utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"Integration '{name}' needs its password in the file {told.password_file}, which "
+            f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _host_and_port(sftp: str) -> tuple[str, int]:
+    host, found, port = sftp.rpartition(":")
+    if not found or host.endswith(":") or sftp.endswith("]"):
+        return sftp.strip("[]"), _PORT
+    return host.strip("[]"), int(port)
+
+
+def _growing(pauses: tuple[float, ...]) -> Iterator[float]:
+    yield from pauses
+    while True:
+        yield pauses[-1]
+
+
+def _claim(name: str) -> str:
+    return f"pull/{name}"
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)

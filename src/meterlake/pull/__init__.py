@@ -1,0 +1,1 @@
+"""Files of other systems, fetched whole and verified, before the lake takes them in."""

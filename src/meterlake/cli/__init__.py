@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, keys, make, ml, serve
+from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, serve
 
 app = typer.Typer(
     name="meterlake",
@@ -29,6 +29,7 @@ for commands in (
     ml.commands,
     ask.commands,
     serve.commands,
+    hes.commands,
     keys.commands,
     about.commands,
 ):

@@ -86,6 +86,24 @@ def arrivals_end(plan: ReadingsPlan, fleet: Fleet) -> int:
     return plan.end_minute + steps * plan.interval_minutes
 
 
+def latency_us(plan: ReadingsPlan, fleet: Fleet, minutes: Minutes) -> NDArray[np.int64]:
+    """Return how long each concentrator's message of a step is on its way.
+
+    Returns
+    -------
+    int array, shape (steps, concentrators)
+        From the reading to its arrival [µs]: an exponential distribution cut off at its top, which
+        is less than the interval.
+    """
+    most_s = min(_LATENCY_MOST_S, plan.interval_minutes * 60 - 1.0)
+    luck = np.empty((len(minutes), fleet.concentrators))
+    for index, minute in enumerate(minutes.tolist()):
+        luck[index] = keyed(plan.seed, Purpose.LATENCY, minute=minute).random(fleet.concentrators)
+    span = -np.expm1((_LATENCY_LEAST_S - most_s) / _LATENCY_MEAN_S)
+    seconds: NDArray[np.float64] = _LATENCY_LEAST_S - _LATENCY_MEAN_S * np.log1p(-luck * span)
+    return (seconds * 1e6).astype(np.int64)
+
+
 def _steps(plan: ReadingsPlan, first: int, last: int) -> Minutes:
     start, end = max(first, plan.start_minute), min(last, plan.end_minute)
     return np.arange(start, end, plan.interval_minutes, dtype=np.int64)
@@ -105,9 +123,8 @@ def _rows(
         shown = registers(plan, fleet, faults, minutes=minutes)
         wanted = np.flatnonzero(shown.taken & senders)
     step, device = np.divmod(wanted, fleet.devices)
-    latency_us = _latency_us(plan, fleet, minutes)
     delay_us = plan.late_minutes * 60_000_000 if late else 0
-    arrival_us = minutes[:, None] * 60_000_000 + delay_us + latency_us
+    arrival_us = minutes[:, None] * 60_000_000 + delay_us + latency_us(plan, fleet, minutes)
     message = step * fleet.concentrators + device // METERS_PER_CONCENTRATOR
     times = [f"{instant_of(minute):%Y-%m-%d %H:%M:%S}.0000000" for minute in minutes.tolist()]
     sent = pl.Series(arrival_us.ravel()).cast(pl.Datetime("us"))
@@ -125,18 +142,6 @@ def _rows(
             "dice": _dice(plan, minutes).ravel()[wanted],
         }
     )
-
-
-def _latency_us(plan: ReadingsPlan, fleet: Fleet, minutes: Minutes) -> NDArray[np.int64]:
-    # From the reading to its arrival, by step and concentrator: an exponential distribution cut
-    # off at its top, which is less than the interval.
-    most_s = min(_LATENCY_MOST_S, plan.interval_minutes * 60 - 1.0)
-    luck = np.empty((len(minutes), fleet.concentrators))
-    for index, minute in enumerate(minutes.tolist()):
-        luck[index] = keyed(plan.seed, Purpose.LATENCY, minute=minute).random(fleet.concentrators)
-    span = -np.expm1((_LATENCY_LEAST_S - most_s) / _LATENCY_MEAN_S)
-    seconds: NDArray[np.float64] = _LATENCY_LEAST_S - _LATENCY_MEAN_S * np.log1p(-luck * span)
-    return (seconds * 1e6).astype(np.int64)
 
 
 def _dice(plan: ReadingsPlan, minutes: Minutes) -> NDArray[np.int64]:

@@ -1,0 +1,214 @@
+"""The process: both servers and both threads, until SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from meterlake.errors import BadInput, Unavailable
+from meterlake.hes.api import create_app
+from meterlake.hes.clock import Clock
+from meterlake.hes.faults import Fault, Faults
+from meterlake.hes.head_end import HeadEnd, Wanted
+from meterlake.hes.sftp import HostKey, Login, host_key, serving, write_secret
+
+PASSWORD_VARIABLE = "METERLAKE_HES_PASSWORD"
+GRACE_SECONDS = 1  # for answers under way when it is told to stop
+
+_LOOPBACK = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where it listens, 0 being a free port, and who may log in to the SFTP server."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    sftp_port: int = 2222
+    user: str = "meterlake"
+    authorized_keys: Path | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What who pulls needs to know.
+
+    Attributes
+    ----------
+    api, sftp : str
+        Addresses.
+    fingerprint, host_key, known_hosts : str
+        Of the SFTP server: the hash of its key, the key, and the line for a file known_hosts.
+    password_file : Path or None
+        Where the password lies; None: it was given in the environment.
+    """
+
+    api: str
+    sftp: str
+    fingerprint: str
+    host_key: str
+    known_hosts: str
+    password_file: Path | None
+
+
+def serve(
+    folder: Path,
+    wanted: Wanted,
+    listening: Listening,
+    *,
+    faults: dict[Fault, float],
+    machine: Clock,
+    ready: Callable[[Serving], None],
+) -> None:
+    """Serve a head-end until SIGTERM or SIGINT; `ready` is told once it answers.
+
+    Raises
+    ------
+    BadInput
+        The address is not of this machine alone, or as `HeadEnd` has it.
+    Unavailable
+        An address cannot be listened at, or the folder not be used.
+    """
+    if listening.host not in _LOOPBACK:
+        raise BadInput(
+            "--host needs to be 127.0.0.1, ::1 or localhost: this is a simulator, for this "
+            f"machine alone; found '{listening.host}'"
+        )
+    struck = Faults(faults, seed=wanted.seed)
+    with _api_socket(listening) as api:
+        head_end = HeadEnd(folder, wanted, struck, machine=machine)
+        try:
+            key = host_key(folder / "host_key")
+            password, password_file = _password(folder / "password")
+            login = Login(listening.user, password, listening.authorized_keys)
+            asyncio.run(_serve(head_end, struck, api, listening, key, login, password_file, ready))
+        finally:
+            head_end.close()
+
+
+async def _serve(
+    head_end: HeadEnd,
+    faults: Faults,
+    api: socket.socket,
+    listening: Listening,
+    key: HostKey,
+    login: Login,
+    password_file: Path | None,
+    ready: Callable[[Serving], None],
+) -> None:
+    server = _Server(_config(head_end, faults))
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, server.end)
+    host = listening.host
+    async with (
+        serving(
+            head_end.files.parent, key, login, faults, host=host, port=listening.sftp_port
+        ) as sftp_port,
+        _working(head_end, server),
+    ):
+        shown = f"[{host}]" if ":" in host else host
+        server.ready = lambda: ready(
+            Serving(
+                api=f"http://{shown}:{api.getsockname()[1]}",
+                sftp=f"sftp://{login.user}@{shown}:{sftp_port}",
+                fingerprint=key.fingerprint,
+                host_key=key.public,
+                known_hosts=f"{_known_as(host, sftp_port)} {key.public}",
+                password_file=password_file,
+            )
+        )
+        await server.serve(sockets=[api])
+
+
+def _known_as(host: str, port: int) -> str:
+    """What known_hosts calls an SSH server."""
+    return host if port == 22 else f"[{host}]:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; signals are ours, and it tells when it answers."""
+
+    ready: Callable[[], None] = staticmethod(lambda: None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
+
+    def end(self) -> None:
+        self.should_exit = True
+
+
+def _config(head_end: HeadEnd, faults: Faults) -> uvicorn.Config:
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    return uvicorn.Config(
+        create_app(head_end, faults),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a warning of the server's is one: not of an answer that was cut off on request."""
+    return "without completing response" not in record.getMessage()
+
+
+@asynccontextmanager
+async def _working(head_end: HeadEnd, server: _Server) -> AsyncIterator[None]:
+    """Both threads while inside; what ends one of them by mistake ends everything."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        works = [threads.submit(work) for work in (head_end.read_meters, head_end.write_files)]
+        for each in works:
+            each.add_done_callback(lambda _: loop.call_soon_threadsafe(server.end))
+        try:
+            yield
+        finally:
+            head_end.stop()
+    for each in works:
+        each.result()
+
+
+def _api_socket(listening: Listening) -> socket.socket:
+    api = socket.socket(_LOOPBACK[listening.host])
+    api.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        api.bind((listening.host, listening.port))
+    except OSError as error:
+        api.close()
+        raise Unavailable(
+            f"The API cannot listen at {listening.host}:{listening.port}: {error.strerror}. Stop "
+            "what does, or give another --port"
+        ) from error
+    return api
+
+
+def _password(path: Path) -> tuple[str, Path | None]:
+    """The password of the environment, or that of a file, which is made where there is none."""
+    given = os.environ.get(PASSWORD_VARIABLE)
+    if given:
+        return given, None
+    try:
+        if not path.exists():
+            write_secret(path, f"{secrets.token_urlsafe(24)}\n".encode())
+        return path.read_text().strip(), path
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable(f"The password {path} cannot be had: {error}") from error

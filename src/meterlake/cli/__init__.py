@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, serve
+from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, pull, serve
 
 app = typer.Typer(
     name="meterlake",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+hes.hes_app.add_typer(pull.commands)
 for commands in (
     make.commands,
     change.commands,

@@ -12,7 +12,7 @@ from meterlake.cli.options import Output, OutputOption, plain_errors, to_duratio
 from meterlake.errors import BadInput
 
 commands = typer.Typer()
-hes_app = typer.Typer(help="Head-end systems: play one.", no_args_is_help=True)
+hes_app = typer.Typer(help="Head-end systems: pull from them, or play one.", no_args_is_help=True)
 commands.add_typer(hes_app, name="hes")
 
 

@@ -158,7 +158,8 @@ class _Job:
         """Pull from each, trying again what fails for a while; the last error ends it."""
         from meterlake.jobs.pull import pause_of
 
-        began, done, failures = time.perf_counter(), [], []
+        began, done = time.perf_counter(), []
+        failures: list[MeterlakeError] = []
         for name in self.names:
             attempts = self.context.settings.integration[name].attempts
             for attempt in range(1, attempts + 1):
@@ -167,13 +168,13 @@ class _Job:
                     break
                 except Unavailable as error:
                     if attempt == attempts or _is_elsewhere(error):
-                        failures.append((name, error))
+                        failures.append(type(error)(f"{name}: {error}"))
                         break
                     seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
                     _say(f"{name}: {error} Try {attempt + 1} of {attempts} in {seconds:.0f} s")
                     self.stop.pause(seconds)
                 except MeterlakeError as error:
-                    failures.append((name, error))
+                    failures.append(type(error)(f"{name}: {error}"))
                     break
         facts: dict[str, Any] = {"pulled": [_facts(pulled) for pulled in done]}
         integrated = self._integrate(any(pulled.stored for pulled in done))
@@ -181,10 +182,10 @@ class _Job:
             facts["integrated"] = integrated
         facts["seconds"] = round(time.perf_counter() - began, 3)
         self._show(facts)
-        for name, error in failures[:-1]:
-            _say(f"{name}: {error}")
+        for failure in failures[:-1]:
+            _say(str(failure))
         if failures:
-            raise type(failures[-1][1])(f"{failures[-1][0]}: {failures[-1][1]}")
+            raise failures[-1]
 
     def until_stopped(self, turn: float) -> None:
         """Pull from each that is due, turn by turn; failures are told and tried again."""

@@ -11,11 +11,10 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -130,9 +129,7 @@ def pull(
             raise
         due = means.clock() + timedelta(minutes=told.interval_minutes)
         now = means.clock()
-        run.write(
-            replace(run.row, succeeded_at=now, next_eligible=due, failures=0, last_error="")
-        )
+        run.write(replace(run.row, succeeded_at=now, next_eligible=due, failures=0, last_error=""))
     return done
 
 

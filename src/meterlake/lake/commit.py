@@ -46,6 +46,7 @@ _SETTLE_AFTER = 16  # versions of the main table, though none of them brings any
 
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "20"}
 
+
 @dataclass(frozen=True)
 class Step:
     """A key's version before and after a commit that moves it; -1: there was none."""

@@ -78,23 +78,22 @@ def download(
 async def _download(
     server: Server, remote: str, path: Path, size: int, seen: Callable[[int], object]
 ) -> None:
-    async with _connected(server) as connection, connection.start_sftp_client() as sftp:
-        async with sftp.open(remote, "rb") as file:
-            with path.open("ab") as out:
-                done = out.tell()
-                while done < size:
-                    wanted = min(PIECE_BYTES, size - done)
-                    piece = await asyncio.wait_for(file.read(wanted, done), _SILENCE_SECONDS)
-                    if not piece:
-                        return
-                    out.write(piece)
-                    out.flush()
-                    done += len(piece)
-                    seen(done)
-
-
-def _connected(server: Server) -> "_Connected":
-    return _Connected(server)
+    async with (
+        _Connected(server) as connection,
+        connection.start_sftp_client() as sftp,
+        sftp.open(remote, "rb") as file,
+    ):
+        with path.open("ab") as out:
+            done = out.tell()
+            while done < size:
+                wanted = min(PIECE_BYTES, size - done)
+                piece = await asyncio.wait_for(file.read(wanted, done), _SILENCE_SECONDS)
+                if not piece:
+                    return
+                out.write(bytes(piece))  # type: ignore[arg-type]  # of a file opened as bytes
+                out.flush()
+                done += len(piece)
+                seen(done)
 
 
 class _Connected:

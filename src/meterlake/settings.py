@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from meterlake.errors import BadInput
+from meterlake.source_settings import SourceSettings
 
 CONFIG_FILE = "meterlake.toml"
 
@@ -305,6 +306,10 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Head-end systems to pull from, each in a section [integration.NAME]",
     )
+    source: tuple[SourceSettings, ...] = Field(
+        (),
+        description="Sources of files that meterlake watch takes in, each in a section [[source]]",
+    )
     grid: GridSettings = Field(
         GridSettings(), description="What the grid's analytics assume, in a section [grid]"
     )
@@ -324,6 +329,14 @@ class Settings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _different_sources(cls, value: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
+        names = [source.label for source in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"needs sources of different names; several are '{twice[0]}'")
         return value
 
     @field_validator("spark_master")
@@ -413,6 +426,8 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
 def _shown(name: str, value: object) -> str:
     if name == "late_webhook_url" and value is not None:
         return "********"
+    if re.match(r"source\.\d", name):  # an URL may have a password in it, where it must not
+        return "one that cannot be used"
     if isinstance(value, dict):  # names alone: a value may be a key of somebody's API
         return ", ".join(f"{flow}.{name}" for flow, told in value.items() for name in told)
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -58,11 +58,11 @@ class Patience:
 PATIENCE = Patience()
 
 
-def objects_at(url: str) -> ObjectStore:
+def objects_at(url: str, *, patience: Patience = PATIENCE) -> ObjectStore:
     """The objects below a folder's path or an object store's URL."""
     if "://" not in url:
         return LocalStore(url, mkdir=True)
-    return from_url(url, **_obstore_options(url))
+    return from_url(url, **_obstore_options(url, patience))
 
 
 @contextmanager
@@ -253,15 +253,15 @@ def _profile() -> dict[str, str]:
     }
 
 
-def _obstore_options(url: str) -> dict[str, Any]:
+def _obstore_options(url: str, patience: Patience = PATIENCE) -> dict[str, Any]:
     options: dict[str, Any] = {
         "retry_config": {
-            "max_retries": PATIENCE.retries,
-            "retry_timeout": timedelta(seconds=PATIENCE.retry_seconds),
+            "max_retries": patience.retries,
+            "retry_timeout": timedelta(seconds=patience.retry_seconds),
         },
         "client_options": {
-            "timeout": timedelta(seconds=PATIENCE.request_seconds),
-            "connect_timeout": timedelta(seconds=PATIENCE.connect_seconds),
+            "timeout": timedelta(seconds=patience.request_seconds),
+            "connect_timeout": timedelta(seconds=patience.connect_seconds),
         },
     }
     if _is_s3(url):

@@ -25,7 +25,7 @@ from meterlake.schema.dataflows import (
 from meterlake.schema.grid import METER_SUPPLY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.schema.ml import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
 from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, polars_schema
-from meterlake.schema.pull import INTEGRATIONS
+from meterlake.schema.pull import INTEGRATIONS, TAKEN_FILES
 from meterlake.schema.readings import (
     BATCH_SOURCE,
     CONSUMPTION_DAILY,
@@ -71,6 +71,7 @@ __all__ = [
     "STAGING",
     "SUBSTATION",
     "TABLES",
+    "TAKEN_FILES",
     "TOPOLOGY",
     "TOPOLOGY_FINDINGS",
     "TRANSFORMER_LOAD",
@@ -104,6 +105,7 @@ TABLES: dict[str, Table] = {
         DATAFLOW_RUNS,
         CLAIMS,
         INTEGRATIONS,
+        TAKEN_FILES,
         VOLT_VAR,
         TRANSFORMER_LOAD,
         METER_SUPPLY,

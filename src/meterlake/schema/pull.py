@@ -2,6 +2,9 @@
 
 How far an integration is stands in the staging table's own log, recorded in the same step as
 the file that it was for, so the two cannot disagree; this table has what may be lost.
+
+So has that of files of sources: it spares fetching a file twice, and damaged ones being tried
+again and again. That each file comes in once follows from its content, which staging knows.
 """
 
 from meterlake.schema.port import Column, Table
@@ -24,4 +27,27 @@ INTEGRATIONS = Table(
     partitioned_by=(),
     time_column="tried_at",
     sorted_by=("name",),
+)
+
+TAKEN_FILES = Table(
+    name="taken_files",
+    path="integrated/taken_files",
+    meaning="Files of sources that were looked at, and what became of each; of a file that was "
+    "replaced there by another the last row holds",
+    columns=(
+        Column("source", "string", "", "Name of the source in meterlake.toml"),
+        Column("path", "string", "", "The file, as its source calls it"),
+        Column("size", "long", "B", "Its size there"),
+        Column("modified_at", "timestamp", "UTC", "When it was last changed there; null: not told"),
+        Column("entity_tag", "string", "", "What tells its versions apart, by HTTP and S3"),
+        Column("source_sha256", "string", "", "SHA-256 of its bytes; empty: not taken in"),
+        Column("outcome", "string", "", "taken, or failed where it cannot be read at all"),
+        Column("message", "string", "", "Why it failed"),
+        Column("taken_at", "timestamp", "UTC", "When this lake took it in, or gave up on it"),
+        Column("year", "string", "", "Year of that, UTC"),
+        Column("month", "string", "", "Month of that, 01 to 12, UTC"),
+    ),
+    partitioned_by=("source", "year", "month"),
+    time_column="taken_at",
+    sorted_by=("source", "path"),
 )

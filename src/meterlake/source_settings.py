@@ -1,0 +1,171 @@
+"""A source of files, as meterlake.toml names it in a section [[source]]: where, and as whom."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+After = Literal["keep", "mark", "move"]
+
+PORTS = {"sftp": 22, "ftp": 21, "ftps": 21}
+KINDS = ("file", "sftp", "ftp", "ftps", "http", "https", "s3")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+_HOST = re.compile(
+    r"(?:(?P<user>[^@]*)@)?(?P<host>[^\s@:/\[\]]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A source's URL, taken apart.
+
+    `host` is the bucket of S3, and empty for a folder; `path` may have `*`, `?` and `[…]` in its
+    parts, and is what the place itself calls it: nothing in it is escaped.
+    """
+
+    kind: str
+    host: str
+    port: int | None
+    user: str | None
+    path: str
+
+
+class SourceSettings(BaseModel):
+    """Files that arrive somewhere and are to be taken in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(
+        min_length=1,
+        description="Which files: a folder's path, file://, sftp://, ftp://, ftps://, http://, "
+        "https:// or s3://, with * and ? in its last parts, such as sftp://files.example/out/*.gz",
+    )
+    name: str = Field("", description="What it is called; unset: made of the url")
+    user: str | None = Field(None, description="Who we are there; it may stand in the url too")
+    password_env: str | None = Field(
+        None, description="Environment variable that holds the password"
+    )
+    password_file: Path | None = Field(None, description="File that holds the password")
+    key_file: Path | None = Field(
+        None, description="File of a private key, in a password's place; SFTP"
+    )
+    host_key: str | None = Field(
+        None,
+        description="The SFTP server's public key, such as 'ssh-ed25519 AAAA…', or its "
+        "fingerprint, such as 'SHA256:…'",
+    )
+    known_hosts: Path | None = Field(
+        None, description="File that vouches for the SFTP server's key, as OpenSSH keeps it"
+    )
+    after: After = Field(
+        "keep",
+        description="What becomes of a file there that was taken in: it stays as it is, is marked "
+        "(NAME.taken), or is moved to the folder taken/ beside it",
+    )
+    settle_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A file is complete when it has stayed the same for so long [s]; 0: at first "
+        "sight, for sources in which files appear whole",
+    )
+    profile: str | None = Field(
+        None, description="Format of its files, a name or a profile file; unset: recognised"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if name and not re.fullmatch(NAME, name):
+            raise ValueError("needs letters, digits, _ and -, 64 at most")
+        return name
+
+    @field_validator("url")
+    @classmethod
+    def _usable_url(cls, url: str) -> str:
+        address_of(url)
+        return url
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SourceSettings":
+        address = self.address
+        secrets = [self.password_env, self.password_file, self.key_file]
+        told = sum(value is not None for value in secrets)
+        if told > 1:
+            raise ValueError("needs one of password_env, password_file and key_file")
+        if self.user and address.user and self.user != address.user:
+            raise ValueError("needs one user; the url has another one than user")
+        has_user = bool(self.user or address.user)
+        if address.kind == "sftp" and not (has_user and told):
+            raise ValueError("SFTP needs user, and one of password_env, password_file and key_file")
+        if address.kind != "sftp" and any([self.key_file, self.host_key, self.known_hosts]):
+            raise ValueError("key_file, host_key and known_hosts are for sftp:// alone")
+        if address.kind in ("file", "s3") and (has_user or told):
+            raise ValueError(
+                "user and password are for sftp, ftp and http; S3 takes the usual variables, "
+                "such as AWS_ACCESS_KEY_ID"
+            )
+        if has_user != bool(told):
+            raise ValueError("user and password_env or password_file go together")
+        if address.kind in ("http", "https") and self.after != "keep":
+            raise ValueError("after needs to be keep: nothing can be changed by HTTP")
+        return self
+
+    @property
+    def address(self) -> Address:
+        """Its URL, taken apart."""
+        return address_of(self.url)
+
+    @property
+    def label(self) -> str:
+        """Its name, or one made of the URL, the same each time."""
+        if self.name:
+            return self.name
+        address = self.address
+        words = re.findall(r"[A-Za-z0-9]+", f"{address.host} {address.path}")
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:6]
+        return f"{'-'.join(words)[:50].strip('-') or address.kind}-{digest}"
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.url}"
+
+
+def address_of(url: str) -> Address:
+    """Take a source's URL apart. Raises ValueError, without what may be a secret in it."""
+    kind, found, rest = url.partition("://")
+    if not found:
+        return Address("file", "", None, None, _pattern(url))
+    if kind not in KINDS:
+        raise ValueError(f"needs a path or one of {', '.join(f'{k}://' for k in KINDS)}")
+    authority, _, path = rest.partition("/")
+    path = unquote(path)
+    if kind == "file":
+        if authority:
+            raise ValueError("needs three slashes: file:///folder/*.gz")
+        return Address(kind, "", None, None, _pattern(f"/{path}"))
+    if ":" in authority.rpartition("@")[0]:
+        raise ValueError("has a password in it; set password_env or password_file in its place")
+    match = _HOST.fullmatch(authority)
+    if match is None or int(match["port"] or 1) not in range(1, 65536):
+        raise ValueError(f"needs a host after {kind}://, such as {kind}://files.example/out/*.gz")
+    if kind in ("http", "https") and re.search("[?#]", rest):
+        raise ValueError("needs a folder's address, without a query; * stands for any characters")
+    user = unquote(match["user"] or "") or None
+    port = int(match["port"]) if match["port"] else PORTS.get(kind)
+    if kind == "s3":
+        return Address(kind, authority, None, user, _pattern(path))
+    path = path.removeprefix("~/") if path.startswith("~/") else f"/{path}"
+    return Address(kind, match["host"].strip("[]"), port, user, _pattern(path))
+
+
+def _pattern(path: str) -> str:
+    """A path with what names files in it; a folder's means all of its files."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise ValueError("needs a path without control characters")
+    if "**" in path:
+        raise ValueError("knows no **; give a source for each depth, such as */*.gz")
+    return f"{path}*" if path.endswith("/") or not path else path

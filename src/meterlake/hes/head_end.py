@@ -164,8 +164,8 @@ class HeadEnd:
         """Read the meters as time passes, until it is told to stop."""
         while not self._stopped.is_set():
             is_behind = False
-            if self._tried("storing reads", self._advance):
-                self._tried("removing old files", self._remove_old_files)
+            if self._tried("storing reads", self.advance):
+                self._tried("removing old files", self.remove_old_files)
                 is_behind = instant_of(self._state.next_minute) <= self.now()
             else:
                 self._tried("opening the store again", self._store.reopen)
@@ -176,12 +176,19 @@ class HeadEnd:
         """Write the files that are asked for, until it is told to stop."""
         while not self._stopped.is_set():
             self._asked.clear()
-            if not self._tried("writing files", self._write_next):
+            if not self._tried("writing files", self.write_next):
                 continue
             if not self._has_more:
                 self._asked.wait()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Read the meters' next steps, if the clock has reached them: some, not to take long.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full, say: nothing was stored.
+        """
         state, step = self._state, self.plan.interval_minutes
         now = max(self.now(), state.clock)
         due = (minute_of(now) - state.next_minute) // step + 1
@@ -195,7 +202,14 @@ class HeadEnd:
         self._store.advance(following, reads)
         self._state = following
 
-    def _write_next(self) -> None:
+    def write_next(self) -> None:
+        """Write the next file that is asked for, if there is one.
+
+        Raises
+        ------
+        Unavailable
+            What became of it could not be noted.
+        """
         request = self._requests.next()
         self._has_more = request is not None
         if request is None:
@@ -239,7 +253,8 @@ class HeadEnd:
         """Keep in mind why there is no file: the disk may be too full to note it."""
         self._untold[request.request_id] = f"the file could not be written: {reason}"
 
-    def _remove_old_files(self) -> None:
+    def remove_old_files(self) -> None:
+        """Remove the files that were finished long ago."""
         for request_id in self._requests.expire(self.now(), self._keep):
             (self.files / f"{request_id}.csv.gz").unlink(missing_ok=True)
 

@@ -65,7 +65,7 @@ class Room:
 
     def path(self, file: dict[str, Any]) -> Path:
         """Where a file lies."""
-        return self.head_end.files.parent / file["sftp_location"].lstrip("/")
+        return self.head_end.files.parent / str(file["sftp_location"]).lstrip("/")
 
 
 Open = Callable[..., Room]

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def rows_of(room: Room, file: dict[str, Any]) -> list[dict[str, str]]:
 def pages(room: Room, size: int, **window: str) -> Iterator[dict[str, Any]]:
     offset, total = 0, 1
     while offset < total:
-        asked = {**window, "offset": offset, "page_size": size}
+        asked: dict[str, str | int] = {**window, "offset": offset, "page_size": size}
         answer = room.api.get("/readings", params=asked)
         assert answer.status_code == 200, answer.text
         page = answer.json()
@@ -96,7 +97,7 @@ def test_a_file_is_asked_for_written_and_holds_its_window(room: Room) -> None:
     rows = rows_of(room, file)
     arrivals = [moment(row["arrival_time"]) for row in rows]
     assert arrivals == sorted(arrivals)
-    assert START + HOUR <= arrivals[0] and arrivals[-1] < START + 5 * HOUR
+    assert arrivals[0] >= START + HOUR and arrivals[-1] < START + 5 * HOUR
     assert {row["measure_name"] for row in rows} == {"readings"}
     assert {row["device_id"] for row in rows} == {device_id(n) for n in range(60)}
 
@@ -190,7 +191,7 @@ def test_windows_that_follow_each_other_share_no_read_and_lose_none(
     # Cut right at arrivals: there a window that is not half-open would show.
     at = (n * len(arrivals) // pieces for n in range(1, pieces))
     cuts = [START, *(moment(arrivals[n]) for n in at), room.clock.time]
-    files = [room.ask(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    files = [room.ask(a, b) for a, b in pairwise(cuts)]
     found = [row for file in files for row in rows_of(room, file)]
     assert found == rows_of(room, room.ask(START, room.clock.time))
     keys = {(row["device_id"], row["time"]) for row in found}

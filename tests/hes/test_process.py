@@ -21,7 +21,7 @@ import polars as pl
 import pytest
 from guarantees.test_disk import ALONE, needs_mounts
 from support import hes
-from support.hes import Hes, moment, wait
+from support.hes import Hes, moment
 
 from meterlake.hes.faults import Faults
 from meterlake.hes.head_end import HeadEnd, Wanted

@@ -71,7 +71,9 @@ def asked(
 def reading(path: str) -> Work:
     async def read(client: asyncssh.SFTPClient) -> bytes:
         async with client.open(path, "rb", block_size=20_000) as file:
-            return bytes(await file.read())
+            content = await file.read()
+            assert isinstance(content, bytes)
+            return content
 
     return read
 
@@ -268,6 +270,7 @@ def test_a_dropped_transfer_ends_in_the_middle(root: Path) -> None:
     async def read(client: asyncssh.SFTPClient) -> None:
         async with client.open(FILE, "rb", block_size=0) as file:
             while piece := await file.read(50_000):
+                assert isinstance(piece, bytes)
                 got.append(piece)
 
     with pytest.raises((asyncssh.SFTPConnectionLost, asyncssh.ConnectionLost)):

@@ -88,7 +88,8 @@ class HeadEnd:
         self._oldest: datetime | None = None
         self._asked = threading.Event()
         self._stopped = threading.Event()
-        self._untold: dict[str, str] = {}
+        self._has_more = False
+        self._untold: dict[str, str] = {}  # why files failed, where that could not be noted
         self._remove_leftovers()
 
     # --- what it is asked
@@ -176,9 +177,8 @@ class HeadEnd:
         """Write the files that are asked for, until it is told to stop."""
         while not self._stopped.is_set():
             self._asked.clear()
-            if not self._tried("writing files", self.write_next):
-                continue
-            if not self._has_more:
+            done = self._tried("writing files", self.write_next)
+            if done and not self._has_more and not self._stopped.is_set():
                 self._asked.wait()
 
     def advance(self) -> None:

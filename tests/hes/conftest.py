@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 
 from meterlake.hes.api import create_app
 from meterlake.hes.faults import Faults, read_faults
-from meterlake.hes.head_end import HeadEnd, Wanted
+from meterlake.hes.head_end import HeadEnd
+from meterlake.hes.wanted import Wanted
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 LATE = 200  # minutes: no whole steps

@@ -7,56 +7,28 @@ from where they were after the next start.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import astuple, replace
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.hes.clock import Clock, running_from
+from meterlake.hes.clock import Clock
 from meterlake.hes.faults import Faults
 from meterlake.hes.files import Stopped, Written, shown, write_file
 from meterlake.hes.generate import reads_of, steps_at_once
 from meterlake.hes.requests import Outcome, Request, Requests, Status
-from meterlake.hes.store import State, Store, check_same
+from meterlake.hes.store import State, Store
+from meterlake.hes.wanted import Wanted, take_up
 from meterlake.simulate.fleet import fleet_of
-from meterlake.simulate.plan import ReadingsPlan, instant_of, minute_of
+from meterlake.simulate.plan import instant_of, minute_of
 
 TICK_SECONDS = 0.5
 PAUSE_SECONDS = 3.0  # before what the disk refused is tried again
 OUTBOX = "outbox"
 
 _log = logging.getLogger("meterlake.hes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a head-end is to be.
-
-    Parameters
-    ----------
-    devices, interval_minutes, late_percent, late_minutes, seed
-        As a `ReadingsPlan` has them.
-    start : datetime or None
-        The first read; None: `backfill` before the clock's first moment.
-    backfill : timedelta
-        How much time is read at once at the first start.
-    speed : float
-        How much faster than the machine's clock the head-end's runs.
-    keep : timedelta
-        How long finished files are kept, by the head-end's clock.
-    """
-
-    devices: int = 10_000
-    interval_minutes: int = 15
-    late_percent: float = 10.0
-    late_minutes: int = 1440
-    seed: int = 1
-    start: datetime | None = None
-    backfill: timedelta = timedelta(days=30)
-    speed: float = 1.0
-    keep: timedelta = timedelta(days=7)
 
 
 class HeadEnd:
@@ -82,7 +54,7 @@ class HeadEnd:
             raise Unavailable(f"--folder {folder} cannot be written: {error.strerror}") from error
         self._store = Store(folder / "hes.duckdb")
         self._faults, self._keep = faults, wanted.keep
-        self.plan, self._state, self.now = _taken_up(self._store, wanted, machine)
+        self.plan, self._state, self.now = take_up(self._store, wanted, machine)
         self._fleet = fleet_of(self.plan)
         self._requests = Requests(self._store)
         self._oldest: datetime | None = None
@@ -275,36 +247,3 @@ class HeadEnd:
                 self._stopped.wait(PAUSE_SECONDS)
             return False
         return True
-
-
-def _taken_up(store: Store, wanted: Wanted, machine: Clock) -> tuple[ReadingsPlan, State, Clock]:
-    """The plan, how far it is done, and the clock; begun anew where there is none."""
-    stored = store.plan()
-    now = machine()
-    if stored is not None:
-        plan, state = stored
-        check_same(plan, _plan(wanted, plan.start), start_given=wanted.start is not None)
-        at = max(now, state.clock) if wanted.speed == 1 else state.clock
-        return plan, state, running_from(at, speed=wanted.speed, machine=machine)
-    at = now if wanted.start is None or wanted.speed == 1 else wanted.start + wanted.backfill
-    plan = _plan(wanted, at - wanted.backfill)
-    if plan.start > at:
-        raise BadInput(f"--start needs to lie before now, {at.isoformat()}; found {plan.start}")
-    return plan, store.begin(plan, at), running_from(at, speed=wanted.speed, machine=machine)
-
-
-def _plan(wanted: Wanted, usual_start: datetime) -> ReadingsPlan:
-    """The plan of what is wanted; its start is brought down to a whole step."""
-    step = wanted.interval_minutes
-    if step < 1:
-        raise BadInput(f"--every needs a minute at least; found {step} minutes")
-    minute = minute_of(usual_start if wanted.start is None else wanted.start) // step * step
-    return ReadingsPlan(
-        devices=wanted.devices,
-        interval_minutes=step,
-        start=instant_of(minute),
-        end=instant_of(minute + step),
-        late_percent=wanted.late_percent,
-        late_minutes=wanted.late_minutes,
-        seed=wanted.seed,
-    )

@@ -18,8 +18,9 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.hes.api import create_app
 from meterlake.hes.clock import Clock
 from meterlake.hes.faults import Fault, Faults
-from meterlake.hes.head_end import HeadEnd, Wanted
+from meterlake.hes.head_end import HeadEnd
 from meterlake.hes.sftp import HostKey, Login, host_key, serving, write_secret
+from meterlake.hes.wanted import Wanted
 
 PASSWORD_VARIABLE = "METERLAKE_HES_PASSWORD"
 GRACE_SECONDS = 1  # for answers under way when it is told to stop

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv demo test chromium lint format bench soak docs screenshots dashboards grafana-check clean
+.PHONY: venv demo test chromium openssh lint format bench soak docs screenshots dashboards grafana-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is
@@ -20,7 +20,7 @@ demo: venv  ## From simulated files to answered questions, in ./demo; then serve
 	@rm -rf demo
 	@$(BIN)/meterlake demo --folder demo $(DEMO)
 
-test: venv chromium  ## Run the tests
+test: venv chromium openssh  ## Run the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # Debian's package, for the console's tests; without it they are skipped.
@@ -32,6 +32,16 @@ chromium:
 	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
 	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
 	        --no-install-recommends install chromium-headless-shell >/dev/null 2>&1; } || true
+
+# Debian's package, for the test of the simulated head-end by a client that is not ours.
+openssh:
+	@command -v sftp >/dev/null || { \
+	    grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
+	    && echo "Installing Debian's openssh-client for the tests of meterlake hes" \
+	    && as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
+	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
+	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
+	        --no-install-recommends install openssh-client >/dev/null 2>&1; } || true
 
 screenshots: venv chromium  ## Write docs/img/console-*.png, of the demo lake
 	$(BIN)/python docs/screenshots.py

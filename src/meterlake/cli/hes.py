@@ -66,9 +66,9 @@ def serve(
         try:
             from meterlake.hes.clock import machine_clock
             from meterlake.hes.faults import read_faults
-            from meterlake.hes.head_end import Wanted
             from meterlake.hes.run import Listening, Serving
             from meterlake.hes.run import serve as run
+            from meterlake.hes.wanted import Wanted
         except ImportError as error:
             raise BadInput(
                 "The simulated head-end system needs more packages: "

@@ -21,12 +21,12 @@ from meterlake.cli.options import (
     Output,
     OutputOption,
     job_context,
-    lake_context,
     plain_errors,
     to_duration,
     told,
 )
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
+from meterlake.settings import load_settings
 
 commands = typer.Typer()
 
@@ -79,11 +79,14 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
     Example: meterlake hes status
     """
     from meterlake.jobs.pull import statuses
+    from meterlake.lake.store import open_store
 
-    with plain_errors(), lake_context(lake) as context:
+    with plain_errors():
+        settings = load_settings(lake=lake)
+        store, now = open_store(settings.lake), datetime.now(UTC)
         listed = [
             {k: told(v) for k, v in vars(status).items()}
-            for status in statuses(context.store, context.settings, now=context.now)
+            for status in statuses(store, settings, now=now)
         ]
         show.rows("integrations", listed, output is Output.json)
 

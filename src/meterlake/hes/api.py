@@ -147,7 +147,12 @@ def _of_words(status: int) -> Callable[[HttpRequest, Exception], Coroutine[Any, 
 
 async def _of_http(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, str(error.detail))
+    answer = _problem(error.status_code, str(error.detail))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # starlette names those of one route
+        path, routes = request.url.path, request.app.routes
+        methods = {m for each in routes if each.path == path for m in each.methods}
+        answer.headers["Allow"] = ", ".join(sorted(methods))
+    return answer
 
 
 async def _of_validation(request: HttpRequest, error: Exception) -> Response:

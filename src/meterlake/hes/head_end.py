@@ -7,56 +7,28 @@ from where they were after the next start.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import astuple, replace
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.hes.clock import Clock, running_from
+from meterlake.hes.clock import Clock
 from meterlake.hes.faults import Faults
 from meterlake.hes.files import Stopped, Written, shown, write_file
 from meterlake.hes.generate import reads_of, steps_at_once
 from meterlake.hes.requests import Outcome, Request, Requests, Status
-from meterlake.hes.store import State, Store, check_same
+from meterlake.hes.store import State, Store
+from meterlake.hes.wanted import Wanted, take_up
 from meterlake.simulate.fleet import fleet_of
-from meterlake.simulate.plan import ReadingsPlan, instant_of, minute_of
+from meterlake.simulate.plan import instant_of, minute_of
 
 TICK_SECONDS = 0.5
 PAUSE_SECONDS = 3.0  # before what the disk refused is tried again
 OUTBOX = "outbox"
 
 _log = logging.getLogger("meterlake.hes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a head-end is to be.
-
-    Parameters
-    ----------
-    devices, interval_minutes, late_percent, late_minutes, seed
-        As a `ReadingsPlan` has them.
-    start : datetime or None
-        The first read; None: `backfill` before the clock's first moment.
-    backfill : timedelta
-        How much time is read at once at the first start.
-    speed : float
-        How much faster than the machine's clock the head-end's runs.
-    keep : timedelta
-        How long finished files are kept, by the head-end's clock.
-    """
-
-    devices: int = 10_000
-    interval_minutes: int = 15
-    late_percent: float = 10.0
-    late_minutes: int = 1440
-    seed: int = 1
-    start: datetime | None = None
-    backfill: timedelta = timedelta(days=30)
-    speed: float = 1.0
-    keep: timedelta = timedelta(days=7)
 
 
 class HeadEnd:
@@ -82,13 +54,14 @@ class HeadEnd:
             raise Unavailable(f"--folder {folder} cannot be written: {error.strerror}") from error
         self._store = Store(folder / "hes.duckdb")
         self._faults, self._keep = faults, wanted.keep
-        self.plan, self._state, self.now = _taken_up(self._store, wanted, machine)
+        self.plan, self._state, self.now = take_up(self._store, wanted, machine)
         self._fleet = fleet_of(self.plan)
         self._requests = Requests(self._store)
         self._oldest: datetime | None = None
         self._asked = threading.Event()
         self._stopped = threading.Event()
-        self._untold: dict[str, str] = {}
+        self._has_more = False
+        self._untold: dict[str, str] = {}  # why files failed, where that could not be noted
         self._remove_leftovers()
 
     # --- what it is asked
@@ -164,8 +137,8 @@ class HeadEnd:
         """Read the meters as time passes, until it is told to stop."""
         while not self._stopped.is_set():
             is_behind = False
-            if self._tried("storing reads", self._advance):
-                self._tried("removing old files", self._remove_old_files)
+            if self._tried("storing reads", self.advance):
+                self._tried("removing old files", self.remove_old_files)
                 is_behind = instant_of(self._state.next_minute) <= self.now()
             else:
                 self._tried("opening the store again", self._store.reopen)
@@ -176,12 +149,18 @@ class HeadEnd:
         """Write the files that are asked for, until it is told to stop."""
         while not self._stopped.is_set():
             self._asked.clear()
-            if not self._tried("writing files", self._write_next):
-                continue
-            if not self._has_more:
+            done = self._tried("writing files", self.write_next)
+            if done and not self._has_more and not self._stopped.is_set():
                 self._asked.wait()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Read the meters' next steps, if the clock has reached them: some, not to take long.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full, say: nothing was stored.
+        """
         state, step = self._state, self.plan.interval_minutes
         now = max(self.now(), state.clock)
         due = (minute_of(now) - state.next_minute) // step + 1
@@ -195,7 +174,14 @@ class HeadEnd:
         self._store.advance(following, reads)
         self._state = following
 
-    def _write_next(self) -> None:
+    def write_next(self) -> None:
+        """Write the next file that is asked for, if there is one.
+
+        Raises
+        ------
+        Unavailable
+            What became of it could not be noted.
+        """
         request = self._requests.next()
         self._has_more = request is not None
         if request is None:
@@ -239,7 +225,8 @@ class HeadEnd:
         """Keep in mind why there is no file: the disk may be too full to note it."""
         self._untold[request.request_id] = f"the file could not be written: {reason}"
 
-    def _remove_old_files(self) -> None:
+    def remove_old_files(self) -> None:
+        """Remove the files that were finished long ago."""
         for request_id in self._requests.expire(self.now(), self._keep):
             (self.files / f"{request_id}.csv.gz").unlink(missing_ok=True)
 
@@ -260,36 +247,3 @@ class HeadEnd:
                 self._stopped.wait(PAUSE_SECONDS)
             return False
         return True
-
-
-def _taken_up(store: Store, wanted: Wanted, machine: Clock) -> tuple[ReadingsPlan, State, Clock]:
-    """The plan, how far it is done, and the clock; begun anew where there is none."""
-    stored = store.plan()
-    now = machine()
-    if stored is not None:
-        plan, state = stored
-        check_same(plan, _plan(wanted, plan.start), start_given=wanted.start is not None)
-        at = max(now, state.clock) if wanted.speed == 1 else state.clock
-        return plan, state, running_from(at, speed=wanted.speed, machine=machine)
-    at = now if wanted.start is None or wanted.speed == 1 else wanted.start + wanted.backfill
-    plan = _plan(wanted, at - wanted.backfill)
-    if plan.start > at:
-        raise BadInput(f"--start needs to lie before now, {at.isoformat()}; found {plan.start}")
-    return plan, store.begin(plan, at), running_from(at, speed=wanted.speed, machine=machine)
-
-
-def _plan(wanted: Wanted, usual_start: datetime) -> ReadingsPlan:
-    """The plan of what is wanted; its start is brought down to a whole step."""
-    step = wanted.interval_minutes
-    if step < 1:
-        raise BadInput(f"--every needs a minute at least; found {step} minutes")
-    minute = minute_of(usual_start if wanted.start is None else wanted.start) // step * step
-    return ReadingsPlan(
-        devices=wanted.devices,
-        interval_minutes=step,
-        start=instant_of(minute),
-        end=instant_of(minute + step),
-        late_percent=wanted.late_percent,
-        late_minutes=wanted.late_minutes,
-        seed=wanted.seed,
-    )

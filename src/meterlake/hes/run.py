@@ -18,12 +18,14 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.hes.api import create_app
 from meterlake.hes.clock import Clock
 from meterlake.hes.faults import Fault, Faults
-from meterlake.hes.head_end import HeadEnd, Wanted
+from meterlake.hes.head_end import HeadEnd
 from meterlake.hes.sftp import HostKey, Login, host_key, serving, write_secret
+from meterlake.hes.wanted import Wanted
 
 PASSWORD_VARIABLE = "METERLAKE_HES_PASSWORD"
 GRACE_SECONDS = 1  # for answers under way when it is told to stop
 
+_KNOWN = ("without completing response", "timeout graceful shutdown exceeded")
 _LOOPBACK = {"127.0.0.1": socket.AF_INET, "localhost": socket.AF_INET, "::1": socket.AF_INET6}
 
 
@@ -167,8 +169,10 @@ def _config(head_end: HeadEnd, faults: Faults) -> uvicorn.Config:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a warning of the server's is one: not of an answer that was cut off on request."""
-    return "without completing response" not in record.getMessage()
+    """Whether a warning of the server's is one: not of answers that were cut off on purpose."""
+    cause = record.exc_info[1] if record.exc_info else None
+    told = record.getMessage()
+    return not (isinstance(cause, asyncio.CancelledError) or any(part in told for part in _KNOWN))
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import polars as pl
 from arro3.core import Table as ArrowTable
 from numpy.typing import NDArray
 
-from meterlake.errors import BadInput, Unavailable
+from meterlake.errors import Unavailable
 from meterlake.hes.generate import CHUNK_ROWS, US_PER_MINUTE
 from meterlake.simulate.plan import ReadingsPlan, instant_of, minute_of
 from meterlake.simulate.registers import READING_TYPES
@@ -105,7 +105,7 @@ class Store:
 
     def begin(self, plan: ReadingsPlan, clock: datetime) -> State:
         """Take on a plan where there is none yet."""
-        told = (*_told(plan)[:-1], _naive(plan.start))
+        told = [getattr(plan, name) for name in _PLAN[:-1]] + [_naive(plan.start)]
         with self.change() as cursor:
             cursor.execute(
                 "INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -196,21 +196,6 @@ class Store:
                 },
             )
             return pl.DataFrame(ArrowTable.from_arrow(found))
-
-
-def check_same(stored: ReadingsPlan, wanted: ReadingsPlan, *, start_given: bool) -> None:
-    """Refuse to go on with a plan other than the one that was taken on. Raises BadInput."""
-    names = ("devices", "every (minutes)", "late", "late-minutes", "seed", "start")
-    for name, was, now in zip(names, _told(stored), _told(wanted), strict=True):
-        if was != now and (name != "start" or start_given):
-            raise BadInput(
-                f"The folder holds reads that were made with --{name} {was}; found {now}. Give "
-                "the same, or another --folder"
-            )
-
-
-def _told(plan: ReadingsPlan) -> tuple[Any, ...]:
-    return (*(getattr(plan, name) for name in _PLAN[:-1]), plan.start)
 
 
 def _open(path: Path) -> duckdb.DuckDBPyConnection:

@@ -1,0 +1,229 @@
+"""A head-end system without a network: reads with their arrivals, files of windows of them."""
+
+import gzip
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from meterlake import jobs
+from meterlake.engine.local import LocalEngine
+from meterlake.errors import Unavailable
+from meterlake.jobs import pull as job
+from meterlake.jobs.pull import Means, Pulled, pull
+from meterlake.lake.commit import snapshot
+from meterlake.lake.journal import entries
+from meterlake.lake.store import Store
+from meterlake.lake.table import fetched, scan
+from meterlake.pull.head_end import Extent, File, Gone
+from meterlake.schema import INTEGRATIONS, STAGING
+from meterlake.settings import IntegrationSettings, Settings, load_settings
+
+HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
+START = datetime(2024, 1, 1, tzinfo=UTC)
+NAME = "north"
+ENGINE = LocalEngine(1)
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One row of a file."""
+
+    device: str
+    time: datetime
+    arrival: datetime
+
+    def line(self) -> str:
+        value = 1 + (self.time - START) / timedelta(hours=1) / 100
+        return (
+            f"{self.time.isoformat()},{self.arrival.isoformat()},{self.device},readings,"
+            f"10.0,{value:.3f},0.9,{value:.3f},{value * 0.9:.3f},220.0"
+        )
+
+
+def reads(hours: int, devices: int = 3, late: timedelta = 5 * HOUR) -> list[Read]:
+    """A read an hour and device, an instant after its time; those of device 0 come late."""
+    return [
+        Read(f"m{d}", at, at + (late if d == 0 else timedelta(0)))
+        for d in range(devices)
+        for at in (START + n * HOUR for n in range(hours))
+    ]
+
+
+@dataclass
+class StubHes:
+    """Stands where `HeadEnd` and `download` do."""
+
+    reads: list[Read]
+    until: datetime
+    ordered: list[tuple[datetime, datetime]] = field(default_factory=list)
+    files: dict[str, File] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+    polls: int = 1  # questions until a file is finished
+    asked: dict[str, int] = field(default_factory=dict)
+    fetched_bytes: int = 0
+    servers: list[Any] = field(default_factory=list)
+    on_fetch: Callable[[Path], None] = lambda path: None
+    on_order: Callable[[], None] = lambda: None
+    damage: Callable[[bytes], bytes] = lambda content: content
+
+    def __call__(self, url: str, *, pause: object) -> "StubHes":
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def extent(self) -> Extent:
+        oldest = min((r.arrival for r in self.reads), default=None)
+        return Extent(oldest=oldest, complete_until=self.until)
+
+    def order(self, start: datetime, end: datetime) -> File:
+        self.on_order()
+        end = min(end, self.until)
+        self.ordered.append((start, end))
+        rows = [r for r in self.reads if start <= r.arrival < end]
+        name = f"r{len(self.files)}"
+        text = "\n".join([HEADER, *(r.line() for r in rows)]) + "\n"
+        content = gzip.compress(text.encode(), mtime=0)
+        common = {"request_id": name, "start_date": start, "end_date": end}
+        if not rows:
+            self.files[name] = File(status="skipped", **common)
+        else:
+            self.contents[f"/outbox/{name}.csv.gz"] = content
+            self.files[name] = File(
+                status="completed", sftp_location=f"/outbox/{name}.csv.gz",
+                record_count=len(rows), size=len(content),
+                sha256=hashlib.sha256(content).hexdigest(), **common,
+            )  # fmt: skip
+        return File(status="queued", **common)
+
+    def file(self, request_id: str) -> File:
+        if request_id not in self.files:
+            raise Gone("no such file")
+        self.asked[request_id] = self.asked.get(request_id, 0) + 1
+        file = self.files[request_id]
+        if self.asked[request_id] < self.polls:
+            return file.model_copy(update={"status": "running"})
+        return file
+
+    def download(
+        self, server: Any, remote: str, path: Path, *, size: int, seen: Callable[[int], object]
+    ) -> None:
+        self.servers.append(server)
+        self.on_fetch(path)
+        content = self.damage(self.contents[remote])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as out:
+            done = out.tell()
+            while done < min(size, len(content)):
+                piece = content[done : done + 40]
+                out.write(piece)
+                out.flush()
+                done += len(piece)
+                self.fetched_bytes += len(piece)
+                seen(done)
+
+
+@dataclass
+class Puller:
+    """Pulls from a stub into a lake, at moments that the test sets."""
+
+    store: Store
+    hes: StubHes
+    settings: Settings
+    now: datetime = datetime(2024, 6, 1, 12, tzinfo=UTC)
+    pauses: list[float] = field(default_factory=list)
+    check: Callable[[], object] = lambda: None
+
+    def __call__(self) -> Pulled:
+        return pull(
+            self.store, NAME, engine=ENGINE, settings=self.settings,
+            means=Means(lambda: self.now, self.wait, lambda: self.check(), lambda: 0.5),
+        )  # fmt: skip
+
+    def wait(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += timedelta(seconds=seconds)
+
+    def row(self) -> dict[str, Any]:
+        rows = fetched(scan(self.store, INTEGRATIONS, snapshot(self.store, INTEGRATIONS).files))
+        return rows.row(by_predicate=pl.col("name") == NAME, named=True)
+
+    def staged(self) -> list[tuple[str, datetime, datetime]]:
+        """Every row of staging: device, time, arrival."""
+        rows = fetched(scan(self.store, STAGING, snapshot(self.store, STAGING).files))
+        columns = ("meter_id", "reading_date_time", "arrival_time")
+        return sorted(rows.select(columns).iter_rows())
+
+
+def puller(
+    store: Store, hes: StubHes, monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any
+) -> Puller:
+    """A puller from a stub; parts of files lie in a folder."""
+    monkeypatch.setattr(job, "HeadEnd", hes)
+    monkeypatch.setattr(job, "download", hes.download)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("NORTH_PASSWORD", "correct horse")
+    return Puller(store, hes, settings(**told))
+
+
+def settings(**told: Any) -> Settings:
+    """Settings with one integration."""
+    usual = {
+        "url": "http://127.0.0.1:1", "sftp": "127.0.0.1:1", "user": "meterlake",
+        "password_env": "NORTH_PASSWORD", "host_key": "SHA256:x", "window_hours": 4,
+    }  # fmt: skip
+    integration = IntegrationSettings.model_validate(usual | told)
+    return load_settings(integration={NAME: integration}, late_hooks=(), workers=1)
+
+
+def keys(of: list[Read]) -> list[tuple[str, datetime, datetime]]:
+    """Reads as `Puller.staged` shows them."""
+    return sorted((r.device, r.time, r.arrival) for r in of)
+
+
+def ingested_files(store: Store) -> Iterator[str]:
+    """The content of each commit of staging that brought a file."""
+    until = snapshot(store, STAGING).version
+    for entry in entries(store, STAGING, after=-1, until=until):
+        if entry.account is not None and entry.account.note.get("job") == "ingest":
+            yield str(entry.account.note["sha256"])
+
+
+def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:
+    """Take a file's content in, as somebody else might."""
+    path = folder / "by-hand.csv.gz"
+    path.write_bytes(content)
+    done = jobs.ingest(
+        puller.store, [str(path)], engine=ENGINE, settings=puller.settings, now=puller.now
+    )
+    assert not done.failures
+
+
+class Cut(BaseException):
+    """The process ends here."""
+
+
+class Countdown:
+    """Ends the process at the n-th call; never where n is 0."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+        self.calls = 0
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.calls += 1
+        self.left -= 1
+        if self.left == 0:
+            raise Cut
+
+
+def is_away(*_: object) -> None:
+    """Something that is not to be had."""
+    raise Unavailable("it is away")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, pull, serve
+from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, pull, serve, watch
 
 app = typer.Typer(
     name="meterlake",
@@ -25,6 +25,7 @@ hes.hes_app.add_typer(pull.commands)
 for commands in (
     make.commands,
     change.commands,
+    watch.commands,
     flow.commands,
     grid.commands,
     ml.commands,

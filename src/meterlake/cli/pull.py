@@ -1,13 +1,9 @@
 """Commands that pull from head-end systems; they stand in the group `hes`."""
 
-import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -25,12 +21,11 @@ from meterlake.cli.options import (
     to_duration,
     told,
 )
+from meterlake.cli.turns import Stop, integrated, moment, say, stoppable
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.settings import load_settings
 
 commands = typer.Typer()
-
-_LONGEST_PAUSE = 0.5  # between looks whether to stop [s]
 
 
 @commands.command("pull")
@@ -60,7 +55,7 @@ def pull_command(
     """
     with (
         plain_errors(),
-        _stoppable() as stop,
+        stoppable("The next pull goes on from here") as stop,
         job_context(lake, engine, spark_master, may_be_new=True) as context,
     ):
         turn = None if every is None else to_duration(every, "--every").total_seconds()
@@ -91,47 +86,6 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
         show.rows("integrations", listed, output is Output.json)
 
 
-class _Stopped(BaseException):
-    """The command is to end: nothing is wrong."""
-
-
-class _Stop:
-    """Whether the command was asked to end, by SIGTERM or Ctrl-C; asked twice, it ends at once."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def set(self, number: int, frame: FrameType | None) -> None:
-        if self.is_set:
-            raise KeyboardInterrupt
-        self.is_set = True
-
-    def check(self) -> None:
-        if self.is_set:
-            raise _Stopped
-
-    def pause(self, seconds: float) -> None:
-        """Wait; end where the command is to end."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, _LONGEST_PAUSE))
-        self.check()
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    stop = _Stop()
-    before = {n: signal.signal(n, stop.set) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    except _Stopped:
-        print("meterlake: stopped. The next pull goes on from here", file=sys.stderr)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _wanted(context: JobContext, names: Sequence[str]) -> list[str]:
     from meterlake.jobs.pull import named_integration
 
@@ -153,7 +107,7 @@ class _Job:
 
     context: JobContext
     names: Sequence[str]
-    stop: _Stop
+    stop: Stop
     integrates: bool
     as_json: bool
 
@@ -174,7 +128,7 @@ class _Job:
                         failures.append(type(error)(f"{name}: {error}"))
                         break
                     seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
-                    _say(f"{name}: {error} Try {attempt + 1} of {attempts} in {seconds:.0f} s")
+                    say(f"{name}: {error} Try {attempt + 1} of {attempts} in {seconds:.0f} s")
                     self.stop.pause(seconds)
                 except MeterlakeError as error:
                     failures.append(type(error)(f"{name}: {error}"))
@@ -186,7 +140,7 @@ class _Job:
         facts["seconds"] = round(time.perf_counter() - began, 3)
         self._show(facts)
         for failure in failures[:-1]:
-            _say(str(failure))
+            say(str(failure))
         if failures:
             raise failures[-1]
 
@@ -203,14 +157,14 @@ class _Job:
                     if is_due(self.context.store, name, now=datetime.now(UTC)):
                         pulled.append(self._pull(name))
                 except MeterlakeError as error:
-                    _say(f"{_now()} {name}: {error}")
+                    say(f"{moment()} {name}: {error}")
             brought = [done for done in pulled if done.windows]
             try:
                 integrated = self._integrate(any(done.stored for done in brought))
                 if brought:
                     self._tell(brought, integrated)
             except MeterlakeError as error:
-                _say(f"{_now()} {error}")
+                say(f"{moment()} {error}")
             self.stop.pause(max(0.0, turn - (time.monotonic() - began)))
 
     def _pull(self, name: str) -> Any:
@@ -229,29 +183,7 @@ class _Job:
     def _integrate(self, is_wanted: bool) -> dict[str, Any] | None:
         if not (is_wanted and self.integrates):
             return None
-        from meterlake import jobs
-        from meterlake.jobs.cluster import cluster
-
-        context, now = self.context, datetime.now(UTC)
-        with show.progress(quiet=self.as_json) as progress:
-            done = jobs.integrate(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=now,
-                progress=progress,
-            )
-            if context.settings.cluster_after_integrate:
-                cluster(
-                    context.store,
-                    engine=context.engine,
-                    settings=context.settings,
-                    now=now,
-                    progress=progress,
-                )
-        for failure in done.hook_failures:
-            _say(failure)
-        return {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}
+        return integrated(self.context, quiet=self.as_json)
 
     def _show(self, facts: dict[str, Any]) -> None:
         if self.as_json:
@@ -263,13 +195,13 @@ class _Job:
 
     def _tell(self, brought: Sequence[Any], integrated: dict[str, Any] | None) -> None:
         if self.as_json:
-            facts = {"at": _now(), "pulled": [_facts(done) for done in brought]}
+            facts = {"at": moment(), "pulled": [_facts(done) for done in brought]}
             show.result(facts | ({"integrated": integrated} if integrated else {}), as_json=True)
             return
         for done in brought:
             also = f", {done.quarantined:,} quarantined" if done.quarantined else ""
             print(
-                f"{_now()} {done.name}: {done.stored:,} rows{also}, arrivals up to "
+                f"{moment()} {done.name}: {done.stored:,} rows{also}, arrivals up to "
                 f"{told(done.cursor)}",
                 flush=True,
             )
@@ -283,11 +215,3 @@ def _is_elsewhere(error: Unavailable) -> bool:
     from meterlake.lake.claims import Taken
 
     return isinstance(error, Taken)
-
-
-def _say(text: str) -> None:
-    print(f"meterlake: {text}", file=sys.stderr, flush=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -78,6 +78,29 @@ def replace_rows(
     return persistently(lambda: _merge(store, table, merged, note=note, now=now))
 
 
+def drop_rows(
+    store: Store, table: Table, keys: pl.DataFrame, *, note: Mapping[str, Any], now: datetime
+) -> Change:
+    """Remove the rows with some keys, in whichever partitions they are; others stay.
+
+    Parameters
+    ----------
+    keys : the columns that the table is sorted by
+
+    Raises
+    ------
+    Conflict
+        Other writers kept coming first.
+    """
+
+    def merged(state: Snapshot) -> _Merged:
+        before = fetched(scan(store, table, state.files))
+        after = before.join(keys, on=list(table.sorted_by), how="anti", nulls_equal=True)
+        return _changed(table, before, after), Change(ended=before.height - after.height)
+
+    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
+
+
 def keep_history(
     store: Store,
     table: Table,

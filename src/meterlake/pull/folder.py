@@ -11,12 +11,12 @@ from meterlake.pull.places import (
     PIECE_BYTES,
     Entry,
     File,
-    NotFetched,
     Seen,
     Version,
     Wanted,
     write_pieces,
 )
+from meterlake.pull.received import FileUnavailable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ class FolderPlace:
                 write_pieces(pieces, to, size=file.version.size, seen=seen, anew=True)
         except OSError as error:
             words = f"'{file.path}' cannot be read, or copied to {to.parent}: {error.strerror}"
-            raise NotFetched(words) from error
+            raise FileUnavailable(words) from error
 
     def rename(self, path: str, to: str) -> None:
         """Give a file another path, whose folder is made where there is none."""
@@ -66,7 +66,7 @@ class FolderPlace:
             target.parent.mkdir(exist_ok=True)
             Path(path).expanduser().rename(target)
         except OSError as error:
-            raise Unavailable(
+            raise FileUnavailable(
                 f"'{path}' was taken in, but cannot become '{to}': {error.strerror}. Allow it "
                 "there, or set after to keep"
             ) from error

@@ -16,12 +16,12 @@ from meterlake.pull.places import (
     PIECE_BYTES,
     Entry,
     File,
-    NotFetched,
     Seen,
     Version,
     Wanted,
     write_pieces,
 )
+from meterlake.pull.received import FileUnavailable
 from meterlake.source_settings import Address
 from meterlake.storage import cause
 
@@ -110,7 +110,7 @@ class FtpPlace:
                 else:
                     self._ftp.voidresp()
         except ftplib.error_perm as error:
-            raise NotFetched(f"'{file.name}' is not to be had: {cause(error)}") from error
+            raise FileUnavailable(f"'{file.name}' is not to be had: {cause(error)}") from error
         if is_all_here:
             raise Unavailable(f"{self._at} sends more of '{file.name}' than it told")
 
@@ -122,7 +122,7 @@ class FtpPlace:
             try:
                 self._ftp.rename(path, to)
             except ftplib.error_perm as error:
-                raise Unavailable(
+                raise FileUnavailable(
                     f"{self._at} does not let '{path}' become '{to}': {cause(error)}. It was "
                     "taken in; allow it there, or set after to keep"
                 ) from error
@@ -133,7 +133,7 @@ class FtpPlace:
 
     def close(self) -> None:
         """Take leave."""
-        with suppress(*ftplib.all_errors):
+        with suppress(ftplib.Error, EOFError, OSError):
             self._ftp.quit()
         self._ftp.close()
 
@@ -172,7 +172,7 @@ class FtpPlace:
                 f"{self._at} shows a certificate that is not trusted: {error.verify_message}. "
                 "Nothing was sent. Have it show a good one, or trust its issuer (SSL_CERT_FILE)"
             ) from error
-        except (*ftplib.all_errors, UnicodeError) as error:
+        except (ftplib.Error, EOFError, OSError, UnicodeError) as error:
             raise Unavailable(
                 f"{self._at} cannot be reached, or broke off: {cause(error)}. What is here is kept"
             ) from error

@@ -20,12 +20,12 @@ from meterlake.pull.places import (
     PIECE_BYTES,
     Entry,
     File,
-    NotFetched,
     Seen,
     Version,
     Wanted,
     write_pieces,
 )
+from meterlake.pull.received import FileUnavailable
 from meterlake.source_settings import Address
 from meterlake.storage import cause
 
@@ -69,7 +69,7 @@ class HttpPlace:
         try:
             with self._asked("HEAD", path) as answer:
                 return _version(answer.headers)
-        except NotFetched:
+        except FileUnavailable:
             return None
 
     def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
@@ -123,7 +123,7 @@ class HttpPlace:
         if 300 <= code < 400:
             raise BadInput(f"{words}: it lies elsewhere. Set the source's url to there") from error
         if code < 500 and code not in (408, 425, 429):
-            raise NotFetched(words) from error
+            raise FileUnavailable(words) from error
         raise Unavailable(f"{words}. It is asked again later") from error
 
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
-from meterlake.errors import Unavailable
+from meterlake.pull.received import FileUnavailable
 from meterlake.pull.secrets import password
 from meterlake.source_settings import Address, SourceSettings
 
@@ -28,10 +28,6 @@ PIECE_BYTES = 1024 * 1024
 _UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload", ".partial")
 _MARKS = tuple(f".{outcome}" for outcome in OUTCOMES)
 _LONGEST_NAME_BYTES = 255
-
-
-class NotFetched(Unavailable):
-    """One file is not to be had; others of the same place may be."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def fetch(place: Place, file: File, to: Path, *, seen: Seen) -> None:
 
     Raises
     ------
-    NotFetched
+    FileUnavailable
         It changed meanwhile, is gone or may not be read.
     Unavailable
         The place cannot be reached, or broke off; what is there of the file is kept.
@@ -139,7 +135,7 @@ def fetch(place: Place, file: File, to: Path, *, seen: Seen) -> None:
     have = to.stat().st_size if to.is_file() else 0
     if have != file.version.size or place.version(file.path) != file.version:
         to.unlink(missing_ok=True)
-        raise NotFetched(f"'{file.name}' changed while it was fetched; it is looked at again")
+        raise FileUnavailable(f"'{file.name}' changed while it was fetched; it is looked at again")
 
 
 def put_away(

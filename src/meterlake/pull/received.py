@@ -18,6 +18,10 @@ class Damaged(Unavailable):
     """What was fetched is not what was announced: it has to be fetched, or ordered, anew."""
 
 
+class FileUnavailable(Unavailable):
+    """One file is not to be had, or cannot be moved; others of the same place may be."""
+
+
 @dataclass(frozen=True)
 class Announced:
     """What a file has to be: bytes, their SHA-256, rows below its header; None: not said."""

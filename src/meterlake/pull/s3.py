@@ -13,12 +13,12 @@ from meterlake.pull.places import (
     PIECE_BYTES,
     Entry,
     File,
-    NotFetched,
     Seen,
     Version,
     Wanted,
     write_pieces,
 )
+from meterlake.pull.received import FileUnavailable
 from meterlake.storage import Patience, cause, objects_at
 
 _PATIENCE = Patience(retries=2, retry_seconds=20)
@@ -69,9 +69,9 @@ class S3Place:
                 pieces = (bytes(piece) for piece in got.stream(min_chunk_size=PIECE_BYTES))
                 write_pieces(pieces, to, size=file.version.size, seen=seen)
         except FileNotFoundError as error:
-            raise NotFetched(f"'{file.name}' is gone") from error
+            raise FileUnavailable(f"'{file.name}' is gone") from error
         except PreconditionError as error:
-            raise NotFetched(f"'{file.name}' was replaced; it is looked at again") from error
+            raise FileUnavailable(f"'{file.name}' was replaced; it is looked at again") from error
 
     def rename(self, path: str, to: str) -> None:
         """Copy an object there, and delete it here."""

@@ -64,9 +64,9 @@ def download(
     except asyncssh.SFTPNoSuchFile as error:
         raise Unavailable(f"The SFTP server has no file '{remote}': {error.reason}") from error
     except (asyncssh.Error, TimeoutError, EOFError) as error:
-        raise Unavailable(_broke_off(server, error)) from error
+        raise Unavailable(broke_off(server, error)) from error
     except ConnectionError as error:
-        raise Unavailable(_broke_off(server, error)) from error
+        raise Unavailable(broke_off(server, error)) from error
     except OSError as error:
         raise Unavailable(
             f"'{remote}' cannot be fetched from {server.host}:{server.port}, or kept in "
@@ -79,10 +79,17 @@ async def _download(
     server: Server, remote: str, path: Path, size: int, seen: Callable[[int], object]
 ) -> None:
     async with (
-        _Connected(server) as connection,
+        Connected(server) as connection,
         connection.start_sftp_client() as sftp,
-        sftp.open(remote, "rb") as file,
     ):
+        await fetch(sftp, remote, path, size, seen)
+
+
+async def fetch(
+    sftp: asyncssh.SFTPClient, remote: str, path: Path, size: int, seen: Callable[[int], object]
+) -> None:
+    """Fetch a file by a connection that there is, from where `path` ends."""
+    async with sftp.open(remote, "rb") as file:
         with path.open("ab") as out:
             done = out.tell()
             while done < size:
@@ -96,7 +103,7 @@ async def _download(
                 seen(done)
 
 
-class _Connected:
+class Connected:
     """A connection while a context lasts; made only where the server's key is the known one."""
 
     def __init__(self, server: Server) -> None:
@@ -127,7 +134,7 @@ class _Connected:
         except asyncssh.PermissionDenied as error:
             means = "password" if server.key_file is None else f"key {server.key_file}"
             raise BadInput(
-                f"{_at(server)} does not let '{server.user}' in with this {means}. Check the "
+                f"{at(server)} does not let '{server.user}' in with this {means}. Check the "
                 "integration's user and password_env, password_file or key_file"
             ) from error
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
@@ -180,23 +187,25 @@ def _unknown(server: Server, found: list[str]) -> str:
     known = server.host_key or server.known_hosts
     if known is None:
         return (
-            f"{_at(server)} is not known yet: {shown}. Ask whoever runs it whether that is its "
+            f"{at(server)} is not known yet: {shown}. Ask whoever runs it whether that is its "
             "key; if so, set host_key to it in meterlake.toml"
         )
     named = "host_key" if server.host_key else f"a key of {server.known_hosts}"
     return (
-        f"{_at(server)} needs to show {named}; {shown}. Somebody may stand in between, so "
+        f"{at(server)} needs to show {named}; {shown}. Somebody may stand in between, so "
         "nothing was sent. Ask whoever runs it whether its key was changed; if so, set host_key "
         "to the new one in meterlake.toml"
     )
 
 
-def _broke_off(server: Server, error: Exception) -> str:
+def broke_off(server: Server, error: Exception) -> str:
+    """Words for a connection that there is not, or no longer."""
     return (
-        f"{_at(server)} cannot be reached, or broke off: {cause(error)}. What is here is kept; "
+        f"{at(server)} cannot be reached, or broke off: {cause(error)}. What is here is kept; "
         "the next pull goes on from there"
     )
 
 
-def _at(server: Server) -> str:
+def at(server: Server) -> str:
+    """What messages call a server."""
     return f"The SFTP server {server.host}:{server.port}"

@@ -1,0 +1,101 @@
+"""What commands share that go on until they are stopped: stopping, integrating, telling."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from meterlake import show
+from meterlake.cli.options import JobContext
+
+_LONGEST_PAUSE = 0.5  # between looks whether to stop [s]
+
+
+class Stopped(BaseException):
+    """The command is to end: nothing is wrong."""
+
+
+class Stop:
+    """Whether the command was asked to end, by SIGTERM or Ctrl-C; asked twice, it ends at once."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+    def check(self) -> None:
+        """End where the command is to end."""
+        if self.is_set:
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Wait; end where the command is to end."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _LONGEST_PAUSE))
+        self.check()
+
+
+@contextmanager
+def stoppable(then: str) -> Iterator[Stop]:
+    """Be stopped by SIGTERM or Ctrl-C, without an error; `then` says what is next."""
+    stop = Stop()
+    before = {n: signal.signal(n, stop.set) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    except Stopped:
+        print(f"meterlake: stopped. {then}", file=sys.stderr)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any]:
+    """Integrate what staging has, as meterlake integrate does; what it added."""
+    from meterlake import jobs
+    from meterlake.jobs.cluster import cluster
+
+    now = datetime.now(UTC)
+    with show.progress(quiet=quiet) as progress:
+        done = jobs.integrate(
+            context.store,
+            engine=context.engine,
+            settings=context.settings,
+            now=now,
+            progress=progress,
+        )
+        if context.settings.cluster_after_integrate:
+            cluster(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=now,
+                progress=progress,
+            )
+    for failure in done.hook_failures:
+        say(failure)
+    return {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}
+
+
+def say(text: str) -> None:
+    """Tell people, on stderr."""
+    print(f"meterlake: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """A text in one line that does nothing to a terminal, whoever wrote it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def moment() -> str:
+    """The moment, as lines of a turn begin."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -84,15 +84,15 @@ class Memory:
         self._store = store
         self._source = source
         self._version = -2
-        self._known: dict[str, Taken] = {}
+        self.known: dict[str, Taken] = {}  # the last of each path
 
-    def known(self) -> dict[str, Taken]:
-        """The last of each path. Read anew where others have written."""
+    def refresh(self) -> None:
+        """Read it, where it has changed since."""
         state = snapshot(self._store, TAKEN_FILES)
         if state.version != self._version:
             mine = [f for f in state.files if f.partition["source"] == self._source]
             rows = fetched(scan(self._store, TAKEN_FILES, mine)).sort("taken_at")
-            self._known = {
+            self.known = {
                 row["path"]: Taken(
                     File(row["path"], Version(row["size"], row["modified_at"], row["entity_tag"])),
                     row["outcome"],
@@ -103,7 +103,6 @@ class Memory:
                 for row in rows.iter_rows(named=True)
             }
             self._version = state.version
-        return self._known
 
     def remember(self, files: Sequence[Taken], *, now: datetime) -> None:
         """Write down what became of files, in one commit."""
@@ -133,7 +132,8 @@ class Memory:
 
         So what is remembered does not grow for ever. Should one come back, its content is known.
         """
-        gone = set(self.known()) - set(there)
-        if len(gone) >= FORGET_AFTER and len(gone) > len(self.known()) // 2:
+        self.refresh()
+        gone = set(self.known) - set(there)
+        if len(gone) >= FORGET_AFTER and len(gone) > len(self.known) // 2:
             rows = pl.DataFrame({"source": self._source, "path": sorted(gone)})
             drop_rows(self._store, TAKEN_FILES, rows, note={"job": "watch"}, now=now)

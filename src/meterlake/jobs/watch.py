@@ -2,9 +2,10 @@
 
 A file is fetched whole, taken into staging, remembered, and only then marked or moved at its
 source. Whatever is cut off between, the next look goes on: a file that staging has is known by its
-content, one that is remembered is only put away.
+content, whatever its name.
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,16 +21,7 @@ from meterlake.lake.claims import Claim, claimed
 from meterlake.lake.commit import snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import consumed_version
-from meterlake.pull.places import (
-    File,
-    Listing,
-    Version,
-    fetch,
-    listing,
-    opened,
-    part_folder,
-    put_away,
-)
+from meterlake.pull.places import File, Listing, Version, fetch, listing, opened, put_away
 from meterlake.pull.received import FileUnavailable, parts_folder
 from meterlake.schema import READINGS, STAGING
 from meterlake.settings import Settings
@@ -56,6 +48,8 @@ class Watched:
     due_at: float = 0.0
     _seen: dict[str, tuple[Version, float]] = field(default_factory=dict)
     _later: dict[str, float] = field(default_factory=dict)  # when stuck files are tried again
+    _dealt: dict[str, Taken] = field(default_factory=dict)  # and are yet to be put away
+    _stays: bool = True  # whether files stay where they are, under their names
 
     def __post_init__(self) -> None:
         self._memory = Memory(self.store, self.told.label)
@@ -79,16 +73,19 @@ class Watched:
         with opened(self.told) as place:
             there = listing(place, self.told.address.path)
             complete = self._complete(there.files, is_atomic=place.is_atomic)
-            adds_marks = self.told.after == "mark" and not place.renames
+            self._stays = self.told.after == "keep" or not (
+                place.renames or self.told.after == "move"
+            )
         paths = {file.path for file in there.files}
         self._later = {path: until for path, until in self._later.items() if path in paths}
+        self._dealt = {path: taken for path, taken in self._dealt.items() if path in paths}
         done = Looked(
             self.told.label, len(there.files), problems=tuple(map(_odd, sorted(there.unusable)))
         )
-        known = self._memory.known()
-        new, left = self._split(complete, there, adds_marks)
-        tried = {f.path for f in new}
-        waiting = sum(f.path not in tried and not _is_known(f, known) for f in there.files)
+        self._memory.refresh()
+        new, left = self._split(complete, there)
+        tried = {file.path for file in new}
+        waiting = sum(f.path not in tried and not self._is_known(f) for f in there.files)
         if new or left:
             with claimed(
                 self.store,
@@ -97,7 +94,8 @@ class Watched:
                 clock=self.means.clock,
                 waits=(),
             ) as claim:
-                new, left = self._split(complete, there, adds_marks)  # another may have been here
+                self._memory.refresh()  # another may have been here
+                new, left = self._split(complete, there)
                 done = _Turn(self, claim, done).through(new, left)
                 self._memory.forget(paths, now=self.means.clock())
         self.failures, self.due_at = 0, 0.0
@@ -125,19 +123,25 @@ class Watched:
                 complete.append(file)
         return complete
 
-    def _split(
-        self, files: Sequence[File], there: Listing, adds_marks: bool
-    ) -> tuple[list[File], list[Taken]]:
+    def _split(self, files: Sequence[File], there: Listing) -> tuple[list[File], list[Taken]]:
         """Files that are new, and those that were dealt with and are yet to be put away."""
-        known, now = self._memory.known(), self.means.tick()
+        now = self.means.tick()
         files = [f for f in files if self._later.get(f.path, now) <= now]
-        new = [f for f in files if not _is_known(f, known)]
-        left = [known[f.path] for f in files if _is_known(f, known)]
+        new = [f for f in files if not self._is_known(f)]
         if self.told.after == "keep":
             return new, []
-        if adds_marks:
-            left = [t for t in left if f"{t.file.path}.{t.outcome}" not in there.marks]
-        return new, left
+        known = self._memory.known if self._stays else self._dealt
+        left = [known[f.path] for f in files if self._is_known(f)]
+        return new, [t for t in left if f"{t.file.path}.{t.outcome}" not in there.marks]
+
+    def _is_known(self, file: File) -> bool:
+        """Whether a file was dealt with.
+
+        Where files are put away, what lies there is new, though it may look the same as before;
+        but for those that this process could not put away.
+        """
+        known = self._memory.known if self._stays else self._dealt
+        return file.path in known and known[file.path].file == file
 
 
 def is_integrated(store: Store) -> bool:
@@ -158,7 +162,7 @@ class _Turn:
         """Take in what is new, some at a time, and put away what was dealt with before."""
         self.checked_at = self.source.means.tick()
         parts = self.source._parts
-        wanted = {part_folder(parts, file).name for file in new}
+        wanted = {_key(file) for file in new}
         with suppress(FileNotFoundError):
             for folder in parts.iterdir():
                 if folder.name not in wanted:
@@ -179,7 +183,7 @@ class _Turn:
                 for number, file in enumerate(files):
                     self._alive()
                     source.progress(f"fetch from {source.told.label}", len(files), number)
-                    to = part_folder(source._parts, file) / file.name
+                    to = source._parts / _key(file) / file.name
                     try:
                         fetch(place, file, to, seen=lambda _: self._alive())
                     except FileUnavailable as error:
@@ -238,7 +242,7 @@ class _Turn:
             ),
         )
         for taken in dealt:
-            shutil.rmtree(part_folder(source._parts, taken.file), ignore_errors=True)
+            shutil.rmtree(source._parts / _key(taken.file), ignore_errors=True)
         if away is not None:
             raise Unavailable(away)
         if source.told.after != "keep":
@@ -250,10 +254,12 @@ class _Turn:
             return
         self._alive()
         moved = 0
+        self.source._dealt |= {taken.file.path: taken for taken in dealt}
         with opened(self.source.told) as place:
             for taken in dealt:
                 try:
                     moved += put_away(place, taken.file, taken.outcome, after=after, at=taken.at)
+                    del self.source._dealt[taken.file.path]
                 except FileUnavailable as error:
                     self._stuck(taken.file, error)
         self.done = replace(self.done, put_away=self.done.put_away + moved)
@@ -276,10 +282,6 @@ class _Turn:
             self.checked_at = means.tick()
 
 
-def _is_known(file: File, known: dict[str, Taken]) -> bool:
-    return file.path in known and known[file.path].file == file
-
-
 def _batches(files: Sequence[File]) -> list[list[File]]:
     batches: list[list[File]] = []
     size = 0
@@ -290,6 +292,11 @@ def _batches(files: Sequence[File]) -> list[list[File]]:
         batches[-1].append(file)
         size += file.version.size
     return batches
+
+
+def _key(file: File) -> str:
+    """Name of the folder that a file is fetched to: another content goes elsewhere."""
+    return hashlib.sha256(f"{file.path}\n{file.version}".encode()).hexdigest()[:24]
 
 
 def _odd(name: str) -> str:

@@ -44,7 +44,7 @@ class FolderPlace:
         """A file as it is now; None: there is none."""
         try:
             return _version(Path(path).expanduser())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise Unavailable(f"'{path}' cannot be looked at: {error.strerror}") from error

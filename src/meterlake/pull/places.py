@@ -4,7 +4,6 @@ One small port for folders, SFTP, FTP, HTTP and S3. What a server says is not to
 name is of one part and printable, a file is never more bytes than was told.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -200,7 +199,7 @@ def _walk(place: Place, folder: str, parts: list[str], found: Listing) -> None:
             return False
         return bool(rest) or not name.endswith(_UNFINISHED)
 
-    for entry in list(place.entries(folder, wanted)):
+    for entry in sorted(place.entries(folder, wanted), key=lambda entry: entry.name):
         path = f"{folder}{entry.name}"
         if entry.name.endswith(_MARKS):
             found.marks.add(path)
@@ -244,11 +243,3 @@ def _place(
     from meterlake.pull.folder import FolderPlace
 
     return FolderPlace()
-
-
-def part_folder(parts: Path, file: File) -> Path:
-    """Where a file is fetched to, by what it is: another content goes elsewhere."""
-    import hashlib
-
-    text = f"{file.path}\n{file.version}"
-    return parts / hashlib.sha256(os.fsencode(text)).hexdigest()[:24]

@@ -17,6 +17,7 @@ from meterlake.lake.claims import Taken as Claimed
 from meterlake.lake.claims import claimed
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
+from meterlake.pull import places
 from meterlake.settings import load_settings
 from meterlake.source_settings import SourceSettings
 
@@ -94,7 +95,7 @@ def folder_box(
 @pytest.fixture
 def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Outbox], Watcher]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    fetch = watch.fetch
+    fetch = places.fetch
 
     def made(box: Outbox) -> Watcher:
         watcher = Watcher(open_store(str(tmp_path / "lake")), box)
@@ -153,7 +154,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_not_taken_in(
 ) -> None:
     watcher = watching(box)
     box.put("a.csv", reads("m1"))
-    fetch = watch.fetch
+    fetch = places.fetch
     changes = [reads("m1", "m2")]
 
     def meddled(place: Any, file: Any, to: Path, *, seen: Any) -> None:
@@ -202,12 +203,14 @@ def test_the_same_content_under_another_name_comes_in_once(
     assert watcher.staged() == [("m1", "a.csv")]
 
 
-@pytest.mark.parametrize("after", ["mark", "move"])
+@pytest.mark.parametrize(
+    ("box", "after"),
+    [(kind, after) for kind in KINDS for after in ("mark", "move") if kind != "http"],
+    indirect=["box"],
+)
 def test_what_was_taken_is_marked_or_moved_and_what_is_damaged_too(
     box: Outbox, watching: Watching, after: str
 ) -> None:
-    if not box.can_change:
-        pytest.skip("nothing can be changed by HTTP")
     box.told["after"] = after
     watcher = watching(box)
     box.put("a.csv", reads("m1"))
@@ -250,13 +253,18 @@ def test_a_damaged_file_is_aside_and_not_tried_again(box: Outbox, watching: Watc
     assert [meter for meter, _ in watcher.staged()] == ["m1", "m2", "m3"]
 
 
-@pytest.mark.parametrize("after", ["keep", "mark", "move"])
-@pytest.mark.parametrize("where", ["remember", "put_away"])
+@pytest.mark.parametrize(
+    ("box", "after", "where"),
+    [
+        *((kind, "keep", "remember") for kind in KINDS),
+        *((kind, "move", "put_away") for kind in KINDS if kind != "http"),
+        *((kind, "mark", where) for kind in ("sftp", "s3") for where in ("remember", "put_away")),
+    ],
+    indirect=["box"],
+)
 def test_a_crash_after_the_ingest_is_mended_by_the_next_look(
     box: Outbox, watching: Watching, monkeypatch: pytest.MonkeyPatch, after: str, where: str
 ) -> None:
-    if after != "keep" and not box.can_change:
-        pytest.skip("nothing can be changed by HTTP")
     box.told |= {"after": after, "settle_seconds": 0}
     watcher = watching(box)
     box.put("a.csv", reads("m1"))
@@ -265,8 +273,6 @@ def test_a_crash_after_the_ingest_is_mended_by_the_next_look(
     def cut(*_: object, **__: object) -> None:
         raise Cut
 
-    if where == "put_away" and after == "keep":
-        pytest.skip("nothing is put away")
     with monkeypatch.context() as patched:
         patched.setattr(Memory if where == "remember" else watch, where, cut)
         with pytest.raises(Cut):
@@ -278,9 +284,8 @@ def test_a_crash_after_the_ingest_is_mended_by_the_next_look(
     is_remembered = where == "put_away" and box.kind == "s3" and after == "mark"
     assert done.known == (0 if is_remembered else 2)
     assert len(watcher.fetched) == (2 if is_remembered else 4)
-    left = {"a.csv", "b.csv"} & box.names()
-    assert left == (set() if after == "move" or (after, box.kind) == ("mark", box.kind)
-                    and box.kind != "s3" else {"a.csv", "b.csv"})  # fmt: skip
+    stays = after == "keep" or (after, box.kind) == ("mark", "s3")
+    assert {"a.csv", "b.csv"} & box.names() == ({"a.csv", "b.csv"} if stays else set())
     assert watcher.look().did_something is False
     assert watcher.staged() == [("m1", "a.csv"), ("m2", "b.csv")]
 

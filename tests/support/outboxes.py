@@ -64,10 +64,6 @@ class Outbox:
             return {m["path"].removeprefix(f"{self.prefix}/") for m in found}
         return {str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()}
 
-    @property
-    def can_change(self) -> bool:
-        return self.kind != "http"
-
 
 @contextmanager
 def outbox(

@@ -20,6 +20,7 @@ from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
 from meterlake.settings import CONFIG_FILE, Settings
+from meterlake.source_settings import SourceSettings
 
 DOCS = Path(__file__).parent
 
@@ -173,6 +174,24 @@ def settings() -> str:
     ]
     for flow in known_dataflows().values():
         lines += ["", f"### {flow.name}", "", _fields("Option", flow.options)]
+    lines += [
+        "",
+        "## Sources of files",
+        "",
+        "What [`meterlake watch`](howto/watch.md) takes in, each in a section of",
+        f"`{CONFIG_FILE}`:",
+        "",
+        "```toml",
+        "[[source]]",
+        'url = "sftp://files.example/outbox/*.csv.gz"',
+        'user = "mdm"',
+        'password_env = "FILES_PASSWORD"',
+        'host_key = "SHA256:…"',
+        'after = "move"',
+        "```",
+        "",
+        _fields("Setting", SourceSettings),
+    ]
     for name, part in SECTIONS.items():
         lines += ["", *_section(name, part)]
     return "\n".join(lines) + "\n"
@@ -283,7 +302,7 @@ def _fields(head: str, options: type[BaseModel]) -> str:
 
 
 def _default(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return ""
     if isinstance(value, Enum):
         return f"`{value.value}`"
@@ -304,14 +323,14 @@ def _kind(annotation: Any) -> str:
     if get_origin(annotation) is dict or is_section:
         return "table"
     if get_origin(annotation) is tuple:
-        return "list of names"
+        return "tables" if get_args(annotation)[0] is SourceSettings else "list of names"
     if isinstance(annotation, UnionType):
         return _kind(next(a for a in get_args(annotation) if a is not type(None)))
     if get_args(annotation):
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if annotation is bool:
         return "true or false"
-    names = {str: "text", float: "number", int: "whole number", SecretStr: "secret"}
+    names = {str: "text", float: "number", int: "whole number", SecretStr: "secret", Path: "path"}
     return {**names, datetime: "date or time"}[annotation]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meterlake.cli import app, watch
+from meterlake.cli import app
+from meterlake.cli.turns import Stop
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
 
@@ -139,7 +140,7 @@ def test_a_source_that_fails_is_told_once_and_tried_later_and_others_go_on(
             self.is_set = True
         self.check()
 
-    monkeypatch.setattr(watch.Stop, "pause", pause)
+    monkeypatch.setattr(Stop, "pause", pause)
     code, out, err = run("watch", "--every", "1s")
     lines = out.splitlines()
     assert code == 0
@@ -189,7 +190,7 @@ def test_two_watchers_take_each_file_once_and_end_cleanly_when_told_to(tmp_path:
         ends = []
         for process, number in ((one, signal.SIGTERM), (two, signal.SIGINT)):
             process.send_signal(number)
-            out, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=20)
             ends.append((process.returncode, "stopped." in err, "Traceback" in err))
     assert ends == [(0, True, False)] * 2
     meters = query(open_store(str(tmp_path / "lake")), "SELECT meter_id FROM staging")

@@ -295,7 +295,12 @@ def _parameters(command: Any) -> list[list[str]]:
 def _fields(head: str, options: type[BaseModel]) -> str:
     """The fields of options, as a table."""
     rows = [
-        [f"`{name}`", _kind(field.annotation), _default(field.default), field.description or ""]
+        [
+            f"`{name}`",
+            _kind(field.annotation),
+            "required" if field.is_required() else _default(field.default),
+            field.description or "",
+        ]
         for name, field in options.model_fields.items()
     ]
     return _table([head, "Kind", "Default", "Meaning"], rows)

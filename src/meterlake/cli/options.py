@@ -216,8 +216,8 @@ def to_place(text: str, flag: str) -> tuple[float, float]:
 
 
 def to_duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta:
-    """A length of time such as 7d, 12h or 30m. Raises BadInput."""
-    units = {"d": "days", "h": "hours", "m": "minutes"}
+    """A length of time such as 7d, 12h, 30m or 10s. Raises BadInput."""
+    units = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
     number, unit = text[:-1], text[-1:]
     usable = number.isascii() and number.isdigit() and len(number) < 7 and unit in units
     if not usable or (int(number) == 0 and not may_be_zero):

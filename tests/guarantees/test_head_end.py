@@ -20,9 +20,9 @@ from support.hes import Hes, moment, serving
 
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
-from meterlake.schema import READING_TYPES
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+TYPES = ("crrnt", "kva", "kw", "load", "pf", "vltg")
 SECRET = "correct horse battery staple"
 FAULTS = [
     part
@@ -65,11 +65,12 @@ class World:
     def pull(self, *options: str) -> subprocess.Popen[bytes]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("METERLAKE_")}
         kept |= {"HES_PASSWORD": SECRET, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "meterlake", "hes", "pull", *options],
-            cwd=self.folder, env=kept, stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "pull.log").open("ab"),
-        )  # fmt: skip
+        with (self.folder / "pull.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "meterlake", "hes", "pull", *options],
+                cwd=self.folder, env=kept, stdout=subprocess.DEVNULL, stderr=log,
+            )  # fmt: skip
+        self.stack.callback(process.wait)
         self.stack.callback(process.kill)
         return process
 
@@ -177,7 +178,7 @@ def reads_of(hes: Hes, *, until: datetime) -> pl.DataFrame:
     return reads.select(
         pl.col("device_id").alias("meter_id"),
         pl.col("time").str.to_datetime(time_unit="us", time_zone="UTC"),
-        *(pl.col(name).cast(pl.Float64) for name in sorted(READING_TYPES)),
+        *(pl.col(name).cast(pl.Float64) for name in TYPES),
     ).sort("meter_id", "time")
 
 
@@ -189,4 +190,4 @@ def readings_of(lake: Path) -> pl.DataFrame:
     )
     assert not rows.select("meter_id", "time", "reading_type").is_duplicated().any()
     wide = rows.pivot("reading_type", index=("meter_id", "time"), values="reading_value")
-    return wide.select("meter_id", "time", *sorted(READING_TYPES)).sort("meter_id", "time")
+    return wide.select("meter_id", "time", *TYPES).sort("meter_id", "time")

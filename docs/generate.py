@@ -14,12 +14,13 @@ from typing import Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, SecretStr
+from pydantic_core import PydanticUndefined
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
-from meterlake.settings import CONFIG_FILE, Settings
+from meterlake.settings import CONFIG_FILE, IntegrationSettings, Settings
 
 DOCS = Path(__file__).parent
 
@@ -55,6 +56,26 @@ SECTIONS = {
         {"port": "8080", "price_per_kwh": "0.31", "currency": '"EUR"'},
     ),
 }
+
+# Sections that there may be several of: how each begins, and its fields.
+REPEATED: list[tuple[str, Section, type[BaseModel]]] = [
+    (
+        "[integration.north]",
+        Section(
+            "Head-end systems",
+            "What each head-end system that is [pulled from](howto/pull.md) is, in a section of "
+            "its own with a name of your choice",
+            {
+                "url": '"https://hes.example"',
+                "sftp": '"sftp.hes.example:22"',
+                "user": '"meterlake"',
+                "password_env": '"NORTH_PASSWORD"',
+                "host_key": '"SHA256:…"',
+            },
+        ),
+        IntegrationSettings,
+    ),
+]
 
 TYPES = {
     "string": "text (UTF-8)",
@@ -175,6 +196,10 @@ def settings() -> str:
         lines += ["", f"### {flow.name}", "", _fields("Option", flow.options)]
     for name, part in SECTIONS.items():
         lines += ["", *_section(name, part)]
+    for head, part, fields in REPEATED:
+        lines += ["", f"## {part.title}", "", f"{part.about}:", "", "```toml", head]
+        lines += [f"{field} = {value}" for field, value in part.examples.items()]
+        lines += ["```", "", _fields("Setting", fields)]
     return "\n".join(lines) + "\n"
 
 
@@ -285,6 +310,8 @@ def _fields(head: str, options: type[BaseModel]) -> str:
 def _default(value: object) -> str:
     if value is None:
         return ""
+    if value is PydanticUndefined:
+        return "needed"
     if isinstance(value, Enum):
         return f"`{value.value}`"
     if value in ({}, ()):
@@ -312,7 +339,7 @@ def _kind(annotation: Any) -> str:
     if annotation is bool:
         return "true or false"
     names = {str: "text", float: "number", int: "whole number", SecretStr: "secret"}
-    return {**names, datetime: "date or time"}[annotation]
+    return {**names, datetime: "date or time", Path: "path"}[annotation]
 
 
 def _plain(text: str) -> str:

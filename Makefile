@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv demo test chromium openssh lint format bench soak docs screenshots dashboards grafana-check clean
+.PHONY: venv demo test proof chromium openssh lint format bench soak docs screenshots dashboards grafana-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is
@@ -22,6 +22,9 @@ demo: venv  ## From simulated files to answered questions, in ./demo; then serve
 
 test: venv chromium openssh  ## Run the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+proof: venv chromium openssh  ## The tests that take longer: S3, Spark, kills, faults; CI runs them too
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m proof
 
 # Debian's packages for tests of the console and of meterlake hes; without them these are skipped.
 # $(1): commands, any of which will do; $(2): the package

@@ -222,7 +222,7 @@ def test_a_store_that_gave_up_is_opened_again(
     room.head_end._store.close()  # as after an error that DuckDB does not recover from
     assert room.api.get("/readings", params={"start_date": "2024-03-01T00:00Z"}).status_code == 503
     room.clock.time += timedelta(hours=1)
-    reading = threading.Thread(target=room.head_end.read_meters)
+    reading = threading.Thread(target=room.head_end.read_meters, daemon=True)
     reading.start()
     wait(lambda: room.head_end.complete_until == room.clock.time)
     assert room.ask(START)["status"] == "completed"

@@ -11,7 +11,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -170,11 +170,14 @@ def test_openssh_lists_and_fetches_a_file(running: Hes, tmp_path: Path) -> None:
 # --- stopped and started again
 
 
-def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.soak)])
+def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(
+    tmp_path: Path, times: int, record_property: Callable[[str, object], None]
+) -> None:
     folder, chance = tmp_path / "hes", random.Random(7)
     told, ask = START, "2024-03-06T12:00:00Z"
     asked: list[str] = []
-    for is_kill in (True, False):
+    for number in range(times):
         with hes.serving(folder, *FAST) as found:
             assert found.complete_until() >= told
             for _ in range(2):
@@ -182,7 +185,7 @@ def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> N
                 answer = httpx2.post(f"{found.api}/readings-file", json={"start_date": ask})
                 asked.append(answer.json()["request_id"])
                 told = found.complete_until()
-            if is_kill:
+            if number % 4 != 1:
                 found.kill()
             else:
                 assert found.end() == 0
@@ -204,6 +207,7 @@ def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> N
             assert hashlib.sha256(data).hexdigest() == file["sha256"]
             assert len(gzip.decompress(data).splitlines()) == 1 + wanted
     assert list((folder / "partial").iterdir()) == []
+    record_property("stops and kills of a head-end", times)
 
 
 def test_it_ends_within_two_seconds_whatever_it_does(tmp_path: Path) -> None:

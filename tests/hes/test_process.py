@@ -10,6 +10,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,9 @@ import pytest
 from guarantees.test_disk import ALONE, needs_mounts
 from support import hes
 from support.hes import Hes, moment
+from typer.testing import CliRunner
 
+from meterlake.cli import app
 from meterlake.errors import Unavailable
 from meterlake.hes.faults import Faults
 from meterlake.hes.head_end import HeadEnd
@@ -113,10 +116,6 @@ def test_people_are_told_too(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_in_a_sentence(
     options: list[str], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from typer.testing import CliRunner
-
-    from meterlake.cli import app
-
     free = ["--port", "0", "--sftp-port", "0", "--folder", str(tmp_path / "hes")]
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -124,6 +123,20 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_its_packages_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("run", "sftp"):
+        monkeypatch.delitem(sys.modules, f"meterlake.hes.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(app, ["hes", "serve", "--folder", str(tmp_path / "hes")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.exit_code == 1 and "pip install 'meterlake[hes]'" in done.stderr
 
 
 def test_a_folder_has_one_process(running: Hes) -> None:

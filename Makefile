@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv demo test chromium openssh lint format bench soak docs screenshots dashboards grafana-check clean
+.PHONY: venv demo test proof chromium openssh lint format bench soak docs screenshots dashboards grafana-check clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is
@@ -23,25 +23,24 @@ demo: venv  ## From simulated files to answered questions, in ./demo; then serve
 test: venv chromium openssh  ## Run the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-# Debian's package, for the console's tests; without it they are skipped.
-chromium:
-	@command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || { \
-	    grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
-	    && echo "Installing Debian's chromium-headless-shell for the console's tests" \
-	    && as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
-	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
-	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
-	        --no-install-recommends install chromium-headless-shell >/dev/null 2>&1; } || true
+proof: venv chromium openssh  ## The tests that take longer: S3, Spark, kills, faults; CI runs them too
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m proof
 
-# Debian's package, for the test of the simulated head-end by a client that is not ours.
+# Debian's packages for tests of the console and of meterlake hes; without them these are skipped.
+# $(1): commands, any of which will do; $(2): the package
+need = @for c in $(1); do command -v $$c >/dev/null && exit; done; \
+	grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
+	&& echo "Installing Debian's $(2) for the tests" \
+	&& as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
+	&& { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
+	&& $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
+	    --no-install-recommends install $(2) >/dev/null 2>&1 || true
+
+chromium:
+	$(call need,chromium-headless-shell chromium,chromium-headless-shell)
+
 openssh:
-	@command -v sftp >/dev/null || { \
-	    grep -qs '^ID=debian' /etc/os-release && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; } \
-	    && echo "Installing Debian's openssh-client for the tests of meterlake hes" \
-	    && as=$$(test "$$(id -u)" = 0 || echo "sudo -n") \
-	    && { $$as apt-get -qq -o Acquire::http::Timeout=20 update >/dev/null 2>&1 || true; } \
-	    && $$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
-	        --no-install-recommends install openssh-client >/dev/null 2>&1; } || true
+	$(call need,sftp,openssh-client)
 
 screenshots: venv chromium  ## Write docs/img/console-*.png, of the demo lake
 	$(BIN)/python docs/screenshots.py

@@ -14,12 +14,13 @@ from typing import Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, SecretStr
+from pydantic_core import PydanticUndefined
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
-from meterlake.settings import CONFIG_FILE, Settings
+from meterlake.settings import CONFIG_FILE, IntegrationSettings, Settings
 from meterlake.source_settings import SourceSettings
 
 DOCS = Path(__file__).parent
@@ -56,6 +57,42 @@ SECTIONS = {
         {"port": "8080", "price_per_kwh": "0.31", "currency": '"EUR"'},
     ),
 }
+
+# Sections that there may be several of: how each begins, and its fields.
+REPEATED: list[tuple[str, Section, type[BaseModel]]] = [
+    (
+        "[integration.north]",
+        Section(
+            "Head-end systems",
+            "What each head-end system that is [pulled from](howto/pull.md) is, in a section of "
+            "its own with a name of your choice",
+            {
+                "url": '"https://hes.example"',
+                "sftp": '"sftp.hes.example:22"',
+                "user": '"meterlake"',
+                "password_env": '"NORTH_PASSWORD"',
+                "host_key": '"SHA256:…"',
+            },
+        ),
+        IntegrationSettings,
+    ),
+    (
+        "[[source]]",
+        Section(
+            "Sources of files",
+            "What each source that [`meterlake watch`](howto/watch.md) takes files from is, in a "
+            "section of its own",
+            {
+                "url": '"sftp://files.example/outbox/*.csv.gz"',
+                "user": '"mdm"',
+                "password_env": '"FILES_PASSWORD"',
+                "host_key": '"SHA256:…"',
+                "after": '"move"',
+            },
+        ),
+        SourceSettings,
+    ),
+]
 
 TYPES = {
     "string": "text (UTF-8)",
@@ -174,26 +211,12 @@ def settings() -> str:
     ]
     for flow in known_dataflows().values():
         lines += ["", f"### {flow.name}", "", _fields("Option", flow.options)]
-    lines += [
-        "",
-        "## Sources of files",
-        "",
-        "What [`meterlake watch`](howto/watch.md) takes in, each in a section of",
-        f"`{CONFIG_FILE}`:",
-        "",
-        "```toml",
-        "[[source]]",
-        'url = "sftp://files.example/outbox/*.csv.gz"',
-        'user = "mdm"',
-        'password_env = "FILES_PASSWORD"',
-        'host_key = "SHA256:…"',
-        'after = "move"',
-        "```",
-        "",
-        _fields("Setting", SourceSettings),
-    ]
     for name, part in SECTIONS.items():
         lines += ["", *_section(name, part)]
+    for head, part, fields in REPEATED:
+        lines += ["", f"## {part.title}", "", f"{part.about}:", "", "```toml", head]
+        lines += [f"{field} = {value}" for field, value in part.examples.items()]
+        lines += ["```", "", _fields("Setting", fields)]
     return "\n".join(lines) + "\n"
 
 
@@ -295,12 +318,7 @@ def _parameters(command: Any) -> list[list[str]]:
 def _fields(head: str, options: type[BaseModel]) -> str:
     """The fields of options, as a table."""
     rows = [
-        [
-            f"`{name}`",
-            _kind(field.annotation),
-            "required" if field.is_required() else _default(field.default),
-            field.description or "",
-        ]
+        [f"`{name}`", _kind(field.annotation), _default(field.default), field.description or ""]
         for name, field in options.model_fields.items()
     ]
     return _table([head, "Kind", "Default", "Meaning"], rows)
@@ -309,6 +327,8 @@ def _fields(head: str, options: type[BaseModel]) -> str:
 def _default(value: object) -> str:
     if value is None or value == "":
         return ""
+    if value is PydanticUndefined:
+        return "needed"
     if isinstance(value, Enum):
         return f"`{value.value}`"
     if value in ({}, ()):
@@ -335,8 +355,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if annotation is bool:
         return "true or false"
-    names = {str: "text", float: "number", int: "whole number", SecretStr: "secret", Path: "path"}
-    return {**names, datetime: "date or time"}[annotation]
+    names = {str: "text", float: "number", int: "whole number", SecretStr: "secret"}
+    return {**names, datetime: "date or time", Path: "path"}[annotation]
 
 
 def _plain(text: str) -> str:

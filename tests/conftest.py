@@ -29,22 +29,38 @@ settings.load_profile("suite")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+SERVERS = {"s3_lake", "seaweed", "bucket", "spark", "driver", "cluster"}  # fixtures
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: long; run by make soak, not by make test")
+    config.addinivalue_line("markers", "proof: takes minutes; run by make proof and so by CI")
+    config.addinivalue_line("markers", "soak: takes an hour; run by make soak")
 
 
+def _is_proof(item: pytest.Item) -> bool:
+    """Whether it is marked so, or needs an S3 server or a Spark cluster."""
+    if item.get_closest_marker("proof"):
+        return True
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if params.get("store") == "s3" or params.get("engine") == "spark":
+        return True
+    return bool(SERVERS & set(getattr(item, "fixturenames", ())))
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak") is None and _is_proof(item):
+            item.add_marker("proof")
     # The long ones first, so that no worker is left with one at the end.
     items.sort(
         key=lambda item: (
             not {"engine", "guarantees", "s3", "docs", "console"} & set(item.path.parts)
         )
     )
-    if "soak" in config.getoption("-m"):
+    if config.getoption("-m"):
         return
-    long = [item for item in items if item.get_closest_marker("soak")]
+    long = [i for i in items if i.get_closest_marker("proof") or i.get_closest_marker("soak")]
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]

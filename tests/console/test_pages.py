@@ -56,8 +56,11 @@ class Shown:
 
 @pytest.fixture(
     scope="module",
-    params=[(a, look) for a in ADDRESSES for look in LOOKS],
-    ids=lambda p: " ".join(p),
+    params=[
+        pytest.param((a, look), id=f"{a} {look}", marks=[pytest.mark.proof] * (look != "by day"))
+        for a in ADDRESSES
+        for look in LOOKS
+    ],
 )
 def shown(request: pytest.FixtureRequest, chromium: Browser, server: str) -> Iterator[Shown]:
     """Each page as it looks by day, and by night on a phone; opened once for all laws."""

@@ -13,11 +13,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -171,6 +174,45 @@ def test_the_readme_can_be_followed_from_an_empty_folder(tmp_path: Path) -> None
     follow(ROOT / "README.md", tmp_path)
 
 
+def test_a_head_end_system_is_pulled_from_as_the_readme_says(tmp_path: Path) -> None:
+    """Its three shells, within two minutes; the ports alone are free ones."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Pull from a head-end system\n")[2].partition("\n## ")[0]
+    shells = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    [[serve], [configure, pull], [status, readings]] = (
+        [line.removeprefix("$ ") for line in shell.splitlines()] for shell in shells
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told: dict[str, Any] = {
+        "cwd": tmp_path, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+        "env": clean_environment() | {"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    }  # fmt: skip
+    began = time.monotonic()
+    with ExitStack() as stack:
+
+        def started(command: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(subprocess.Popen(shlex.split(command), **told))
+            stack.callback(process.kill)
+            return process
+
+        hes = started(f"{serve} --port 0 --sftp-port 0")
+        assert hes.stdout is not None
+        while "Ctrl-C stops it" not in hes.stdout.readline():
+            assert hes.poll() is None
+        subprocess.run(["bash", "-c", configure], check=True, **told)
+        puller = started(pull)
+        assert puller.stdout is not None
+        assert " rows, arrivals up to " in puller.stdout.readline()
+        answers = [subprocess.run(shlex.split(line), **told) for line in (status, readings)]
+        for process in (puller, hes):
+            process.terminate()
+            assert process.wait(30) == 0
+    assert [a.returncode for a in answers] == [0, 0], answers
+    assert " idle " in answers[0].stdout or " running " in answers[0].stdout
+    assert "100 of" in answers[1].stdout
+    assert time.monotonic() - began < 120
+
+
 def test_the_tutorial_can_be_followed_from_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +238,10 @@ def test_the_dataflow_of_the_docs_works_when_it_is_installed(
 @pytest.mark.usefixtures("page_folder")
 @pytest.mark.parametrize(
     "page",
-    [p for p in (*sorted(HOWTO.glob("*.md")), *ML_PAGES) if p != OWN_DATAFLOW and runs(p)],
+    [
+        *(p for p in sorted(HOWTO.glob("*.md")) if p != OWN_DATAFLOW and runs(p)),
+        *(pytest.param(p, marks=pytest.mark.proof) for p in ML_PAGES),
+    ],
     ids=lambda p: p.stem,
 )
 def test_the_how_to_works_on_the_lake_of_the_tutorial(page: Path) -> None:

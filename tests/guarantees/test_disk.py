@@ -61,7 +61,11 @@ def on_a_small_disk(tmp_path: Path, size: str, script: str, *args: str) -> str:
 
 @needs_mounts
 @pytest.mark.parametrize(
-    "free", [1000, *(pytest.param(n, marks=pytest.mark.soak) for n in range(100, 1500, 100))]
+    "free",
+    [
+        pytest.param(1000, marks=pytest.mark.proof),
+        *(pytest.param(n, marks=pytest.mark.soak) for n in range(100, 1500, 100)),
+    ],
 )
 def test_a_disk_that_is_full_is_said_so_and_loses_nothing(
     tmp_path: Path, files: list[str], free: int, record_property: Callable[[str, object], None]

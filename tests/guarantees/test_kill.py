@@ -209,7 +209,9 @@ def kill_until(
 
 
 @pytest.mark.parametrize(
-    "kills", [30, pytest.param(2000, marks=pytest.mark.soak)], ids=["30", "2000"]
+    "kills",
+    [6, pytest.param(30, marks=pytest.mark.proof), pytest.param(2000, marks=pytest.mark.soak)],
+    ids=["6", "30", "2000"],
 )
 def test_a_process_killed_at_any_moment_leaves_the_lake_before_or_after_its_job(
     kills: int,

@@ -3,15 +3,23 @@
 import errno
 import gzip
 import hashlib
+import threading
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hes.conftest import START, Open, Room
+from support.hes import wait
 
 from meterlake.errors import BadInput, Unavailable
 from meterlake.hes import files
 from meterlake.hes.faults import Channel, Fault, Faults, read_faults
+from meterlake.hes.generate import reads_of
+from meterlake.simulate.fleet import fleet_of
+
+FAR = START + timedelta(days=30)
 
 
 def lines_of(room: Room, file: dict[str, Any]) -> list[str]:
@@ -174,3 +182,50 @@ def test_reads_that_the_disk_refuses_are_stored_later_without_a_gap(
     never = open_room(folder="never", clock=room.clock)
     never.read()
     assert lines_of(room, room.ask(START)) == lines_of(never, never.ask(START))
+
+
+def test_reads_and_how_far_they_go_are_stored_together_or_not_at_all(room: Room) -> None:
+    store, state = room.head_end._store, room.head_end._state
+    plan, last = room.head_end.plan, state.next_minute + 60
+    reads = reads_of(plan, fleet_of(plan), first=state.next_minute, last=last)
+    before = store.parts(START, FAR, step_minutes=15)
+    with pytest.raises(Unavailable):  # no number that the store could hold
+        store.advance(replace(state, next_minute=2**70), reads)
+    assert store.parts(START, FAR, step_minutes=15) == before
+    store.advance(replace(state, next_minute=last), reads)
+    assert store.parts(START, FAR, step_minutes=15) != before
+
+
+def test_a_file_under_way_at_a_stop_is_written_after_the_next_start(
+    room: Room, open_room: Open, clean: list[str]
+) -> None:
+    room.head_end.stop()
+    file = room.ask(START)
+    assert file["status"] == "running"
+    (room.head_end.files / "half.csv.gz").write_bytes(b"left by a kill")
+    (room.head_end.files.parent.parent / "partial" / "half").write_bytes(b"left by a kill")
+    room.head_end.close()
+    again = open_room()
+    again.head_end.write_next()
+    done = again.status(file["request_id"])
+    assert done["status"] == "completed" and lines_of(again, done) == clean
+    assert [path.name for path in again.head_end.files.iterdir()] == [
+        f"{file['request_id']}.csv.gz"
+    ]
+    assert list((again.head_end.files.parent.parent / "partial").iterdir()) == []
+
+
+def test_a_store_that_gave_up_is_opened_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("meterlake.hes.head_end.PAUSE_SECONDS", 0.01)
+    room.head_end._store.close()  # as after an error that DuckDB does not recover from
+    assert room.api.get("/readings", params={"start_date": "2024-03-01T00:00Z"}).status_code == 503
+    room.clock.time += timedelta(hours=1)
+    reading = threading.Thread(target=room.head_end.read_meters, daemon=True)
+    reading.start()
+    wait(lambda: room.head_end.complete_until == room.clock.time)
+    assert room.ask(START)["status"] == "completed"
+    room.head_end.stop()
+    reading.join()
+    assert "storing reads failed and is tried again" in caplog.text

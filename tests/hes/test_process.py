@@ -10,8 +10,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +23,9 @@ import pytest
 from guarantees.test_disk import ALONE, needs_mounts
 from support import hes
 from support.hes import Hes, moment
+from typer.testing import CliRunner
 
+from meterlake.cli import app
 from meterlake.errors import Unavailable
 from meterlake.hes.faults import Faults
 from meterlake.hes.head_end import HeadEnd
@@ -113,10 +116,6 @@ def test_people_are_told_too(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_in_a_sentence(
     options: list[str], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from typer.testing import CliRunner
-
-    from meterlake.cli import app
-
     free = ["--port", "0", "--sftp-port", "0", "--folder", str(tmp_path / "hes")]
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -124,6 +123,20 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_its_packages_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("run", "sftp"):
+        monkeypatch.delitem(sys.modules, f"meterlake.hes.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(app, ["hes", "serve", "--folder", str(tmp_path / "hes")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.exit_code == 1 and "pip install 'meterlake[hes]'" in done.stderr
 
 
 def test_a_folder_has_one_process(running: Hes) -> None:
@@ -170,11 +183,14 @@ def test_openssh_lists_and_fetches_a_file(running: Hes, tmp_path: Path) -> None:
 # --- stopped and started again
 
 
-def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.soak)])
+def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(
+    tmp_path: Path, times: int, record_property: Callable[[str, object], None]
+) -> None:
     folder, chance = tmp_path / "hes", random.Random(7)
     told, ask = START, "2024-03-06T12:00:00Z"
     asked: list[str] = []
-    for is_kill in (True, False):
+    for number in range(times):
         with hes.serving(folder, *FAST) as found:
             assert found.complete_until() >= told
             for _ in range(2):
@@ -182,7 +198,7 @@ def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> N
                 answer = httpx2.post(f"{found.api}/readings-file", json={"start_date": ask})
                 asked.append(answer.json()["request_id"])
                 told = found.complete_until()
-            if is_kill:
+            if number % 4 != 1:
                 found.kill()
             else:
                 assert found.end() == 0
@@ -204,6 +220,7 @@ def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(tmp_path: Path) -> N
             assert hashlib.sha256(data).hexdigest() == file["sha256"]
             assert len(gzip.decompress(data).splitlines()) == 1 + wanted
     assert list((folder / "partial").iterdir()) == []
+    record_property("stops and kills of a head-end", times)
 
 
 def test_it_ends_within_two_seconds_whatever_it_does(tmp_path: Path) -> None:

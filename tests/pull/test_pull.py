@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from support.pulls import (
     ENGINE,
+    HEADER,
     HOUR,
     NAME,
     START,
@@ -374,13 +375,12 @@ def test_content_that_was_taken_in_by_hand_is_not_taken_in_twice(
 def test_a_file_that_cannot_be_read_holds_the_integration_up_and_is_kept(
     north: Puller, hes: StubHes
 ) -> None:
-    profile = Path(os.environ["XDG_CACHE_HOME"]).parent / "profile.toml"
-    profile.write_text('name = "other"\n[columns]\nmeter_id = "customer"\n')
-    north.settings = settings(profile=str(profile))
-    with pytest.raises(BadInput):
+    hes.header = "an,unknown,header"
+    with pytest.raises(BadInput, match="format"):
         north()
     assert cursor_of(north.store, NAME) is None and north.row()["failures"] == 1
-    north.settings = settings()
+    assert list(Path(north.store.url).glob("inbound/failed/*/r0.csv.gz.reason.txt"))
+    hes.header = HEADER
     north()
     assert north.staged() == keys(arrived(hes, hes.until))
 

@@ -132,6 +132,7 @@ def findings(
     return found, answers
 
 
+@pytest.mark.proof
 def test_every_answer_is_as_described_whatever_is_asked(own_lake: Store) -> None:
     phases = {"examples", "coverage"}
     found, answers = findings(own_lake, phases, examples=1, meter="b2", without=OTHERS)

@@ -71,6 +71,7 @@ class StubHes:
     servers: list[Any] = field(default_factory=list)
     on_fetch: Callable[[Path], None] = lambda path: None
     on_order: Callable[[], None] = lambda: None
+    header: str = HEADER
     damage: Callable[[bytes], bytes] = lambda content: content
 
     def __call__(self, url: str, *, pause: object) -> "StubHes":
@@ -89,7 +90,7 @@ class StubHes:
         self.ordered.append((start, end))
         rows = [r for r in self.reads if start <= r.arrival < end]
         name = f"r{len(self.files)}"
-        text = "\n".join([HEADER, *(r.line() for r in rows)]) + "\n"
+        text = "\n".join([self.header, *(r.line() for r in rows)]) + "\n"
         content = gzip.compress(text.encode(), mtime=0)
         common = {"request_id": name, "start_date": start, "end_date": end}
         if not rows:

@@ -1,5 +1,6 @@
 """The command that plays a head-end system."""
 
+import json
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -90,7 +91,8 @@ def serve(
         )
 
         def ready(at: Serving) -> None:
-            _tell(at, output is Output.json)
+            told = _integration(folder, at)
+            _tell(at, told, output is Output.json)
 
         run(
             folder,
@@ -102,7 +104,21 @@ def serve(
         )
 
 
-def _tell(at: Any, as_json: bool) -> None:
+def _integration(folder: Path, at: Any) -> Path:
+    """Write down what meterlake.toml needs to say, to pull from it."""
+    user, _, address = at.sftp.removeprefix("sftp://").partition("@")
+    secret = ("password_env", "METERLAKE_HES_PASSWORD")
+    if at.password_file is not None:
+        secret = ("password_file", str(Path(at.password_file).resolve()))
+    lines = {"url": at.api, "sftp": address, "user": user, secret[0]: secret[1]}
+    lines["host_key"] = at.host_key
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
+    path = folder / "integration.toml"
+    path.write_text(f"[integration.hes]\n{text}")
+    return path
+
+
+def _tell(at: Any, integration: Path, as_json: bool) -> None:
     """Where it listens, and how to get in."""
     facts = {
         "api": at.api,
@@ -111,6 +127,7 @@ def _tell(at: Any, as_json: bool) -> None:
         "host_key": at.host_key,
         "known_hosts": at.known_hosts,
         "password_file": at.password_file,
+        "integration": str(integration),
     }
     if not as_json and at.password_file is None:
         facts["password_file"] = "none: METERLAKE_HES_PASSWORD"

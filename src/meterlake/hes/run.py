@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
@@ -122,7 +123,7 @@ async def _serve(
         server.ready = lambda: ready(
             Serving(
                 api=f"http://{shown}:{api.getsockname()[1]}",
-                sftp=f"sftp://{login.user}@{shown}:{sftp_port}",
+                sftp=f"sftp://{quote(login.user, safe='')}@{shown}:{sftp_port}",
                 fingerprint=key.fingerprint,
                 host_key=key.public,
                 known_hosts=f"{_known_as(host, sftp_port)} {key.public}",

@@ -117,7 +117,8 @@ def pull(
     """
     means = means or Means()
     told = named_integration(settings, name)
-    with claimed(store, _claim(name), tables=(), clock=means.clock, waits=()) as claim:
+    alone = claimed(store, _claim(name), tables=(), clock=means.clock, pause=means.pause, waits=())
+    with alone as claim:
         row = _rows(store).get(name)
         begun = replace(row or _Row(name, means.clock()), tried_at=means.clock())
         run = _Run(store, told, begun, engine, settings, means, claim, progress)
@@ -321,7 +322,10 @@ class _Run:
                 progress=self.progress,
             )
             for failure in done.failures:
-                raise (BadInput if failure.is_bad else Unavailable)(failure.reason)
+                if not failure.is_bad:
+                    raise Unavailable(failure.reason)
+                self._forget_order()  # the same file would be as bad again
+                raise BadInput(failure.reason)
             rows, stored = done.rows, done.stored
             is_in = not done.already_ingested
         if not is_in:  # nothing arrived, or just these bytes were taken in before

@@ -6,7 +6,6 @@ end (the cursor, a key of staging's log): whatever is cut off between, the two c
 What was ordered is kept, so the next pull goes on with the same file.
 """
 
-import os
 import random
 import time
 import uuid
@@ -18,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from zoneinfo import ZoneInfo
 
 import polars as pl
-from pydantic import SecretStr
 
 from meterlake.engine import Engine
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
@@ -31,6 +29,7 @@ from meterlake.lake.table import consumed_version, fetched, scan
 from meterlake.lake.upsert import replace_rows
 from meterlake.pull.head_end import File, Gone, HeadEnd
 from meterlake.pull.received import Announced, forget, parts_folder, verify
+from meterlake.pull.secrets import password
 from meterlake.pull.sftp import Server, download
 from meterlake.schema import INTEGRATIONS, STAGING, polars_schema
 from meterlake.settings import IntegrationSettings, Settings
@@ -369,7 +368,7 @@ class _Run:
             host,
             port,
             told.user,
-            _password(told, self.row.name),
+            password(told, f"Integration '{self.row.name}'"),
             None if told.key_file is None else told.key_file.expanduser(),
             told.host_key,
             None if told.known_hosts is None else told.known_hosts.expanduser(),
@@ -409,27 +408,6 @@ def _failed(row: _Row, told: IntegrationSettings, error: Exception, means: Means
 def _rows(store: Store) -> Mapping[str, _Row]:
     rows = fetched(scan(store, INTEGRATIONS, snapshot(store, INTEGRATIONS).files))
     return {row["name"]: _Row(**row) for row in rows.iter_rows(named=True)}
-
-
-def _password(told: IntegrationSettings, name: str) -> SecretStr | None:
-    """The password, from where the settings say. Raises BadInput."""
-    if told.password_env is not None:
-        found = os.environ.get(told.password_env)
-        if not found:
-            raise BadInput(
-                f"Integration '{name}' needs its password in the environment variable "
-                f"{told.password_env}, which is not set"
-            )
-        return SecretStr(found)
-    if told.password_file is None:
-        return None
-    try:
-        return SecretStr(told.password_file.expanduser().read_text("utf-8").strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"Integration '{name}' needs its password in the file {told.password_file}, which "
-            f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
 
 
 def _host_and_port(sftp: str) -> tuple[str, int]:

@@ -42,7 +42,7 @@ def _is_proof(item: pytest.Item) -> bool:
     if item.get_closest_marker("proof"):
         return True
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    if params.get("store") == "s3" or params.get("engine") == "spark":
+    if "s3" in (params.get("store"), params.get("box")) or params.get("engine") == "spark":
         return True
     return bool(SERVERS & set(getattr(item, "fixturenames", ())))
 

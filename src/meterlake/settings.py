@@ -389,6 +389,8 @@ def load_settings(**flags: object) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         section = Settings.model_fields[name.split(".")[0]].default if "." in name else None
         within = type(section) if isinstance(section, BaseModel) else Settings
+        if name.startswith("source."):
+            within = SourceSettings
         fields = within.model_fields
         known, variable = ", ".join(fields), name.upper().replace(".", "__")
         raise BadInput(

@@ -107,7 +107,6 @@ class _Job:
     def once(self) -> None:
         """Look at each, and again where files may be complete by then; the last error ends it."""
         began = time.perf_counter()
-        is_behind = self._is_behind()
         done: dict[str, Looked] = {}
         errors: list[MeterlakeError] = []
         for source in self.sources:
@@ -118,8 +117,7 @@ class _Job:
             for source in waits:
                 self._look_once(source, done, errors)
         facts: dict[str, Any] = {"sources": [_facts(looked) for looked in done.values()]}
-        if is_behind or any(looked.stored for looked in done.values()):
-            facts |= self._integrate()
+        facts |= self._integrate()
         facts["seconds"] = round(time.perf_counter() - began, 3)
         if self.as_json:
             show.result(facts, as_json=True)
@@ -155,13 +153,12 @@ class _Job:
                 except Taken:
                     continue  # another process takes its files in
                 except MeterlakeError as error:
+                    is_behind = True  # some may have come in before
                     seconds = source.failed(pause)
                     if self._say_new(name, [str(error)]):
                         say(f"{moment()} {name} is looked at again in {seconds:.0f} s")
             try:
-                is_behind = any(looked.stored for looked in done) or (
-                    is_behind and self._is_behind()
-                )
+                is_behind = is_behind or any(looked.stored for looked in done)
                 facts = self._integrate() if is_behind else {}
                 is_behind = False
                 self._tell([looked for looked in done if looked.did_something], facts)
@@ -193,14 +190,11 @@ class _Job:
             source.progress = progress
             yield
 
-    def _is_behind(self) -> bool:
-        """Whether staging has what was not integrated: a watch may have been cut off there."""
+    def _integrate(self) -> dict[str, Any]:
+        """Integrate what came in now, or with a watch that was cut off before it did."""
         from meterlake.jobs.watch import is_integrated
 
-        return self.integrates and not is_integrated(self.context.store)
-
-    def _integrate(self) -> dict[str, Any]:
-        if not self.integrates:
+        if not self.integrates or is_integrated(self.context.store):
             return {}
         return {"integrated": integrated(self.context, quiet=self.as_json)}
 

@@ -20,6 +20,8 @@ from meterlake.lake.upsert import drop_rows, replace_rows
 from meterlake.pull.places import File, Outcome, Version
 from meterlake.schema import TAKEN_FILES, polars_schema
 
+_LOOKED_FOR = ("path", "size", "modified_at", "entity_tag", "outcome", "taken_at")
+
 FORGET_AFTER = 1000  # files that are gone from the source, where they are the most
 
 
@@ -84,21 +86,21 @@ class Memory:
         self._store = store
         self._source = source
         self._version = -2
-        self.known: dict[str, Taken] = {}  # the last of each path
+        self.known: dict[str, Taken] = {}  # the last of each path; no hash
 
     def refresh(self) -> None:
         """Read it, where it has changed since."""
         state = snapshot(self._store, TAKEN_FILES)
         if state.version != self._version:
             mine = [f for f in state.files if f.partition["source"] == self._source]
-            rows = fetched(scan(self._store, TAKEN_FILES, mine)).sort("taken_at")
+            rows = fetched(scan(self._store, TAKEN_FILES, mine).select(_LOOKED_FOR)).sort(
+                "taken_at"
+            )
             self.known = {
                 row["path"]: Taken(
                     File(row["path"], Version(row["size"], row["modified_at"], row["entity_tag"])),
                     row["outcome"],
                     row["taken_at"],
-                    row["source_sha256"],
-                    row["message"],
                 )
                 for row in rows.iter_rows(named=True)
             }

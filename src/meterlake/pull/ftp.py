@@ -23,7 +23,6 @@ from meterlake.pull.places import (
 )
 from meterlake.pull.received import FileUnavailable
 from meterlake.source_settings import Address
-from meterlake.storage import cause
 
 _TIMEOUT_SECONDS = 30.0
 _UNKNOWN_COMMAND = ("500", "501", "502", "504")
@@ -110,7 +109,7 @@ class FtpPlace:
                 else:
                     self._ftp.voidresp()
         except ftplib.error_perm as error:
-            raise FileUnavailable(f"'{file.name}' is not to be had: {cause(error)}") from error
+            raise FileUnavailable(f"'{file.name}' is not to be had: {_said(error)}") from error
         if is_all_here:
             raise Unavailable(f"{self._at} sends more of '{file.name}' than it told")
 
@@ -123,7 +122,7 @@ class FtpPlace:
                 self._ftp.rename(path, to)
             except ftplib.error_perm as error:
                 raise FileUnavailable(
-                    f"{self._at} does not let '{path}' become '{to}': {cause(error)}. It was "
+                    f"{self._at} does not let '{path}' become '{to}': {_said(error)}. It was "
                     "taken in; allow it there, or set after to keep"
                 ) from error
 
@@ -146,7 +145,7 @@ class FtpPlace:
                 self._ftp.prot_p()
         except ftplib.error_perm as error:
             raise BadInput(
-                f"{self._at} does not let '{user}' in: {_without(cause(error), password)}. Check "
+                f"{self._at} does not let '{user}' in: {_without(_said(error), password)}. Check "
                 "the source's user and password_env or password_file"
             ) from error
 
@@ -159,7 +158,7 @@ class FtpPlace:
         return Version(int(facts["size"]), _moment(facts["modify"]))
 
     def _no_folder(self, folder: str, error: Exception) -> Unavailable:
-        return Unavailable(f"{self._at} does not list '{folder}': {cause(error)}")
+        return Unavailable(f"{self._at} does not list '{folder}': {_said(error)}")
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -174,7 +173,7 @@ class FtpPlace:
             ) from error
         except (ftplib.Error, EOFError, OSError, UnicodeError) as error:
             raise Unavailable(
-                f"{self._at} cannot be reached, or broke off: {cause(error)}. What is here is kept"
+                f"{self._at} cannot be reached, or broke off: {_said(error)}. What is here is kept"
             ) from error
 
 
@@ -199,6 +198,11 @@ def _moment(text: str) -> datetime | None:
         return datetime.strptime(text.strip()[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return None
+
+
+def _said(error: BaseException) -> str:
+    """What a server answered, or went wrong, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _without(text: str, secret: str) -> str:

@@ -192,7 +192,7 @@ def _walk(place: Place, folder: str, parts: list[str], found: Listing) -> None:
             if stem and fnmatchcase(stem, part):
                 found.marks.add(f"{folder}{name}")
             return False
-        if name.startswith("."):
+        if not name or name.startswith("."):
             return False
         if not is_usable(name):
             found.unusable.add(name)

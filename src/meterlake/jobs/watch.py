@@ -135,11 +135,7 @@ class Watched:
         return new, [t for t in left if f"{t.file.path}.{t.outcome}" not in there.marks]
 
     def _is_known(self, file: File) -> bool:
-        """Whether a file was dealt with.
-
-        Where files are put away, what lies there is new, though it may look the same as before;
-        but for those that this process could not put away.
-        """
+        """Whether a file was dealt with; where files are put away, what lies there is new."""
         known = self._memory.known if self._stays else self._dealt
         return file.path in known and known[file.path].file == file
 

@@ -389,7 +389,7 @@ def test_a_source_that_may_not_be_changed_is_read_all_the_same(
 
 
 def test_two_watchers_do_not_both_take_a_sources_files(
-    folder_box: Outbox, watching: Watching
+    folder_box: Outbox, watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder_box.told["settle_seconds"] = 0
     watcher = watching(folder_box)
@@ -399,15 +399,16 @@ def test_two_watchers_do_not_both_take_a_sources_files(
             watcher.look()
         assert watcher.fetched == []
     other = Watcher(watcher.store, folder_box)
-    listed = watcher.watched._complete
+    alone = claimed
 
     def other_comes_first(*args: Any, **named: Any) -> Any:
-        found = listed(*args, **named)
+        monkeypatch.setattr(watch, "claimed", alone)
         other.look()
-        return found
+        return alone(*args, **named)
 
-    watcher.watched._complete = other_comes_first  # type: ignore[method-assign]
+    monkeypatch.setattr(watch, "claimed", other_comes_first)
     assert watcher.look().did_something is False
+    assert watcher.fetched == ["a.csv"]
     assert watcher.staged() == [("m1", "a.csv")]
 
 

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meterlake.cli import app
-from meterlake.cli.turns import Stop
+from meterlake.cli.turns import Stop, say
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
 
@@ -88,6 +88,13 @@ def test_a_damaged_file_is_told_once_and_ends_with_1(run: Run, tmp_path: Path) -
     assert "\x1b" not in err + out
     assert run("watch", "--once")[0] == 0
     assert run("watch", "--once")[2] == ""
+
+
+def test_what_a_server_says_does_nothing_to_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say("it answers \x1b[2J\r550")
+    assert capsys.readouterr().err == "meterlake: it answers \ufffd[2J\ufffd550\n"
 
 
 def test_a_source_that_is_down_leaves_the_others_alone_and_ends_with_3(

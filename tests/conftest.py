@@ -17,6 +17,7 @@ from meterlake.lake.store import Store, open_store
 # Several processes share few cores, and little data needs no threads: children take this over.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
+os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
 
 settings.register_profile(
     "suite",

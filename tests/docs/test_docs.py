@@ -235,13 +235,11 @@ def test_the_dataflow_of_the_docs_works_when_it_is_installed(
     follow(OWN_DATAFLOW, page_folder, PYTHONPATH=str(package))
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("page_folder")
 @pytest.mark.parametrize(
     "page",
-    [
-        *(p for p in sorted(HOWTO.glob("*.md")) if p != OWN_DATAFLOW and runs(p)),
-        *(pytest.param(p, marks=pytest.mark.proof) for p in ML_PAGES),
-    ],
+    [p for p in (*sorted(HOWTO.glob("*.md")), *ML_PAGES) if p != OWN_DATAFLOW and runs(p)],
     ids=lambda p: p.stem,
 )
 def test_the_how_to_works_on_the_lake_of_the_tutorial(page: Path) -> None:

@@ -87,7 +87,7 @@ def free_ports() -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("devices", "days", "speed", "kills", "hes_kills"),
     [
-        (40, 1.5, 8640, 3, 1),
+        pytest.param(40, 1.5, 8640, 3, 1, marks=pytest.mark.proof),
         pytest.param(2000, 8, 1440, 20, 5, marks=pytest.mark.soak),
     ],
     ids=["a day", "a week"],

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +75,7 @@ def stored(folder: Path, before: datetime) -> pl.DataFrame:
 def test_it_tells_where_it_is_and_how_to_get_in_but_no_secret(running: Hes) -> None:
     assert set(running.told) == {
         "api", "sftp", "fingerprint", "host_key", "known_hosts", "password_file",
+        "integration",
     }  # fmt: skip
     file = Path(running.told["password_file"])
     assert file == running.folder / "password"
@@ -89,10 +91,14 @@ def test_people_are_told_too(tmp_path: Path) -> None:
     variables = {"METERLAKE_HES_PASSWORD": "of my own"}
     with hes.starting(tmp_path / "hes", *SMALL, "--output", "table", **variables) as process:
         assert process.stdout is not None
-        told = [process.stdout.readline().rstrip() for _ in range(7)]
+        told = [process.stdout.readline().rstrip() for _ in range(8)]
         assert told[0].startswith("api            http://127.0.0.1:")
         assert told[5] == "password file  none: METERLAKE_HES_PASSWORD"
-        assert told[6] == "Ctrl-C stops it"
+        assert told[6] == f"integration    {tmp_path / 'hes' / 'integration.toml'}"
+        assert told[7] == "Ctrl-C stops it"
+        section = tomllib.loads((tmp_path / "hes" / "integration.toml").read_text())
+        assert section["integration"]["hes"]["password_env"] == "METERLAKE_HES_PASSWORD"
+        assert "of my own" not in str(section)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         assert process.stderr is not None and process.stderr.read() == ""

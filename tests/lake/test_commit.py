@@ -88,6 +88,7 @@ _OTHERS = (
     "integrated/weather",
     "integrated/dataflow_runs",
     "integrated/claims",
+    "integrated/integrations",
 )
 
 

@@ -1,5 +1,6 @@
 """A pull brings each arrival once, goes on where it was cut off, and never loses its place."""
 
+import gzip
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -203,13 +204,17 @@ def test_a_download_goes_on_where_it_broke_off(north: Puller, hes: StubHes) -> N
         lambda content: content[:-7],
         lambda content: content[:20] + bytes([content[20] ^ 1]) + content[21:],
         lambda content: b"",
+        lambda content: gzip.compress(gzip.decompress(content).replace(b"m1", b"m9"), mtime=0),
     ],
-    ids=["short", "flipped", "empty"],
+    ids=["short", "flipped", "empty", "of other rows"],
 )
 def test_a_file_that_is_not_what_was_announced_is_not_taken_in(
-    north: Puller, hes: StubHes, damage: Any
+    north: Puller, hes: StubHes, damage: Any, request: pytest.FixtureRequest
 ) -> None:
     hes.damage = damage
+    hes.order(START, START + 4 * HOUR)
+    same_size = len(damage(hes.contents["/outbox/r0.csv.gz"])) == hes.files["r0"].size
+    assert same_size == ("f" in request.node.callspec.id)  # flipped, of other rows
     with pytest.raises(Damaged, match="announced"):
         north()
     assert north.row()["failures"] == 1 and cursor_of(north.store, NAME) is None

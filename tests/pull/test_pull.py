@@ -32,7 +32,8 @@ from meterlake import jobs
 from meterlake.errors import BadInput, Unavailable
 from meterlake.jobs import intake
 from meterlake.jobs import pull as pulls
-from meterlake.jobs.pull import CURSOR, cursor_of, is_due, pull, statuses
+from meterlake.jobs.integrations import CURSOR, cursor_of, is_due, statuses
+from meterlake.jobs.pull import pull
 from meterlake.lake.claims import Taken, claimed
 from meterlake.lake.commit import commit
 from meterlake.lake.store import Store, open_store

@@ -22,7 +22,8 @@ from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan
 from meterlake.pull.head_end import Extent, File, Gone
 from meterlake.schema import INTEGRATIONS, STAGING
-from meterlake.settings import IntegrationSettings, Settings, load_settings
+from meterlake.settings import Settings, load_settings
+from meterlake.source_settings import IntegrationSettings
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 START = datetime(2024, 1, 1, tzinfo=UTC)

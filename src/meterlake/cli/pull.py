@@ -73,7 +73,7 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
     Example: meterlake hes status
     """
-    from meterlake.jobs.pull import statuses
+    from meterlake.jobs.integrations import statuses
     from meterlake.lake.store import open_store
 
     with plain_errors():
@@ -87,7 +87,7 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
 
 def _wanted(context: JobContext, names: Sequence[str]) -> list[str]:
-    from meterlake.jobs.pull import named_integration
+    from meterlake.jobs.integrations import named_integration
 
     for name in names:
         named_integration(context.settings, name)
@@ -113,7 +113,7 @@ class _Job:
 
     def once(self) -> None:
         """Pull from each, trying again what fails for a while; the last error ends it."""
-        from meterlake.jobs.pull import pause_of
+        from meterlake.jobs.integrations import pause_of
 
         began, done = time.perf_counter(), []
         failures: list[MeterlakeError] = []
@@ -146,7 +146,7 @@ class _Job:
 
     def until_stopped(self, turn: float) -> None:
         """Pull from each that is due, turn by turn; failures are told and tried again."""
-        from meterlake.jobs.pull import is_due
+        from meterlake.jobs.integrations import is_due
 
         while True:
             began = time.monotonic()

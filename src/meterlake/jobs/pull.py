@@ -9,35 +9,40 @@ What was ordered is kept, so the next pull goes on with the same file.
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from zoneinfo import ZoneInfo
 
-import polars as pl
-
 from meterlake.engine import Engine
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.jobs.intake import ingest
+from meterlake.jobs.integrations import (
+    CURSOR,
+    EPOCH,
+    Row,
+    claim_of,
+    cursor_of,
+    named_integration,
+    rows_of,
+    write_row,
+)
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.claims import Claim, claimed, is_claimed, utc_now
-from meterlake.lake.commit import Step, commit, snapshot
+from meterlake.lake.claims import Claim, claimed, utc_now
+from meterlake.lake.commit import Step, commit
 from meterlake.lake.store import Store
-from meterlake.lake.table import consumed_version, fetched, scan
-from meterlake.lake.upsert import replace_rows
 from meterlake.pull.head_end import File, Gone, HeadEnd
 from meterlake.pull.received import Announced, forget, parts_folder, verify
 from meterlake.pull.secrets import password
 from meterlake.pull.sftp import Server, download
-from meterlake.schema import INTEGRATIONS, STAGING, polars_schema
-from meterlake.settings import IntegrationSettings, Settings
+from meterlake.schema import STAGING
+from meterlake.settings import Settings
+from meterlake.source_settings import IntegrationSettings
 
-CURSOR = "pull/"  # key of staging's log: this and the integration's name; microseconds since 1970
 _POLL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PORT = 22
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -67,35 +72,6 @@ class Pulled:
     cursor: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Status:
-    """An integration at a glance. `state` is idle, running or failed."""
-
-    name: str
-    state: str
-    cursor: datetime | None
-    next_eligible: datetime | None
-    tried_at: datetime | None
-    succeeded_at: datetime | None
-    failures: int
-    last_error: str
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An integration's row of the table of integrations."""
-
-    name: str
-    tried_at: datetime
-    succeeded_at: datetime | None = None
-    next_eligible: datetime | None = None
-    failures: int = 0
-    last_error: str = ""
-    request_id: str | None = None
-    asked_from: datetime | None = None
-    asked_to: datetime | None = None
-
-
 def pull(
     store: Store,
     name: str,
@@ -116,10 +92,12 @@ def pull(
     """
     means = means or Means()
     told = named_integration(settings, name)
-    alone = claimed(store, _claim(name), tables=(), clock=means.clock, pause=means.pause, waits=())
+    alone = claimed(
+        store, claim_of(name), tables=(), clock=means.clock, pause=means.pause, waits=()
+    )
     with alone as claim:
-        row = _rows(store).get(name)
-        begun = replace(row or _Row(name, means.clock()), tried_at=means.clock())
+        row = rows_of(store).get(name)
+        begun = replace(row or Row(name, means.clock()), tried_at=means.clock())
         run = _Run(store, told, begun, engine, settings, means, claim, progress)
         try:
             done = run.through()
@@ -133,70 +111,13 @@ def pull(
     return done
 
 
-def is_due(store: Store, name: str, *, now: datetime) -> bool:
-    """Whether an integration may be pulled from again."""
-    row = _rows(store).get(name)
-    return row is None or row.next_eligible is None or row.next_eligible <= now
-
-
-def pause_of(store: Store, name: str, *, now: datetime) -> float:
-    """Seconds until an integration may be pulled from again; 0: it may."""
-    row = _rows(store).get(name)
-    if row is None or row.next_eligible is None:
-        return 0.0
-    return max(0.0, (row.next_eligible - now).total_seconds())
-
-
-def statuses(store: Store, settings: Settings, *, now: datetime) -> list[Status]:
-    """Each integration of the settings, at a glance."""
-    rows = _rows(store)
-    listed = []
-    for name in settings.integration:
-        row = rows.get(name)
-        failures = 0 if row is None else row.failures
-        state = "failed" if failures else "idle"
-        if is_claimed(store, _claim(name), now=now):
-            state = "running"
-        listed.append(
-            Status(
-                name,
-                state,
-                cursor_of(store, name),
-                None if row is None else row.next_eligible,
-                None if row is None else row.tried_at,
-                None if row is None else row.succeeded_at,
-                failures,
-                "" if row is None else row.last_error,
-            )
-        )
-    return listed
-
-
-def cursor_of(store: Store, name: str) -> datetime | None:
-    """Up to which arrival the lake has what an integration brings; None: nothing yet."""
-    found = consumed_version(store, STAGING, CURSOR + name)
-    return None if found < 0 else _EPOCH + timedelta(microseconds=found)
-
-
-def named_integration(settings: Settings, name: str) -> IntegrationSettings:
-    """An integration of the settings. Raises BadInput."""
-    if name not in settings.integration:
-        known = ", ".join(settings.integration) or "none"
-        raise BadInput(
-            f"There is no integration '{name}' (known: {known}). Name it in meterlake.toml, in a "
-            f"section [integration.{name}] with url, sftp, user, a password_env or password_file, "
-            "and host_key"
-        )
-    return settings.integration[name]
-
-
 @dataclass
 class _Run:
     """One pull: window by window."""
 
     store: Store
     told: IntegrationSettings
-    row: _Row
+    row: Row
     engine: Engine
     settings: Settings
     means: Means
@@ -233,12 +154,10 @@ class _Run:
         finally:
             head_end.close()
 
-    def write(self, row: _Row) -> None:
+    def write(self, row: Row) -> None:
         """Write the integration's row down."""
         self.row = row
-        rows = pl.DataFrame([vars(row)], schema=polars_schema(INTEGRATIONS))
-        note = {"job": "pull"}
-        replace_rows(self.store, INTEGRATIONS, rows, note=note, now=self.means.clock())
+        write_row(self.store, row, now=self.means.clock())
 
     def _first(self) -> datetime | None:
         first = self.told.first_date
@@ -392,7 +311,7 @@ class _Run:
             self.progress(f"{self.row.name}, hours of arrivals", *hours)
 
 
-def _failed(row: _Row, told: IntegrationSettings, error: Exception, means: Means) -> _Row:
+def _failed(row: Row, told: IntegrationSettings, error: Exception, means: Means) -> Row:
     """The row after a failure: tried again later, the later the more often it has failed."""
     failures = row.failures + 1
     longest = min(told.retry_seconds * 2.0 ** min(failures - 1, 60), told.retry_seconds_at_most)
@@ -403,11 +322,6 @@ def _failed(row: _Row, told: IntegrationSettings, error: Exception, means: Means
         last_error=f"{'' if isinstance(error, MeterlakeError) else 'bug: '}{error}"[:2000],
         next_eligible=means.clock() + timedelta(seconds=seconds),
     )
-
-
-def _rows(store: Store) -> Mapping[str, _Row]:
-    rows = fetched(scan(store, INTEGRATIONS, snapshot(store, INTEGRATIONS).files))
-    return {row["name"]: _Row(**row) for row in rows.iter_rows(named=True)}
 
 
 def _host_and_port(sftp: str) -> tuple[str, int]:
@@ -423,9 +337,5 @@ def _growing(pauses: tuple[float, ...]) -> Iterator[float]:
         yield pauses[-1]
 
 
-def _claim(name: str) -> str:
-    return f"pull/{name}"
-
-
 def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)

@@ -177,13 +177,8 @@ class IntegrationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: str = Field(
-        pattern=r"^https?://[^\s]+$", description="Where its API is, such as https://hes.example"
-    )
-    sftp: str = Field(
-        pattern=r"^[^\s/@:\[\]]+(:\d{1,5})?$|^\[[0-9a-fA-F:]+\](:\d{1,5})?$",
-        description="Its SFTP server, host or host:port",
-    )
+    url: str = Field(description="Where its API is, such as https://hes.example")
+    sftp: str = Field(description="Its SFTP server, host or host:port")
     user: str = Field(min_length=1, description="Who we are on the SFTP server")
     password_env: str | None = Field(
         None, description="Environment variable that holds the password"
@@ -205,7 +200,7 @@ class IntegrationSettings(BaseModel):
         0.0, ge=0, description="Pause between pulls of hes pull --every [min]; 0: at each turn"
     )
     window_hours: float = Field(
-        24.0, gt=0, description="Longest stretch of arrivals that one file is of [h]"
+        24.0, ge=0.01, le=8784, description="Longest stretch of arrivals that one file is of [h]"
     )
     wait_minutes: float = Field(
         15.0, gt=0, description="How long a file that is prepared is waited for [min]"
@@ -227,3 +222,31 @@ class IntegrationSettings(BaseModel):
         if sum(value is not None for value in told) != 1:
             raise ValueError("needs one of password_env, password_file and key_file")
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        match = re.fullmatch(r"https?://([^/?#\s]+)(/[^?#\s]*)?", url)
+        host = None if match is None or "@" in match[1] else _HOST.fullmatch(match[1])
+        if host is None or int(host["port"] or 1) not in range(1, 65536):
+            raise ValueError(
+                "needs an address such as https://hes.example, without user, password or query"
+            )
+        return url
+
+    @field_validator("sftp")
+    @classmethod
+    def _usable_port(cls, sftp: str) -> str:
+        host = _HOST.fullmatch(sftp)
+        if host is None or host["user"] is not None:
+            raise ValueError("needs a host or host:port, such as files.example:22; user is apart")
+        if int(host["port"] or 1) not in range(1, 65536):
+            raise ValueError("needs a port of 1 to 65535")
+        return sftp
+
+    @property
+    def sftp_host(self) -> tuple[str, int]:
+        """Host and port of its SFTP server."""
+        host = _HOST.fullmatch(self.sftp)
+        assert host is not None
+        return host["host"].strip("[]"), int(host["port"] or PORTS["sftp"])

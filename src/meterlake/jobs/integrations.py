@@ -32,10 +32,10 @@ class Status:
     state: str
     cursor: datetime | None
     next_eligible: datetime | None
-    tried_at: datetime | None
-    succeeded_at: datetime | None
     failures: int
     last_error: str
+    tried_at: datetime | None
+    succeeded_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,23 @@ class Row:
     failures: int = 0
     last_error: str = ""
     request_id: str | None = None
+    ordered_at: datetime | None = None
     asked_from: datetime | None = None
     asked_to: datetime | None = None
-
-
-def is_due(store: Store, name: str, *, now: datetime) -> bool:
-    """Whether an integration may be pulled from again."""
-    row = rows_of(store).get(name)
-    return row is None or row.next_eligible is None or row.next_eligible <= now
 
 
 def pause_of(store: Store, name: str, *, now: datetime) -> float:
     """Seconds until an integration may be pulled from again; 0: it may."""
     row = rows_of(store).get(name)
-    if row is None or row.next_eligible is None:
+    if row is None or row.next_eligible is None or row.tried_at > now:  # the clock was set back
         return 0.0
     return max(0.0, (row.next_eligible - now).total_seconds())
+
+
+def has_failed(store: Store, name: str) -> bool:
+    """Whether the last pull failed."""
+    row = rows_of(store).get(name)
+    return row is not None and row.failures > 0
 
 
 def statuses(store: Store, settings: Settings, *, now: datetime) -> list[Status]:
@@ -79,14 +80,14 @@ def statuses(store: Store, settings: Settings, *, now: datetime) -> list[Status]
             state = "running"
         listed.append(
             Status(
-                name,
-                state,
-                cursor_of(store, name),
-                None if row is None else row.next_eligible,
-                None if row is None else row.tried_at,
-                None if row is None else row.succeeded_at,
-                failures,
-                "" if row is None else row.last_error,
+                name=name,
+                state=state,
+                cursor=cursor_of(store, name),
+                next_eligible=None if row is None else row.next_eligible,
+                failures=failures,
+                last_error="" if row is None else row.last_error,
+                tried_at=None if row is None else row.tried_at,
+                succeeded_at=None if row is None else row.succeeded_at,
             )
         )
     return listed
@@ -111,11 +112,13 @@ def named_integration(settings: Settings, name: str) -> IntegrationSettings:
 
 
 def rows_of(store: Store) -> Mapping[str, Row]:
+    """Each integration's row, by name."""
     rows = fetched(scan(store, INTEGRATIONS, snapshot(store, INTEGRATIONS).files))
     return {row["name"]: Row(**row) for row in rows.iter_rows(named=True)}
 
 
 def claim_of(name: str) -> str:
+    """The name of the claim of who pulls from an integration."""
     return f"pull/{name}"
 
 

@@ -41,7 +41,7 @@ def pull_command(
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(help="Go on until stopped, with a turn every 1m, 15m or 1h."),
+        typer.Option(help="Go on until stopped, with a turn every 30s, 15m or 1h."),
     ] = None,
     integrate: Annotated[
         bool, typer.Option(help="Whether what came in is integrated right away.")

@@ -89,6 +89,7 @@ _OTHERS = (
     "integrated/dataflow_runs",
     "integrated/claims",
     "integrated/integrations",
+    "integrated/taken_files",
 )
 
 

@@ -30,8 +30,8 @@ from support.hes import Hes, moment
 from typer.testing import CliRunner
 
 from meterlake.cli import app
-from meterlake.cli.hes import _integration
-from meterlake.errors import Unavailable
+from meterlake.cli.hes import _integration, _to_minutes
+from meterlake.errors import BadInput, Unavailable
 from meterlake.hes.faults import Faults
 from meterlake.hes.head_end import HeadEnd
 from meterlake.hes.run import Listening, Serving, _api_socket
@@ -120,7 +120,6 @@ def test_people_are_told_too(tmp_path: Path) -> None:
         (["--fault", "quick:1"], "slow, drop, truncate, error500, duplicate, out-of-order"),
         (["--speed", "0.5x"], "--speed needs"),
         (["--every", "7m"], "interval"),
-        (["--every", "90s"], "--every needs whole minutes"),
         (["--every", "30s"], "--every needs whole minutes"),
         (["--backfill", "999999d"], "--backfill needs"),
         (["--user", "\udcff"], "--folder and --user need"),
@@ -133,6 +132,13 @@ def test_what_cannot_be_is_refused_in_a_sentence(
 ) -> None:
     code, said = refused(tmp_path / "hes", *options)
     assert code == 1 and words in said
+
+
+def test_a_length_of_whole_minutes_is_taken_and_no_other() -> None:
+    assert [_to_minutes(text) for text in ("15m", "1h", "120s")] == [15, 60, 2]
+    for text in ("90s", "30s", "61s"):
+        with pytest.raises(BadInput, match=f"--every needs whole minutes.*'{text}'"):
+            _to_minutes(text)
 
 
 def refused(folder: Path, *options: str) -> tuple[int, str]:

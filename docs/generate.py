@@ -20,8 +20,8 @@ from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
 from meterlake.lake.topology import VIEWS, View
 from meterlake.schema import READING_TYPES, TABLES, Table
-from meterlake.settings import CONFIG_FILE, IntegrationSettings, Settings
-from meterlake.source_settings import SourceSettings
+from meterlake.settings import CONFIG_FILE, Settings
+from meterlake.source_settings import IntegrationSettings, SourceSettings
 
 DOCS = Path(__file__).parent
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -14,7 +13,6 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -25,12 +23,9 @@ from pydantic_settings import (
 )
 
 from meterlake.errors import BadInput
-from meterlake.source_settings import SourceSettings
+from meterlake.source_settings import NAME, IntegrationSettings, SourceSettings
 
 CONFIG_FILE = "meterlake.toml"
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-"""What an integration may be called."""
 
 _MASTER = re.compile(
     r"local(\[(\d+|\*)(,\s*\d+)?\])?|local-cluster\[[\d,\s]+\]|yarn|k8s://.+"
@@ -183,63 +178,6 @@ class ServeSettings(BaseModel):
         "https://tile.openstreetmap.org/{z}/{x}/{y}.png; unset: none",
     )
     currency: str = Field("USD", description="Currency that costs are shown in, ISO 4217 code")
-
-
-class IntegrationSettings(BaseModel):
-    """A head-end system that is pulled from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(
-        pattern=r"^https?://[^\s]+$", description="Where its API is, such as https://hes.example"
-    )
-    sftp: str = Field(
-        pattern=r"^[^\s/@:\[\]]+(:\d{1,5})?$|^\[[0-9a-fA-F:]+\](:\d{1,5})?$",
-        description="Its SFTP server, host or host:port",
-    )
-    user: str = Field(min_length=1, description="Who we are on the SFTP server")
-    password_env: str | None = Field(
-        None, description="Environment variable that holds the password"
-    )
-    password_file: Path | None = Field(None, description="File that holds the password")
-    key_file: Path | None = Field(None, description="File of a private key, in a password's place")
-    host_key: str | None = Field(
-        None,
-        description="The SFTP server's public key, such as 'ssh-ed25519 AAAA…', or its "
-        "fingerprint, such as 'SHA256:…'",
-    )
-    known_hosts: Path | None = Field(
-        None, description="File that vouches for the server's key, as OpenSSH keeps it"
-    )
-    first_date: datetime | None = Field(
-        None, description="Arrivals are pulled from here on; unset: from the first there is"
-    )
-    interval_minutes: float = Field(
-        0.0, ge=0, description="Pause between pulls of hes pull --every [min]; 0: at each turn"
-    )
-    window_hours: float = Field(
-        24.0, gt=0, description="Longest stretch of arrivals that one file is of [h]"
-    )
-    wait_minutes: float = Field(
-        15.0, gt=0, description="How long a file that is prepared is waited for [min]"
-    )
-    attempts: int = Field(
-        3, ge=1, description="How often a pull is tried, in all; with --every it goes on for ever"
-    )
-    retry_seconds: float = Field(
-        5.0, ge=0, description="Pause after a first failure; doubled for each further one [s]"
-    )
-    retry_seconds_at_most: float = Field(3600.0, ge=0, description="Longest of these pauses [s]")
-    profile: str | None = Field(
-        None, description="Format of its files, a name or a profile file; unset: recognised"
-    )
-
-    @model_validator(mode="after")
-    def _one_secret(self) -> "IntegrationSettings":
-        told = [self.password_env, self.password_file, self.key_file]
-        if sum(value is not None for value in told) != 1:
-            raise ValueError("needs one of password_env, password_file and key_file")
-        return self
 
 
 class Settings(BaseSettings):

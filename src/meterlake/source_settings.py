@@ -1,8 +1,9 @@
-"""A source of files, as meterlake.toml names it in a section [[source]]: where, and as whom."""
+"""Where files come from, as meterlake.toml names it: sources of files, and head-end systems."""
 
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -169,3 +170,83 @@ def _pattern(path: str) -> str:
     if "**" in path:
         raise ValueError("knows no **; give a source for each depth, such as */*.gz")
     return f"{path}*" if path.endswith("/") or not path else path
+
+
+class IntegrationSettings(BaseModel):
+    """A head-end system that is pulled from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(description="Where its API is, such as https://hes.example")
+    sftp: str = Field(description="Its SFTP server, host or host:port")
+    user: str = Field(min_length=1, description="Who we are on the SFTP server")
+    password_env: str | None = Field(
+        None, description="Environment variable that holds the password"
+    )
+    password_file: Path | None = Field(None, description="File that holds the password")
+    key_file: Path | None = Field(None, description="File of a private key, in a password's place")
+    host_key: str | None = Field(
+        None,
+        description="The SFTP server's public key, such as 'ssh-ed25519 AAAA…', or its "
+        "fingerprint, such as 'SHA256:…'",
+    )
+    known_hosts: Path | None = Field(
+        None, description="File that vouches for the server's key, as OpenSSH keeps it"
+    )
+    first_date: datetime | None = Field(
+        None, description="Arrivals are pulled from here on; unset: from the first there is"
+    )
+    interval_minutes: float = Field(
+        0.0, ge=0, description="Pause between pulls of hes pull --every [min]; 0: at each turn"
+    )
+    window_hours: float = Field(
+        24.0, ge=0.01, le=8784, description="Longest stretch of arrivals that one file is of [h]"
+    )
+    wait_minutes: float = Field(
+        15.0, gt=0, description="How long a file that is prepared is waited for [min]"
+    )
+    attempts: int = Field(
+        3, ge=1, description="How often a pull is tried, in all; with --every it goes on for ever"
+    )
+    retry_seconds: float = Field(
+        5.0, ge=0, description="Pause after a first failure; doubled for each further one [s]"
+    )
+    retry_seconds_at_most: float = Field(3600.0, ge=0, description="Longest of these pauses [s]")
+    profile: str | None = Field(
+        None, description="Format of its files, a name or a profile file; unset: recognised"
+    )
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> "IntegrationSettings":
+        told = [self.password_env, self.password_file, self.key_file]
+        if sum(value is not None for value in told) != 1:
+            raise ValueError("needs one of password_env, password_file and key_file")
+        return self
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        match = re.fullmatch(r"https?://([^/?#\s]+)(/[^?#\s]*)?", url)
+        host = None if match is None or "@" in match[1] else _HOST.fullmatch(match[1])
+        if host is None or int(host["port"] or 1) not in range(1, 65536):
+            raise ValueError(
+                "needs an address such as https://hes.example, without user, password or query"
+            )
+        return url
+
+    @field_validator("sftp")
+    @classmethod
+    def _usable_port(cls, sftp: str) -> str:
+        host = _HOST.fullmatch(sftp)
+        if host is None or host["user"] is not None:
+            raise ValueError("needs a host or host:port, such as files.example:22; user is apart")
+        if int(host["port"] or 1) not in range(1, 65536):
+            raise ValueError("needs a port of 1 to 65535")
+        return sftp
+
+    @property
+    def sftp_host(self) -> tuple[str, int]:
+        """Host and port of its SFTP server."""
+        host = _HOST.fullmatch(self.sftp)
+        assert host is not None
+        return host["host"].strip("[]"), int(host["port"] or PORTS["sftp"])

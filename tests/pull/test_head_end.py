@@ -10,7 +10,10 @@ import pytest
 from meterlake.errors import BadInput, Unavailable
 from meterlake.pull.head_end import PAUSES, Gone, HeadEnd
 
-GOOD = (200, b'{"oldest": null, "complete_until": "2024-01-01T00:00:00Z"}')
+GOOD = (
+    200,
+    b'{"now": "2024-01-01T00:00:01Z", "oldest": null, "complete_until": "2024-01-01T00:00:00Z"}',
+)
 Answer = tuple[int, bytes] | None  # None: the connection is cut
 
 
@@ -41,7 +44,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://user:secret@127.0.0.1:{self.http.server_port}"
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
 
 
 @pytest.fixture
@@ -77,8 +80,25 @@ def test_what_stays_away_is_unavailable(server: Server, head_end: HeadEnd, bad: 
     with pytest.raises(Unavailable) as raised:
         head_end.extent()
     assert len(server.asked) == 1 + len(PAUSES)
-    assert "secret" not in str(raised.value)
     assert f"http://127.0.0.1:{server.http.server_port}" in str(raised.value)
+
+
+def test_an_answer_that_goes_on_and_on_is_given_up(
+    server: Server, head_end: HeadEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [(200, b" " * 1_000_001)]
+    with pytest.raises(Unavailable, match="it goes on and on"):
+        head_end.extent()
+    monkeypatch.setattr("meterlake.pull.head_end._TIMEOUT_SECONDS", 0.0)
+    server.answers = [GOOD]
+    with pytest.raises(Unavailable, match="it goes on and on"):
+        head_end.extent()
+
+
+def test_more_than_now_is_not_complete(server: Server, head_end: HeadEnd) -> None:
+    server.answers = [(200, GOOD[1].replace(b"T00:00:00Z", b"T00:00:02Z"))]
+    with pytest.raises(Unavailable, match="no later than now"):
+        head_end.extent()
 
 
 def test_our_own_mistake_is_not_repeated(server: Server, head_end: HeadEnd) -> None:

@@ -9,16 +9,20 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from pydantic import SecretStr
 from support.hes import Hes, serving
+from support.outboxes import PASSWORD, USER, sftp_server
 
 from meterlake.errors import BadInput, Unavailable
 from meterlake.lake.sql import query
 from meterlake.lake.store import open_store
+from meterlake.pull.received import FileUnavailable
 from meterlake.pull.sftp import Server, download
 
 FLEET = ("--devices", "20", "--backfill", "2d", "--seed", "7")
@@ -29,6 +33,7 @@ SECRET = "correct horse battery staple"
 def hes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hes]:
     folder = tmp_path_factory.mktemp("hes")
     with serving(folder, *FLEET, METERLAKE_HES_PASSWORD=SECRET) as running:
+        running.wait_until(datetime.now(UTC) - timedelta(minutes=1))  # its backfill is there
         yield running
 
 
@@ -185,15 +190,11 @@ def test_known_hosts_vouch_for_the_server(shell: Shell) -> None:
 
 
 def _another_key() -> str:
-    import asyncssh
-
     key = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     return key.split()[1]
 
 
 def test_a_private_key_in_a_passwords_place(tmp_path: Path) -> None:
-    import asyncssh
-
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(str(tmp_path / "key"))
     key.write_public_key(str(tmp_path / "key.pub"))
@@ -227,7 +228,7 @@ def test_no_more_is_fetched_than_was_announced(
 
 
 def test_a_file_that_is_not_there_is_said_so(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="has no file '/outbox/none'"):
+    with pytest.raises(FileUnavailable, match="has no file '/outbox/none'"):
         download(server, "/outbox/none", tmp_path / "file", size=1)
 
 
@@ -252,6 +253,79 @@ def test_an_end_in_the_midst_of_a_download_leaves_its_part(
     with pytest.raises(Cut):
         download(server, file["sftp_location"], tmp_path / "file", size=file["size"], seen=cut)
     assert (tmp_path / "file").stat().st_size > 0
+
+
+KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["key", "fingerprint", "known_hosts"])
+def test_a_server_with_several_keys_is_known_by_any_of_them(
+    tmp_path: Path, kind: str, how: str, several: dict[str, asyncssh.SSHKey]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_bytes(b"content")
+    with sftp_server(tmp_path / "there", keys=list(several.values())) as (port, _):
+        public = several[kind].export_public_key().decode().strip()
+        (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {public}\n")
+        ways: dict[str, dict[str, Any]] = {
+            "key": {"host_key": public},
+            "fingerprint": {"host_key": several[kind].get_fingerprint()},
+            "known_hosts": {"known_hosts": tmp_path / "known"},
+        }
+        server = Server("127.0.0.1", port, USER, SecretStr(PASSWORD), **ways[how])
+        download(server, "/file", tmp_path / "here", size=7)
+        assert (tmp_path / "here").read_bytes() == b"content"
+        other = asyncssh.generate_private_key(kind).get_fingerprint()
+        with pytest.raises(BadInput, match="Somebody may stand in between") as raised:
+            download(replace(server, host_key=other), "/file", tmp_path / "here", size=7)
+        assert str(raised.value).count("SHA256:") == 3
+
+
+@pytest.fixture(scope="module")
+def several() -> dict[str, asyncssh.SSHKey]:
+    return {kind: asyncssh.generate_private_key(kind) for kind in KINDS}
+
+
+def test_a_server_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meterlake.pull.sftp._SILENCE_SECONDS", 0.3)
+    with sftp_server(tmp_path, hangs=True) as (port, key):
+        server = Server("127.0.0.1", port, USER, SecretStr(PASSWORD), host_key=key)
+        with pytest.raises(Unavailable, match="broke off"):
+            download(server, "/file", tmp_path / "here", size=7)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[127.0.0.1 nonsense\n", b""])
+def test_known_hosts_that_are_none_are_refused(
+    server: Server, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "known").write_bytes(content)
+    strange = replace(server, host_key=None, known_hosts=tmp_path / "known")
+    with pytest.raises(BadInput, match="known"):
+        download(strange, "/file", tmp_path / "here", size=7)
+
+
+def test_a_private_key_that_is_not_there_is_said_so(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="key_file needs to be a file; there is none at"):
+        download(replace(server, key_file=tmp_path / "none"), "/f", tmp_path / "here", size=7)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 143), (["--every", "1m"], 0)])
+def test_it_ends_at_once_wherever_it_is(tmp_path: Path, arguments: list[str], code: int) -> None:
+    """Every answer takes seconds: it is in the midst of one when it is asked to end."""
+    with serving(tmp_path / "hes", *FLEET, "--fault", "slow:100") as hes:
+        shell = Shell(tmp_path, hes)
+        shell.write(password_env=None, password_file=str(tmp_path / "hes" / "password"))
+        with shell.start("pull", *arguments) as process:
+            time.sleep(1.5)
+            began = time.monotonic()
+            process.terminate()
+            _, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 2
+        assert process.returncode == code
+        assert err == "meterlake: stopped. The next pull goes on from here\n"
+        _, out, _ = shell.run("status", "--output", "json")
+        assert json.loads(out)["integrations"][0]["state"] == "idle"
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs leave to mount a tmpfs")

@@ -32,14 +32,16 @@ from meterlake import jobs
 from meterlake.errors import BadInput, Unavailable
 from meterlake.jobs import intake
 from meterlake.jobs import pull as pulls
-from meterlake.jobs.pull import CURSOR, cursor_of, is_due, pull, statuses
+from meterlake.jobs.integrations import CURSOR, cursor_of, pause_of, statuses
+from meterlake.jobs.pull import pull
 from meterlake.lake.claims import Taken, claimed
-from meterlake.lake.commit import commit
+from meterlake.lake.commit import commit, snapshot
+from meterlake.lake.journal import entries
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import consumed_version
 from meterlake.pull.head_end import File
 from meterlake.pull.received import Damaged
-from meterlake.schema import STAGING
+from meterlake.schema import CLAIMS, INTEGRATIONS, STAGING
 
 DAY = timedelta(days=1)
 
@@ -118,7 +120,7 @@ def test_the_first_window_begins_at_the_first_date(
 
 
 STEPS = (
-    (pulls, "verify"), (pulls, "ingest"), (intake, "commit"), (pulls, "replace_rows"),
+    (pulls, "verify"), (pulls, "ingest"), (intake, "commit"), (pulls, "write_row"),
     (pulls, "forget"),
 )  # fmt: skip
 ORIGINALS = {step: getattr(module, step) for module, step in STEPS}
@@ -250,8 +252,7 @@ def test_a_failed_pull_is_tried_later_and_later_but_not_too_late(
             north()
         row = north.row()
         assert (row["failures"], row["last_error"]) == (failures, "it is away")
-        assert not is_due(north.store, NAME, now=began)
-        assert is_due(north.store, NAME, now=row["next_eligible"])
+        assert pause_of(north.store, NAME, now=row["next_eligible"]) == 0
         pauses.append((row["next_eligible"] - began).total_seconds())
     # By chance between half of the pause and all of it; the test's chance is a half.
     assert pauses == [7.5, 15, 30, 45, 45]
@@ -300,6 +301,137 @@ def test_a_file_that_is_never_finished_is_given_up_for_now(north: Puller, hes: S
         north()
     assert 15 * 60 <= sum(north.pauses) < 16 * 60
     assert north.row()["request_id"] == "r0"  # the next pull asks for the same file
+
+
+def test_a_file_that_is_not_finished_for_hours_is_ordered_again(
+    north: Puller, hes: StubHes
+) -> None:
+    hes.polls = 10**9
+    for _ in range(8):
+        with pytest.raises(Unavailable, match="still running"):
+            north()
+    assert len(hes.ordered) == 1
+    hes.polls = 1
+    north()
+    assert len(hes.ordered) == 1 + 4
+    assert north.staged() == keys(arrived(hes, hes.until))
+
+
+SPOILT: list[dict[str, Any]] = [
+    {"end_date": START},
+    {"end_date": START + 5 * HOUR},
+    {"sha256": "0" * 64},
+    {"record_count": 1000},
+    {"size": None},
+    {"sftp_location": None},
+    {"status": "skipped", "end_date": START},
+]
+
+
+@pytest.mark.parametrize("spoilt", SPOILT, ids=[" ".join(s) for s in SPOILT])
+def test_whatever_is_wrong_with_a_file_the_next_one_is_ordered_anew(
+    north: Puller, hes: StubHes, spoilt: dict[str, Any]
+) -> None:
+    """An answer that is wrong once holds the integration up once."""
+    order = hes.order
+
+    def wrong(start: datetime, end: datetime) -> File:
+        told = order(start, end)
+        hes.files[told.request_id] = hes.files[told.request_id].model_copy(update=spoilt)
+        hes.order = order  # type: ignore[method-assign]
+        return told
+
+    hes.order = wrong  # type: ignore[method-assign]
+    with pytest.raises((BadInput, Unavailable)):
+        north()
+    assert north.row()["failures"] == 1 and cursor_of(north.store, NAME) is None
+    north()
+    assert north.staged() == keys(arrived(hes, hes.until))
+
+
+def test_a_head_end_that_was_set_up_anew_is_not_taken_for_the_old_one(
+    north: Puller, hes: StubHes
+) -> None:
+    north()
+    hes.until -= 2 * HOUR
+    with pytest.raises(BadInput, match="is it another one, or was it set up anew"):
+        north()
+    assert north.row()["failures"] == 1
+
+
+def test_a_head_end_that_is_down_for_an_hour_is_tried_now_and_then(
+    north: Puller, hes: StubHes
+) -> None:
+    north()
+    until, tries = north.now + HOUR, 0
+    hes.until += HOUR
+    hes.on_order = is_away
+    while north.now < until:
+        if pause_of(north.store, NAME, now=north.now) == 0:
+            tries += 1
+            with pytest.raises(Unavailable):
+                north()
+        north.now += timedelta(seconds=1)
+    assert 5 < tries < 15
+    hes.on_order = lambda: None
+    north.now += timedelta(seconds=pause_of(north.store, NAME, now=north.now))
+    assert north.now < until + HOUR
+    north()
+    assert north.staged() == keys(arrived(hes, hes.until))
+
+
+def test_a_clock_that_was_set_back_holds_nothing_up(north: Puller, hes: StubHes) -> None:
+    north.settings = settings(interval_minutes=60)
+    north()
+    began = north.now
+    assert 0 < pause_of(north.store, NAME, now=began) <= 3600
+    assert pause_of(north.store, NAME, now=began - timedelta(days=365)) == 0
+
+
+def test_the_interval_is_from_begin_to_begin(north: Puller, hes: StubHes) -> None:
+    north.settings = settings(interval_minutes=15)
+    began, hes.polls = north.now, 4
+    north()
+    assert north.now > began  # it took a while
+    assert pause_of(north.store, NAME, now=began + timedelta(minutes=15)) == 0
+    assert pause_of(north.store, NAME, now=began + timedelta(minutes=14, seconds=59)) == 1
+
+
+def test_an_empty_window_costs_few_commits_and_no_key_of_its_own(
+    north: Puller, hes: StubHes
+) -> None:
+    north()
+    before = versions(north.store)
+    hes.reads.clear()
+    for _ in range(3):
+        hes.until += HOUR
+        north()
+    assert {t: v - before[t] for t, v in versions(north.store).items()} == {
+        "staging": 3, "claims": 6, "integrations": 3
+    }  # fmt: skip
+    [*_, last] = entries(north.store, STAGING, after=-1, until=versions(north.store)["staging"])
+    assert set(last.keys) == {CURSOR + NAME}
+
+
+def versions(store: Store) -> dict[str, int]:
+    return {t.name: snapshot(store, t).version for t in (STAGING, CLAIMS, INTEGRATIONS)}
+
+
+def test_what_a_head_end_says_does_nothing_to_a_terminal(north: Puller, hes: StubHes) -> None:
+    order = hes.order
+
+    def fails(start: datetime, end: datetime) -> File:
+        told = order(start, end)
+        common = hes.files[told.request_id].model_dump() | {"status": "failed"}
+        common |= {"error": "\x1b]0;owned\x07\x1b[2J" + "x" * 100_000}
+        hes.files[told.request_id] = File.model_validate(common)
+        return told
+
+    hes.order = fails  # type: ignore[method-assign]
+    with pytest.raises(Unavailable) as raised:
+        north()
+    for text in (str(raised.value), north.row()["last_error"]):
+        assert text.isprintable() and len(text) < 600
 
 
 @pytest.mark.parametrize("field", ["start_date", "end_date"])
@@ -351,6 +483,8 @@ def test_who_was_overtaken_commits_nothing_more(
         north()
     assert cursor_of(north.store, NAME) == START + 8.5 * HOUR
     assert north.staged() == keys(arrived(hes, START + 8.5 * HOUR))
+    row = north.row()
+    assert (row["failures"], row["last_error"], row["request_id"]) == (0, "", None)
 
 
 def test_the_cursor_moves_only_from_where_it_was(store: Store) -> None:
@@ -444,6 +578,10 @@ def test_no_secret_is_written_or_shown(
         ({"password_env": None}, "needs one of password_env, password_file and key_file"),
         ({"password_file": "x"}, "needs one of password_env, password_file and key_file"),
         ({"url": "ftp://x"}, "url"),
+        ({"url": "http://me:secret@x"}, "without user, password or query"),
+        ({"url": "http://x/?key=secret"}, "without user, password or query"),
+        ({"url": "http://[::1"}, "needs an address such as"),
+        ({"sftp": "host:70000"}, "port of 1 to 65535"),
         ({"sftp": "user@host"}, "sftp"),
         ({"window_hours": 0}, "window_hours"),
         ({"password": "secret"}, "password"),

@@ -144,7 +144,7 @@ def test_a_source_that_fails_is_told_once_and_tried_later_and_others_go_on(
         turns.append(seconds)
         arrive(tmp_path / "in" / f"{len(turns)}.csv", f"m{len(turns)}")
         if len(turns) == 4:
-            self.is_set = True
+            self.number = signal.SIGTERM
         self.check()
 
     monkeypatch.setattr(Stop, "pause", pause)

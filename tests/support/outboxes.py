@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -100,9 +100,18 @@ def outbox(
 
 
 @contextmanager
-def sftp_server(folder: Path, password: str = PASSWORD) -> Iterator[tuple[int, str]]:
-    """Port and public key of an SFTP server that has a folder, to read and to write."""
-    key = asyncssh.generate_private_key("ssh-ed25519")
+def sftp_server(
+    folder: Path,
+    password: str = PASSWORD,
+    *,
+    keys: Sequence[asyncssh.SSHKey] = (),
+    hangs: bool = False,
+) -> Iterator[tuple[int, str]]:
+    """Port and public key of an SFTP server that has a folder, to read and to write.
+
+    `keys` are its own; one that `hangs` never opens a file.
+    """
+    keys = keys or [asyncssh.generate_private_key("ssh-ed25519")]
     loop = asyncio.new_event_loop()
 
     class Server(asyncssh.SSHServer):
@@ -116,9 +125,14 @@ def sftp_server(folder: Path, password: str = PASSWORD) -> Iterator[tuple[int, s
         def __init__(self, channel: Any) -> None:
             super().__init__(channel, chroot=os.fsencode(folder))
 
+        async def open(self, path: bytes, pflags: int, attrs: Any) -> Any:
+            while hangs:
+                await asyncio.sleep(0.1)
+            return super().open(path, pflags, attrs)
+
     async def listen() -> Any:
         return await asyncssh.listen(
-            "127.0.0.1", 0, server_host_keys=[key], server_factory=Server, sftp_factory=Files
+            "127.0.0.1", 0, server_host_keys=keys, server_factory=Server, sftp_factory=Files
         )
 
     listening = loop.run_until_complete(listen())
@@ -133,7 +147,7 @@ def sftp_server(folder: Path, password: str = PASSWORD) -> Iterator[tuple[int, s
         await asyncio.gather(*others, return_exceptions=True)
 
     try:
-        yield listening.get_port(), key.export_public_key().decode().strip()
+        yield listening.get_port(), keys[0].export_public_key().decode().strip()
     finally:
         asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)

@@ -22,7 +22,8 @@ from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan
 from meterlake.pull.head_end import Extent, File, Gone
 from meterlake.schema import INTEGRATIONS, STAGING
-from meterlake.settings import IntegrationSettings, Settings, load_settings
+from meterlake.settings import Settings, load_settings
+from meterlake.source_settings import IntegrationSettings
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -82,7 +83,7 @@ class StubHes:
 
     def extent(self) -> Extent:
         oldest = min((r.arrival for r in self.reads), default=None)
-        return Extent(oldest=oldest, complete_until=self.until)
+        return Extent(now=self.until, oldest=oldest, complete_until=self.until)
 
     def order(self, start: datetime, end: datetime) -> File:
         self.on_order()
@@ -169,6 +170,7 @@ def puller(
     """A puller from a stub; parts of files lie in a folder."""
     monkeypatch.setattr(job, "HeadEnd", hes)
     monkeypatch.setattr(job, "download", hes.download)
+    monkeypatch.setattr(job, "_UNKEPT_BYTES", 0)  # small files' orders are kept too
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setenv("NORTH_PASSWORD", "correct horse")
     return Puller(store, hes, settings(**told))

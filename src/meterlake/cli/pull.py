@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +23,14 @@ from meterlake.cli.options import (
 )
 from meterlake.cli.turns import Stop, integrated, moment, say, stoppable
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
-from meterlake.settings import load_settings
+from meterlake.settings import config_file, load_settings
+
+if TYPE_CHECKING:
+    from meterlake.jobs.pull import Pulled
 
 commands = typer.Typer()
+
+_SHORTEST_PAUSE = 0.2  # between turns [s]
 
 
 @commands.command("pull")
@@ -36,7 +41,7 @@ def pull_command(
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(help="Go on until stopped, with a turn every 1m, 15m or 1h."),
+        typer.Option(help="Go on until stopped, with a turn every 30s, 15m or 1h."),
     ] = None,
     integrate: Annotated[
         bool, typer.Option(help="Whether what came in is integrated right away.")
@@ -55,7 +60,7 @@ def pull_command(
     """
     with (
         plain_errors(),
-        stoppable("The next pull goes on from here") as stop,
+        stoppable("The next pull goes on from here", is_asked=every is not None) as stop,
         job_context(lake, engine, spark_master, may_be_new=True) as context,
     ):
         turn = None if every is None else to_duration(every, "--every").total_seconds()
@@ -73,32 +78,42 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
     Example: meterlake hes status
     """
-    from meterlake.jobs.pull import statuses
+    from meterlake.jobs.integrations import statuses
     from meterlake.lake.store import open_store
 
     with plain_errors():
         settings = load_settings(lake=lake)
         store, now = open_store(settings.lake), datetime.now(UTC)
-        listed = [
-            {k: told(v) for k, v in vars(status).items()}
-            for status in statuses(store, settings, now=now)
-        ]
-        show.rows("integrations", listed, output is Output.json)
+        listed = statuses(store, settings, now=now)
+        if output is Output.json:
+            show.rows("integrations", [_facts(status) for status in listed], as_json=True)
+            return
+        if not listed:
+            raise BadInput(_NONE.format(config_file()))
+        names = ("name", "state", "cursor", "next_eligible", "failures")
+        rows = [{name: _short(getattr(status, name)) for name in names} for status in listed]
+        show.rows("integrations", rows, as_json=False)
+        for status in listed:
+            if status.last_error:
+                print(f"{status.name}: {status.last_error}")
 
 
 def _wanted(context: JobContext, names: Sequence[str]) -> list[str]:
-    from meterlake.jobs.pull import named_integration
+    from meterlake.jobs.integrations import named_integration
 
     for name in names:
         named_integration(context.settings, name)
     found = list(names) or list(context.settings.integration)
     if not found:
-        raise BadInput(
-            "There is no integration to pull from. Name one in meterlake.toml, in a section "
-            "[integration.NAME] with url, sftp, user, a password_env or password_file, and "
-            "host_key; meterlake hes serve prints one for the head-end system that it simulates"
-        )
+        raise BadInput(_NONE.format(config_file()))
     return found
+
+
+_NONE = (
+    "There is no integration in {} to pull from. Name one there, in a section [integration.NAME] "
+    "with url, sftp, user, a password_env or password_file, and host_key; meterlake hes serve "
+    "writes one for the head-end system that it simulates"
+)
 
 
 @dataclass
@@ -110,31 +125,32 @@ class _Job:
     stop: Stop
     integrates: bool
     as_json: bool
+    brought: "list[Pulled]" = field(default_factory=list)
 
     def once(self) -> None:
         """Pull from each, trying again what fails for a while; the last error ends it."""
-        from meterlake.jobs.pull import pause_of
+        from meterlake.jobs.integrations import pause_of
+        from meterlake.lake.claims import Taken
 
-        began, done = time.perf_counter(), []
+        began = time.perf_counter()
         failures: list[MeterlakeError] = []
         for name in self.names:
             attempts = self.context.settings.integration[name].attempts
             for attempt in range(1, attempts + 1):
                 try:
-                    done.append(self._pull(name))
+                    self._pull(name)
                     break
-                except Unavailable as error:
-                    if attempt == attempts or _is_elsewhere(error):
+                except MeterlakeError as error:
+                    is_final = isinstance(error, BadInput | Taken) or attempt == attempts
+                    if is_final:
                         failures.append(type(error)(f"{name}: {error}"))
                         break
                     seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
-                    say(f"{name}: {error} Try {attempt + 1} of {attempts} in {seconds:.0f} s")
+                    words = str(error).rstrip(".")
+                    say(f"{name}: {words}. Try {attempt + 1} of {attempts} in {seconds:.0f} s")
                     self.stop.pause(seconds)
-                except MeterlakeError as error:
-                    failures.append(type(error)(f"{name}: {error}"))
-                    break
-        facts: dict[str, Any] = {"pulled": [_facts(pulled) for pulled in done]}
-        integrated = self._integrate(any(pulled.stored for pulled in done))
+        facts: dict[str, Any] = {"pulled": [_facts(done) for done in self._sums()]}
+        integrated = self._integrate()
         if integrated is not None:
             facts["integrated"] = integrated
         facts["seconds"] = round(time.perf_counter() - began, 3)
@@ -145,55 +161,81 @@ class _Job:
             raise failures[-1]
 
     def until_stopped(self, turn: float) -> None:
-        """Pull from each that is due, turn by turn; failures are told and tried again."""
-        from meterlake.jobs.pull import is_due
-
+        """Pull from each that is due, turn by turn; failures are told, and tried again in time."""
+        last: dict[str, float] = {}
         while True:
-            began = time.monotonic()
-            pulled = []
+            self.brought.clear()
             for name in self.names:
-                self.stop.check()
+                if self._seconds_until_due(name, last, turn) > 0:
+                    continue
+                last[name] = time.monotonic()
                 try:
-                    if is_due(self.context.store, name, now=datetime.now(UTC)):
-                        pulled.append(self._pull(name))
+                    self._pull(name)
                 except MeterlakeError as error:
                     say(f"{moment()} {name}: {error}")
-            brought = [done for done in pulled if done.windows]
             try:
-                integrated = self._integrate(any(done.stored for done in brought))
-                if brought:
-                    self._tell(brought, integrated)
+                integrated = self._integrate()
+                self._tell(integrated)
             except MeterlakeError as error:
+                self._tell(None)
                 say(f"{moment()} {error}")
-            self.stop.pause(max(0.0, turn - (time.monotonic() - began)))
+            pause = min(self._seconds_until_due(name, last, turn) for name in self.names)
+            self.stop.pause(max(pause, _SHORTEST_PAUSE))
 
-    def _pull(self, name: str) -> Any:
+    def _seconds_until_due(self, name: str, last: dict[str, float], turn: float) -> float:
+        """When a failed one may be tried again; of others, when both turn and interval say so."""
+        from meterlake.jobs.integrations import has_failed, pause_of
+
+        try:
+            seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
+            if has_failed(self.context.store, name):
+                return seconds
+        except Unavailable:  # the lake is away; the pull will say so
+            seconds = 0.0
+        if name not in last:
+            return seconds
+        return max(seconds, last[name] + turn - time.monotonic())
+
+    def _pull(self, name: str) -> None:
         from meterlake.jobs.pull import Means, pull
 
         with show.progress(quiet=self.as_json) as progress:
-            return pull(
+            done = pull(
                 self.context.store,
                 name,
                 engine=self.context.engine,
                 settings=self.context.settings,
-                means=Means(pause=self.stop.pause, check=self.stop.check),
+                means=Means(
+                    pause=self.stop.pause, check=self.stop.check, brought=self.brought.append
+                ),
                 progress=progress,
             )
+        if not done.windows:
+            self.brought.append(done)
 
-    def _integrate(self, is_wanted: bool) -> dict[str, Any] | None:
-        if not (is_wanted and self.integrates):
-            return None
-        return integrated(self.context, quiet=self.as_json)
+    def _sums(self) -> "list[Pulled]":
+        """What was brought, by integration, also by pulls that failed then."""
+        sums: dict[str, Pulled] = {}
+        for done in self.brought:
+            sums[done.name] = sums[done.name].plus(done) if done.name in sums else done
+        return list(sums.values())
+
+    def _integrate(self) -> dict[str, Any] | None:
+        return integrated(self.context, quiet=self.as_json) if self.integrates else None
 
     def _show(self, facts: dict[str, Any]) -> None:
         if self.as_json:
             show.result(facts, as_json=True)
             return
-        show.rows("integrations", facts["pulled"], as_json=False)
+        if facts["pulled"]:
+            show.rows("integrations", facts["pulled"], as_json=False)
         if "integrated" in facts:
             show.result(facts["integrated"] | {"seconds": facts["seconds"]}, as_json=False)
 
-    def _tell(self, brought: Sequence[Any], integrated: dict[str, Any] | None) -> None:
+    def _tell(self, integrated: dict[str, Any] | None) -> None:
+        brought = [done for done in self._sums() if done.windows]
+        if not brought:
+            return
         if self.as_json:
             facts = {"at": moment(), "pulled": [_facts(done) for done in brought]}
             show.result(facts | ({"integrated": integrated} if integrated else {}), as_json=True)
@@ -211,7 +253,6 @@ def _facts(done: Any) -> dict[str, Any]:
     return {k: told(v) for k, v in vars(done).items()}
 
 
-def _is_elsewhere(error: Unavailable) -> bool:
-    from meterlake.lake.claims import Taken
-
-    return isinstance(error, Taken)
+def _short(value: object) -> object:
+    """A moment to the second."""
+    return told(value.replace(microsecond=0)) if isinstance(value, datetime) else value

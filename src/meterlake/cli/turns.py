@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
+import typer
+
 from meterlake import show
 from meterlake.cli.options import JobContext
 
@@ -20,20 +22,23 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Whether the command was asked to end, by SIGTERM or Ctrl-C; asked twice, it ends at once."""
+    """Ends the command at once when SIGTERM or Ctrl-C asks it to.
+
+    Whatever it does can be cut off at any moment. Where an exception is lost on its way out, the
+    next look here raises it again.
+    """
 
     def __init__(self) -> None:
-        self.is_set = False
+        self.number: int | None = None
 
     def set(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        if self.is_set:
-            raise KeyboardInterrupt
-        self.is_set = True
+        self.number = number
+        raise Stopped
 
     def check(self) -> None:
         """End where the command is to end."""
-        if self.is_set:
+        if self.number is not None:
             raise Stopped
 
     def pause(self, seconds: float) -> None:
@@ -46,24 +51,36 @@ class Stop:
 
 
 @contextmanager
-def stoppable(then: str) -> Iterator[Stop]:
-    """Be stopped by SIGTERM or Ctrl-C, without an error; `then` says what is next."""
+def stoppable(then: str, *, is_asked: bool) -> Iterator[Stop]:
+    """Be stopped by SIGTERM or Ctrl-C; `then` says what is next.
+
+    Parameters
+    ----------
+    is_asked : whether that is how the command ends, and no error
+    """
     stop = Stop()
     before = {n: signal.signal(n, stop.set) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     except Stopped:
         print(f"meterlake: stopped. {then}", file=sys.stderr)
+        if not is_asked:
+            raise typer.Exit(128 + (stop.number or signal.SIGINT)) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any]:
-    """Integrate what staging has, as meterlake integrate does; what it added."""
+def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
+    """Integrate what staging has, as meterlake integrate does; what it added.
+
+    None: there was nothing, also of a turn before that was cut off or failed.
+    """
     from meterlake import jobs
     from meterlake.jobs.cluster import cluster
 
+    if jobs.is_integrated(context.store):
+        return None
     now = datetime.now(UTC)
     with show.progress(quiet=quiet) as progress:
         done = jobs.integrate(

@@ -61,7 +61,7 @@ def watch_command(
     """
     with (
         plain_errors(),
-        stoppable("The next watch goes on from here") as stop,
+        stoppable("The next watch goes on from here", is_asked=not once) as stop,
         job_context(lake, engine, spark_master, may_be_new=True) as context,
     ):
         pause = to_duration(every, "--every").total_seconds()
@@ -192,11 +192,10 @@ class _Job:
 
     def _integrate(self) -> dict[str, Any]:
         """Integrate what came in now, or with a watch that was cut off before it did."""
-        from meterlake.jobs.watch import is_integrated
-
-        if not self.integrates or is_integrated(self.context.store):
+        if not self.integrates:
             return {}
-        return {"integrated": integrated(self.context, quiet=self.as_json)}
+        facts = integrated(self.context, quiet=self.as_json)
+        return {} if facts is None else {"integrated": facts}
 
     def _say_new(self, name: str, problems: Sequence[str]) -> bool:
         """Say what was not said of the look before."""

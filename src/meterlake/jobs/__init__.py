@@ -17,7 +17,7 @@ from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import commit, persistently, settle, snapshots
 from meterlake.lake.journal import added_since
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, consumed_version, scan, write_file
+from meterlake.lake.table import DataFile, consumed_version, scan, table_at, write_file
 from meterlake.lake.table import fetched as fetched_rows
 from meterlake.schema import LATE_ARRIVALS, READINGS, STAGING
 from meterlake.settings import Settings
@@ -30,6 +30,7 @@ __all__ = [
     "Progress",
     "ingest",
     "integrate",
+    "is_integrated",
     "silent",
     "write_late_arrivals",
 ]
@@ -73,6 +74,11 @@ def integrate(
         return result
     event = LateReads(int(late["late"].sum()), _partitions(late), late.to_dicts())
     return replace(result, hook_failures=_announce(event, hooks, settings))
+
+
+def is_integrated(store: Store) -> bool:
+    """Whether all that staging has was integrated."""
+    return consumed_version(store, READINGS, hours.KEY) >= table_at(store, STAGING).version
 
 
 def _announce(event: LateReads, hooks: Sequence[Hook], settings: Settings) -> tuple[str, ...]:

@@ -8,36 +8,51 @@ What was ordered is kept, so the next pull goes on with the same file.
 
 import random
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from zoneinfo import ZoneInfo
-
-import polars as pl
 
 from meterlake.engine import Engine
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.jobs.intake import ingest
+from meterlake.jobs.integrations import (
+    CURSOR,
+    EPOCH,
+    Row,
+    claim_of,
+    cursor_of,
+    named_integration,
+    rows_of,
+    write_row,
+)
 from meterlake.jobs.progress import Progress, silent
-from meterlake.lake.claims import Claim, claimed, is_claimed, utc_now
-from meterlake.lake.commit import Step, commit, snapshot
+from meterlake.lake.claims import Claim, claimed, utc_now
+from meterlake.lake.commit import Step, commit
 from meterlake.lake.store import Store
-from meterlake.lake.table import consumed_version, fetched, scan
-from meterlake.lake.upsert import replace_rows
-from meterlake.pull.head_end import File, Gone, HeadEnd
-from meterlake.pull.received import Announced, forget, parts_folder, verify
+from meterlake.pull.head_end import Extent, File, Gone, HeadEnd
+from meterlake.pull.received import (
+    Announced,
+    Damaged,
+    FileUnavailable,
+    forget,
+    parts_folder,
+    plain,
+    verify,
+)
 from meterlake.pull.secrets import password
 from meterlake.pull.sftp import Server, download
-from meterlake.schema import INTEGRATIONS, STAGING, polars_schema
-from meterlake.settings import IntegrationSettings, Settings
+from meterlake.schema import STAGING
+from meterlake.settings import Settings
+from meterlake.source_settings import IntegrationSettings
 
-CURSOR = "pull/"  # key of staging's log: this and the integration's name; microseconds since 1970
+_POLLS_UNKEPT = 3  # an order that is done by then, and small, is not worth writing down
+_UNKEPT_BYTES = 4_000_000
+_WAITS = 8  # how often `wait_minutes` an order is waited for, in all
 _POLL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PORT = 22
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -45,13 +60,14 @@ class Means:
     """How a pull tells the time, waits, and draws by chance.
 
     `pause` waits so many seconds; `check` is called in the midst of long work. What either raises
-    ends the pull, which the next one goes on with.
+    ends the pull, which the next one goes on with. `brought` is told of each window.
     """
 
     clock: Callable[[], datetime] = utc_now
     pause: Callable[[float], object] = time.sleep
     check: Callable[[], object] = lambda: None
     chance: Callable[[], float] = random.random
+    brought: "Callable[[Pulled], object]" = lambda done: None
 
 
 @dataclass(frozen=True)
@@ -66,34 +82,11 @@ class Pulled:
     quarantined: int = 0
     cursor: datetime | None = None
 
-
-@dataclass(frozen=True)
-class Status:
-    """An integration at a glance. `state` is idle, running or failed."""
-
-    name: str
-    state: str
-    cursor: datetime | None
-    next_eligible: datetime | None
-    tried_at: datetime | None
-    succeeded_at: datetime | None
-    failures: int
-    last_error: str
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An integration's row of the table of integrations."""
-
-    name: str
-    tried_at: datetime
-    succeeded_at: datetime | None = None
-    next_eligible: datetime | None = None
-    failures: int = 0
-    last_error: str = ""
-    request_id: str | None = None
-    asked_from: datetime | None = None
-    asked_to: datetime | None = None
+    def plus(self, later: "Pulled") -> "Pulled":
+        """What this and a later one did."""
+        names = ("windows", "empty", "rows", "stored", "quarantined")
+        sums = {name: getattr(self, name) + getattr(later, name) for name in names}
+        return replace(later, **sums)
 
 
 def pull(
@@ -116,78 +109,23 @@ def pull(
     """
     means = means or Means()
     told = named_integration(settings, name)
-    alone = claimed(store, _claim(name), tables=(), clock=means.clock, pause=means.pause, waits=())
+    alone = claimed(
+        store, claim_of(name), tables=(), clock=means.clock, pause=means.pause, waits=()
+    )
     with alone as claim:
-        row = _rows(store).get(name)
-        begun = replace(row or _Row(name, means.clock()), tried_at=means.clock())
+        row = rows_of(store).get(name)
+        begun = replace(row or Row(name, means.clock()), tried_at=means.clock())
         run = _Run(store, told, begun, engine, settings, means, claim, progress)
         try:
             done = run.through()
         except Exception as error:
-            with suppress(Unavailable):  # the lake is away: what is to be told is the cause
+            with suppress(Unavailable):  # the lake is away, or another has it: the cause is told
                 run.write(_failed(run.row, told, error, means))
             raise
-        due = means.clock() + timedelta(minutes=told.interval_minutes)
+        due = begun.tried_at + timedelta(minutes=told.interval_minutes)
         now = means.clock()
         run.write(replace(run.row, succeeded_at=now, next_eligible=due, failures=0, last_error=""))
     return done
-
-
-def is_due(store: Store, name: str, *, now: datetime) -> bool:
-    """Whether an integration may be pulled from again."""
-    row = _rows(store).get(name)
-    return row is None or row.next_eligible is None or row.next_eligible <= now
-
-
-def pause_of(store: Store, name: str, *, now: datetime) -> float:
-    """Seconds until an integration may be pulled from again; 0: it may."""
-    row = _rows(store).get(name)
-    if row is None or row.next_eligible is None:
-        return 0.0
-    return max(0.0, (row.next_eligible - now).total_seconds())
-
-
-def statuses(store: Store, settings: Settings, *, now: datetime) -> list[Status]:
-    """Each integration of the settings, at a glance."""
-    rows = _rows(store)
-    listed = []
-    for name in settings.integration:
-        row = rows.get(name)
-        failures = 0 if row is None else row.failures
-        state = "failed" if failures else "idle"
-        if is_claimed(store, _claim(name), now=now):
-            state = "running"
-        listed.append(
-            Status(
-                name,
-                state,
-                cursor_of(store, name),
-                None if row is None else row.next_eligible,
-                None if row is None else row.tried_at,
-                None if row is None else row.succeeded_at,
-                failures,
-                "" if row is None else row.last_error,
-            )
-        )
-    return listed
-
-
-def cursor_of(store: Store, name: str) -> datetime | None:
-    """Up to which arrival the lake has what an integration brings; None: nothing yet."""
-    found = consumed_version(store, STAGING, CURSOR + name)
-    return None if found < 0 else _EPOCH + timedelta(microseconds=found)
-
-
-def named_integration(settings: Settings, name: str) -> IntegrationSettings:
-    """An integration of the settings. Raises BadInput."""
-    if name not in settings.integration:
-        known = ", ".join(settings.integration) or "none"
-        raise BadInput(
-            f"There is no integration '{name}' (known: {known}). Name it in meterlake.toml, in a "
-            f"section [integration.{name}] with url, sftp, user, a password_env or password_file, "
-            "and host_key"
-        )
-    return settings.integration[name]
 
 
 @dataclass
@@ -196,7 +134,7 @@ class _Run:
 
     store: Store
     told: IntegrationSettings
-    row: _Row
+    row: Row
     engine: Engine
     settings: Settings
     means: Means
@@ -210,60 +148,64 @@ class _Run:
         try:
             extent = head_end.extent()
             known = cursor_of(self.store, name)
-            cursor = known or self._first() or extent.oldest
+            self._check_known(known, extent)
+            cursor = known or self._first(extent)
             done = Pulled(name, cursor=cursor)
             begin = cursor
             while cursor is not None and cursor < extent.complete_until:
                 self._tell(begin, cursor, extent.complete_until)
                 file = self._ordered(head_end, cursor, extent.complete_until)
-                if file.end_date <= cursor:
-                    break
                 rows, stored = self._taken(file, was=known)
                 known = cursor = file.end_date
-                done = replace(
-                    done,
-                    windows=done.windows + 1,
-                    empty=done.empty + (file.status == "skipped"),
-                    rows=done.rows + rows,
-                    stored=done.stored + stored,
-                    quarantined=done.quarantined + rows - stored,
-                    cursor=cursor,
-                )
+                is_empty = file.status == "skipped"
+                window = Pulled(name, 1, int(is_empty), rows, stored, rows - stored, cursor)
+                self.means.brought(window)
+                done = done.plus(window)
             return done
         finally:
             head_end.close()
 
-    def write(self, row: _Row) -> None:
-        """Write the integration's row down."""
+    def write(self, row: Row) -> None:
+        """Write the integration's row down, while the integration is ours."""
+        self.claim.check()
         self.row = row
-        rows = pl.DataFrame([vars(row)], schema=polars_schema(INTEGRATIONS))
-        note = {"job": "pull"}
-        replace_rows(self.store, INTEGRATIONS, rows, note=note, now=self.means.clock())
+        write_row(self.store, row, now=self.means.clock())
 
-    def _first(self) -> datetime | None:
-        first = self.told.first_date
-        if first is not None and first.tzinfo is None:
+    def _first(self, extent: Extent) -> datetime | None:
+        """Where a first window begins; None: nothing has arrived."""
+        first, oldest = self.told.first_date, extent.oldest
+        if first is None or oldest is None:
+            return oldest
+        if first.tzinfo is None:
             first = first.replace(tzinfo=ZoneInfo(self.settings.timezone))
-        return None if first is None else first.astimezone(UTC)
+        return max(first.astimezone(UTC), oldest)
+
+    def _check_known(self, known: datetime | None, extent: Extent) -> None:
+        if known is not None and known > extent.complete_until:
+            raise BadInput(
+                f"The lake has the arrivals of '{self.row.name}' up to {known}, and the head-end "
+                f"system at {self.told.url} knows none after {extent.complete_until}: is it "
+                "another one, or was it set up anew? Give it a name of its own in meterlake.toml"
+            )
 
     def _ordered(self, head_end: HeadEnd, cursor: datetime, until: datetime) -> File:
         """The file of the next window: the one that was ordered already, where there is one."""
-        end = min(cursor + timedelta(hours=self.told.window_hours), until)
+        longest = timedelta(hours=self.told.window_hours)
+        end = until if until - cursor <= longest else cursor + longest
         file = None
         if self.row.request_id is not None and self.row.asked_from == cursor:
             with suppress(Gone):
                 file = head_end.file(self.row.request_id)
         if file is None:
             file = head_end.order(cursor, end)
-            self._check_window(file, cursor, end)
-            self.write(
-                replace(
-                    self.row,
-                    request_id=file.request_id,
-                    asked_from=file.start_date,
-                    asked_to=file.end_date,
-                )
+            self.row = replace(
+                self.row,
+                request_id=file.request_id,
+                ordered_at=self.means.clock(),
+                asked_from=file.start_date,
+                asked_to=file.end_date,
             )
+            self._check_window(file, cursor, end)
         file = self._finished(head_end, file)
         self._check_window(file, cursor, end if self.row.asked_to is None else self.row.asked_to)
         return file
@@ -271,7 +213,7 @@ class _Run:
     def _finished(self, head_end: HeadEnd, file: File) -> File:
         """Wait until a file is finished."""
         until = self.means.clock() + timedelta(minutes=self.told.wait_minutes)
-        for seconds in _growing(_POLL_SECONDS):
+        for asked, seconds in enumerate(_growing(_POLL_SECONDS)):
             if file.status in ("completed", "skipped"):
                 return file
             if file.status == "failed":
@@ -281,11 +223,16 @@ class _Run:
                     f"{file.error or 'it does not say why'}. The next pull orders it again"
                 )
             if self.means.clock() >= until:
+                ordered_at = self.row.ordered_at or until
+                if until - ordered_at > _WAITS * timedelta(minutes=self.told.wait_minutes):
+                    self._forget_order()  # nothing will come of it any more
                 raise Unavailable(
                     f"The file {file.request_id} is still {file.status} after "
                     f"{self.told.wait_minutes:g} minutes. The next pull goes on waiting for it"
                 )
             self._alive()
+            if asked == _POLLS_UNKEPT:
+                self.write(self.row)
             self.means.pause(seconds)
             try:
                 file = head_end.file(file.request_id)
@@ -295,7 +242,8 @@ class _Run:
         raise AssertionError("pauses do not end")
 
     def _check_window(self, file: File, cursor: datetime, end: datetime) -> None:
-        if file.start_date != cursor or file.end_date > end:
+        if file.start_date != cursor or not cursor < file.end_date <= end:
+            self._forget_order()
             raise BadInput(
                 f"The head-end system needs to answer for the window that was ordered, {cursor} "
                 f"to {end}; found {file.start_date} to {file.end_date}"
@@ -318,7 +266,7 @@ class _Run:
                 now=now,
                 profile=self.told.profile,
                 marks=marks,
-                progress=self.progress,
+                progress=self._progress,
             )
             for failure in done.failures:
                 if not failure.is_bad:
@@ -328,23 +276,25 @@ class _Run:
             rows, stored = done.rows, done.stored
             is_in = not done.already_ingested
         if not is_in:  # nothing arrived, or just these bytes were taken in before
-            name = f"{key}/{uuid.uuid4().hex}"
-            note = {"job": "pull", "integration": self.row.name}
-            commit(self.store, STAGING, key=name, version=0, marks=marks, note=note, now=now)
+            note, to = {"job": "pull", "integration": self.row.name}, marks[key].becomes
+            commit(self.store, STAGING, key=key, version=to, marks=marks, note=note, now=now)
         forget(parts)
-        self.row = replace(self.row, request_id=None, asked_from=None, asked_to=None)
+        self._forget_order()
         return rows, stored
 
     def _fetched(self, file: File, parts: Path) -> Path:
         """A finished file on this machine, whole and verified."""
         if file.sftp_location is None or file.size is None:
+            self._forget_order()
             raise Unavailable(
                 f"The head-end system says that the file {file.request_id} is completed, but not "
                 "where it is and how large. Try again later"
             )
-        path = parts / file.request_id / (PurePosixPath(file.sftp_location).name or "readings")
+        path = parts / file.request_id / f"{file.request_id}.csv.gz"
         forget(parts, but=file.request_id)
         total = file.size
+        if total > _UNKEPT_BYTES:
+            self.write(self.row)
 
         def seen(done: int) -> None:
             self._alive()
@@ -355,6 +305,9 @@ class _Run:
             if not is_whole:
                 download(self._server(), file.sftp_location, path, size=total, seen=seen)
             verify(path, Announced(total, file.sha256, file.record_count))
+        except (Damaged, FileUnavailable):
+            self._forget_order()
+            raise
         except OSError as error:
             raise Unavailable(
                 f"'{path.name}' cannot be kept in {path.parent}: {error.strerror or error}"
@@ -363,10 +316,8 @@ class _Run:
 
     def _server(self) -> Server:
         told = self.told
-        host, port = _host_and_port(told.sftp)
         return Server(
-            host,
-            port,
+            *told.sftp_host,
             told.user,
             password(told, f"Integration '{self.row.name}'"),
             None if told.key_file is None else told.key_file.expanduser(),
@@ -375,7 +326,13 @@ class _Run:
         )
 
     def _forget_order(self) -> None:
-        self.row = replace(self.row, request_id=None, asked_from=None, asked_to=None)
+        self.row = replace(
+            self.row, request_id=None, ordered_at=None, asked_from=None, asked_to=None
+        )
+
+    def _progress(self, what: str, total: int | None, done: int) -> None:
+        self._alive()
+        self.progress(what, total, done)
 
     def _alive(self) -> None:
         """Go on having the claim, looking every so often; end where it is to be ended."""
@@ -392,29 +349,18 @@ class _Run:
             self.progress(f"{self.row.name}, hours of arrivals", *hours)
 
 
-def _failed(row: _Row, told: IntegrationSettings, error: Exception, means: Means) -> _Row:
+def _failed(row: Row, told: IntegrationSettings, error: Exception, means: Means) -> Row:
     """The row after a failure: tried again later, the later the more often it has failed."""
     failures = row.failures + 1
+    words = str(error) if isinstance(error, MeterlakeError) else f"bug: {type(error).__name__}"
     longest = min(told.retry_seconds * 2.0 ** min(failures - 1, 60), told.retry_seconds_at_most)
     seconds = longest * (0.5 + means.chance() / 2)  # so that many do not come back at once
     return replace(
         row,
         failures=failures,
-        last_error=f"{'' if isinstance(error, MeterlakeError) else 'bug: '}{error}"[:2000],
+        last_error=plain(words, 2000),
         next_eligible=means.clock() + timedelta(seconds=seconds),
     )
-
-
-def _rows(store: Store) -> Mapping[str, _Row]:
-    rows = fetched(scan(store, INTEGRATIONS, snapshot(store, INTEGRATIONS).files))
-    return {row["name"]: _Row(**row) for row in rows.iter_rows(named=True)}
-
-
-def _host_and_port(sftp: str) -> tuple[str, int]:
-    host, found, port = sftp.rpartition(":")
-    if not found or host.endswith(":") or sftp.endswith("]"):
-        return sftp.strip("[]"), _PORT
-    return host.strip("[]"), int(port)
 
 
 def _growing(pauses: tuple[float, ...]) -> Iterator[float]:
@@ -423,9 +369,5 @@ def _growing(pauses: tuple[float, ...]) -> Iterator[float]:
         yield pauses[-1]
 
 
-def _claim(name: str) -> str:
-    return f"pull/{name}"
-
-
 def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)

@@ -13,17 +13,13 @@ from dataclasses import dataclass, field, replace
 
 from meterlake.engine import Engine
 from meterlake.errors import Unavailable
-from meterlake.integrate import hours
 from meterlake.jobs.intake import ingest
 from meterlake.jobs.progress import Progress, silent
 from meterlake.jobs.taken import Looked, Means, Memory, Taken
 from meterlake.lake.claims import Claim, claimed
-from meterlake.lake.commit import snapshot
 from meterlake.lake.store import Store
-from meterlake.lake.table import consumed_version
 from meterlake.pull.places import File, Listing, Version, fetch, listing, opened, put_away
 from meterlake.pull.received import FileUnavailable, parts_folder
-from meterlake.schema import READINGS, STAGING
 from meterlake.settings import Settings
 from meterlake.source_settings import SourceSettings
 
@@ -138,11 +134,6 @@ class Watched:
         """Whether a file was dealt with; where files are put away, what lies there is new."""
         known = self._memory.known if self._stays else self._dealt
         return file.path in known and known[file.path].file == file
-
-
-def is_integrated(store: Store) -> bool:
-    """Whether all that staging has was integrated."""
-    return consumed_version(store, READINGS, hours.KEY) >= snapshot(store, STAGING).version
 
 
 @dataclass

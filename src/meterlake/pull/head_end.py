@@ -4,12 +4,23 @@ What it answers is typed before it is used. Answers that are lost, and its own f
 for again a few times.
 """
 
+import json
+import time
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from meterlake.errors import BadInput, Unavailable
+from meterlake.pull.received import plain
 from meterlake.storage import cause, without_secrets
 
 try:
@@ -23,13 +34,21 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 PAUSES = (0.25, 1.0, 2.0)  # before a question is put again [s]
 _TIMEOUT_SECONDS = 30.0
+_MOST_BYTES = 1_000_000
 
 
 class Extent(BaseModel):
     """What a head-end system has: first arrival, and the moment before which all are there."""
 
+    now: AwareDatetime
     oldest: AwareDatetime | None
     complete_until: AwareDatetime
+
+    @model_validator(mode="after")
+    def _not_of_the_future(self) -> "Extent":
+        if self.complete_until > self.now:
+            raise ValueError("complete_until needs to be no later than now")
+        return self
 
 
 class File(BaseModel):
@@ -42,11 +61,11 @@ class File(BaseModel):
     status: Literal["queued", "submitted", "running", "completed", "skipped", "failed"]
     start_date: AwareDatetime
     end_date: AwareDatetime
-    sftp_location: str | None = Field(None, max_length=1000)
+    sftp_location: str | None = Field(None, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
     record_count: int | None = Field(None, ge=0)
     size: int | None = Field(None, ge=0)
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    error: str | None = None
+    error: Annotated[str, AfterValidator(plain)] | None = None
 
 
 class Gone(Unavailable):
@@ -59,7 +78,9 @@ class HeadEnd:
     def __init__(self, url: str, *, pause: Callable[[float], object]) -> None:
         self._shown = without_secrets(url)
         self._pause = pause
-        self._client = httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False)
+        is_here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+        # Proxies and authorities of the environment hold for other machines.
+        self._client = httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=not is_here)
 
     def close(self) -> None:
         """Let go of its connections."""
@@ -90,22 +111,23 @@ class HeadEnd:
 
     def _once(self, kind: type[Answer], method: str, path: str, told: dict[str, Any]) -> Answer:
         try:
-            answer = self._client.request(method, path, **told)
+            with self._client.stream(method, path, **told) as answer:
+                content = self._read(answer)
         except httpx2.HTTPError as error:
             raise Unavailable(
-                f"The head-end system at {self._shown} does not answer: {cause(error)}. Check that "
-                "it runs and that its url is right"
+                f"The head-end system at {self._shown} does not answer: {plain(cause(error))}. "
+                "Check that it runs and that its url is right."
             ) from error
         if answer.status_code == 404 and "params" in told:
             raise Gone(f"The head-end system at {self._shown} has no such file any more")
         if not answer.is_success:
             found = f"{method} {path} at {self._shown} answers {answer.status_code}"
-            detail = _detail(answer)
+            detail = _detail(content)
             if answer.is_client_error and answer.status_code not in (408, 425, 429):
                 raise BadInput(f"{found}{detail}. Check the integration's url and first_date")
             raise Unavailable(f"{found}{detail}. Try again later")
         try:
-            return kind.model_validate_json(answer.content)
+            return kind.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the answer"
@@ -114,11 +136,23 @@ class HeadEnd:
                 f"{where}: {first['msg']}"
             ) from error
 
+    def _read(self, answer: httpx2.Response) -> bytes:
+        """All of an answer, where it is small and comes in time."""
+        content, until = b"", time.monotonic() + _TIMEOUT_SECONDS
+        for piece in answer.iter_bytes():
+            content += piece
+            if len(content) > _MOST_BYTES or time.monotonic() > until:
+                raise Unavailable(
+                    f"The head-end system at {self._shown} needs to answer within "
+                    f"{_TIMEOUT_SECONDS:g} s and {_MOST_BYTES:,} bytes; it goes on and on"
+                )
+        return content
 
-def _detail(answer: httpx2.Response) -> str:
+
+def _detail(content: bytes) -> str:
     """What a problem document says, in a line."""
     try:
-        detail = answer.json()["detail"]
+        detail = json.loads(content)["detail"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return f": {' '.join(detail.split())[:300]}" if isinstance(detail, str) else ""
+    return f": {plain(detail)}" if isinstance(detail, str) else ""

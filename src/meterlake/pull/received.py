@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from meterlake.errors import Unavailable
+from meterlake.errors import BadInput, Unavailable
 
 _PIECE_BYTES = 1024 * 1024
 
@@ -31,11 +31,23 @@ class Announced:
     rows: int | None = None
 
 
+def plain(text: object, most: int = 300) -> str:
+    """What another machine says, in one line without control characters, and not too long."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)[:most]
+
+
 def parts_folder(*names: str) -> Path:
     """Where parts of files lie, by what they are for; names may be anything."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
-    return Path(base).expanduser() / "meterlake" / "pull" / digest
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise BadInput(
+            "Files that are fetched need a folder for their parts, and this user has no home. Set "
+            "XDG_CACHE_HOME to a folder"
+        ) from error
+    return base / "meterlake" / "pull" / digest
 
 
 def forget(folder: Path, *, but: str | None = None) -> None:

@@ -34,7 +34,7 @@ def password(told: Told, whose: str) -> SecretStr | None:
     if told.password_file is None:
         return None
     try:
-        return SecretStr(told.password_file.expanduser().read_text("utf-8").strip())
+        return SecretStr(told.password_file.expanduser().read_text("utf-8").rstrip("\r\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
             f"{whose} needs its password in the file {told.password_file}, which cannot be read: "

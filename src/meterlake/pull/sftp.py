@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from meterlake.errors import BadInput, Unavailable
+from meterlake.pull.received import FileUnavailable, plain
 from meterlake.storage import cause
 
 try:
@@ -15,6 +16,11 @@ try:
 except ImportError as error:
     raise BadInput("SFTP needs asyncssh: pip install 'meterlake[hes]'") from error
 
+_KINDS = (  # of host keys, those first that are liked most
+    ("ssh-ed25519",),
+    ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    ("rsa-sha2-512", "rsa-sha2-256"),
+)
 PIECE_BYTES = 1024 * 1024
 _SILENCE_SECONDS = 60.0  # without a piece of the file
 _SIGN_IN_SECONDS = 20.0
@@ -61,27 +67,24 @@ def download(
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         asyncio.run(_download(server, remote, path, size, seen))
-    except asyncssh.SFTPNoSuchFile as error:
-        raise Unavailable(f"The SFTP server has no file '{remote}': {error.reason}") from error
-    except (asyncssh.Error, TimeoutError, EOFError) as error:
-        raise Unavailable(broke_off(server, error)) from error
-    except ConnectionError as error:
+    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied) as error:
+        raise FileUnavailable(
+            f"{at(server)} has no file '{remote}' for us: {plain(error.reason)}. The next pull "
+            "orders it again"
+        ) from error
+    except (asyncssh.Error, TimeoutError, EOFError, ConnectionError) as error:
         raise Unavailable(broke_off(server, error)) from error
     except OSError as error:
         raise Unavailable(
-            f"'{remote}' cannot be fetched from {server.host}:{server.port}, or kept in "
-            f"{path.parent}: {error.strerror or error}. Check that the one is there and the other "
-            "has space"
+            f"'{path.name}' cannot be kept in {path.parent}: {error.strerror or error}. Check that "
+            "it has space and may be written"
         ) from error
 
 
 async def _download(
     server: Server, remote: str, path: Path, size: int, seen: Callable[[int], object]
 ) -> None:
-    async with (
-        Connected(server) as connection,
-        connection.start_sftp_client() as sftp,
-    ):
+    async with Connected(server) as sftp:
         await fetch(sftp, remote, path, size, seen)
 
 
@@ -89,7 +92,9 @@ async def fetch(
     sftp: asyncssh.SFTPClient, remote: str, path: Path, size: int, seen: Callable[[int], object]
 ) -> None:
     """Fetch a file by a connection that there is, from where `path` ends."""
-    async with sftp.open(remote, "rb") as file:
+    async with asyncio.timeout(_SILENCE_SECONDS):
+        file = await sftp.open(remote, "rb")
+    async with file:
         with path.open("ab") as out:
             done = out.tell()
             while done < size:
@@ -104,23 +109,45 @@ async def fetch(
 
 
 class Connected:
-    """A connection while a context lasts; made only where the server's key is the known one."""
+    """SFTP while a context lasts; with a server only whose key is the known one."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._connection: asyncssh.SSHClientConnection | None = None
 
-    async def __aenter__(self) -> asyncssh.SSHClientConnection:
+    async def __aenter__(self) -> asyncssh.SFTPClient:
+        server, found = self._server, list[str]()
+        if server.key_file is not None and not server.key_file.is_file():
+            raise BadInput(f"key_file needs to be a file; there is none at {server.key_file}")
+        known = _known(server)
+        # A server has keys of several kinds and shows the one that is asked for first. Of what is
+        # pinned by its fingerprint the kind is not known: each is asked for in turn.
+        is_fingerprint = server.host_key is not None and known is None
+        kinds = _KINDS if is_fingerprint else (sum(_KINDS, ()),)
+        for kind in kinds:
+            try:
+                self._connection = await self._connect(kind, known, found)
+                break
+            except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+                if kind is kinds[-1]:
+                    raise BadInput(_unknown(server, found)) from error
+        assert self._connection is not None
+        async with asyncio.timeout(_SIGN_IN_SECONDS):
+            return await self._connection.start_sftp_client()
+
+    async def _connect(
+        self, kind: tuple[str, ...], known: asyncssh.SSHKnownHosts | None, found: list[str]
+    ) -> asyncssh.SSHClientConnection:
         server = self._server
-        found: list[str] = []
         try:
-            self._connection = await asyncssh.connect(
+            return await asyncssh.connect(
                 server.host,
                 server.port,
                 username=server.user,
                 password=None if server.password is None else server.password.get_secret_value(),
                 client_keys=None if server.key_file is None else [str(server.key_file)],
-                known_hosts=_known(server),
+                known_hosts=b"" if known is None else known,
+                server_host_key_algs=kind if known is None else (),
                 client_factory=lambda: _Client(server.host_key, found),
                 agent_path=None,
                 config=None,
@@ -129,17 +156,16 @@ class Connected:
                 login_timeout=_SIGN_IN_SECONDS,
                 keepalive_interval=15,
             )
-        except asyncssh.HostKeyNotVerifiable as error:
-            raise BadInput(_unknown(server, found)) from error
         except asyncssh.PermissionDenied as error:
             means = "password" if server.key_file is None else f"key {server.key_file}"
             raise BadInput(
-                f"{at(server)} does not let '{server.user}' in with this {means}. Check the "
-                "integration's user and password_env, password_file or key_file"
+                f"{at(server)} does not let '{server.user}' in with this {means}. Check user, and "
+                "password_env, password_file or key_file"
             ) from error
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise BadInput(f"key_file {server.key_file} cannot be used: {cause(error)}") from error
-        return self._connection
+        except OSError as error:  # and not one of this machine's disk
+            raise Unavailable(broke_off(server, error)) from error
 
     async def __aexit__(self, *_: object) -> None:
         if self._connection is not None:
@@ -158,32 +184,39 @@ class _Client(asyncssh.SSHClient):
     ) -> bool:
         fingerprint = key.get_fingerprint()
         self._found.append(fingerprint)
-        return self._pinned is not None and _fingerprint(self._pinned) == fingerprint
+        return self._pinned is not None and self._pinned.rstrip("=") == fingerprint
 
 
-def _known(server: Server) -> bytes | str:
-    """Known hosts as asyncssh reads them; with a pinned key there are none."""
-    if server.host_key is not None or server.known_hosts is None:
-        return b""
-    if not server.known_hosts.is_file():
-        raise BadInput(f"known_hosts needs to be a file; there is none at {server.known_hosts}")
-    return str(server.known_hosts)
-
-
-def _fingerprint(pinned: str) -> str:
-    if pinned.startswith("SHA256:"):
-        return pinned.rstrip("=")
+def _known(server: Server) -> asyncssh.SSHKnownHosts | None:
+    """The keys that are known, of which kind too; None: none is, or by its fingerprint alone."""
+    pinned = server.host_key
     try:
-        return asyncssh.import_public_key(pinned).get_fingerprint()
-    except asyncssh.KeyImportError as error:
+        if pinned is not None:
+            if pinned.startswith("SHA256:"):
+                return None
+            key = asyncssh.import_public_key(pinned).export_public_key().decode()
+            return asyncssh.import_known_hosts(f"* {key}")
+        if server.known_hosts is None:
+            return None
+        return asyncssh.read_known_hosts(str(server.known_hosts))
+    except FileNotFoundError as error:
         raise BadInput(
-            "host_key needs to be a public key such as 'ssh-ed25519 AAAA…' or a fingerprint such "
-            "as 'SHA256:…'; found neither"
+            f"known_hosts needs to be a file; there is none at {server.known_hosts}"
+        ) from error
+    except (asyncssh.KeyImportError, ValueError, OSError) as error:
+        if pinned is not None:
+            raise BadInput(
+                "host_key needs to be a public key such as 'ssh-ed25519 AAAA…' or a fingerprint "
+                "such as 'SHA256:…'; found neither"
+            ) from error
+        raise BadInput(
+            f"known_hosts needs to be as OpenSSH keeps it; {server.known_hosts} cannot be read: "
+            f"{cause(error)}"
         ) from error
 
 
 def _unknown(server: Server, found: list[str]) -> str:
-    shown = f"it shows {found[0]}" if found else "it shows one that cannot be used"
+    shown = f"it shows {' and '.join(found)}" if found else "it shows none that can be used"
     known = server.host_key or server.known_hosts
     if known is None:
         return (
@@ -201,8 +234,8 @@ def _unknown(server: Server, found: list[str]) -> str:
 def broke_off(server: Server, error: Exception) -> str:
     """Words for a connection that there is not, or no longer."""
     return (
-        f"{at(server)} cannot be reached, or broke off: {cause(error)}. What is here is kept; "
-        "the next pull goes on from there"
+        f"{at(server)} cannot be reached, or broke off: {plain(cause(error))}. What is here is "
+        "kept; the next pull goes on from there"
     )
 
 

@@ -102,8 +102,7 @@ class SftpPlace:
     def _run(self, asked: Callable[[asyncssh.SFTPClient], Coroutine[Any, Any, Result]]) -> Result:
         async def answered() -> Result:
             if self._sftp is None:
-                connection = await self._connected.__aenter__()
-                self._sftp = await connection.start_sftp_client()
+                self._sftp = await self._connected.__aenter__()
             return await asked(self._sftp)
 
         try:

@@ -21,6 +21,7 @@ INTEGRATIONS = Table(
         Column("failures", "long", "", "Pulls in a row that failed; 0: the last went well"),
         Column("last_error", "string", "", "Why the last one failed; empty: it did not"),
         Column("request_id", "string", "", "The head-end system's name of the file it prepares"),
+        Column("ordered_at", "timestamp", "UTC", "When that file was ordered"),
         Column("asked_from", "timestamp", "UTC", "Arrivals in that file: from here on"),
         Column("asked_to", "timestamp", "UTC", "Their end, not included"),
     ),

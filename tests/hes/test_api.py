@@ -181,6 +181,14 @@ def test_old_files_are_removed_and_have_to_be_asked_for_again(open_room: Open) -
     assert list(room.head_end.files.iterdir()) == []
 
 
+def test_files_are_kept_for_as_long_as_one_likes(open_room: Open) -> None:
+    room = open_room(keep=timedelta(days=999_999))
+    room.read()
+    file = room.ask(START)
+    room.head_end.remove_old_files()
+    assert room.path(file).exists()
+
+
 # --- windows
 
 

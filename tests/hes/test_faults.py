@@ -4,9 +4,11 @@ import errno
 import gzip
 import hashlib
 import threading
+import uuid
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.hes import files
 from meterlake.hes.faults import Channel, Fault, Faults, read_faults
 from meterlake.hes.generate import reads_of
+from meterlake.hes.requests import Outcome, Status
 from meterlake.simulate.fleet import fleet_of
 
 FAR = START + timedelta(days=30)
@@ -202,17 +205,46 @@ def test_a_file_under_way_at_a_stop_is_written_after_the_next_start(
     room.head_end.stop()
     file = room.ask(START)
     assert file["status"] == "running"
-    (room.head_end.files / "half.csv.gz").write_bytes(b"left by a kill")
-    (room.head_end.files.parent.parent / "partial" / "half").write_bytes(b"left by a kill")
+    partial = room.head_end.files.parent.parent / "partial"
+    name = f"{file['request_id']}.csv.gz"
+    for folder in (room.head_end.files, partial):
+        (folder / name).write_bytes(b"left by a kill")
     room.head_end.close()
     again = open_room()
     again.head_end.write_next()
     done = again.status(file["request_id"])
     assert done["status"] == "completed" and lines_of(again, done) == clean
-    assert [path.name for path in again.head_end.files.iterdir()] == [
-        f"{file['request_id']}.csv.gz"
-    ]
-    assert list((again.head_end.files.parent.parent / "partial").iterdir()) == []
+    assert [path.name for path in again.head_end.files.iterdir()] == [name]
+    assert list(partial.iterdir()) == []
+
+
+def test_only_files_of_its_own_are_removed_at_a_start(room: Room, open_room: Open) -> None:
+    done, old = (room.ask(START) for _ in range(2))
+    room.head_end._requests.expire(room.clock.time + timedelta(days=99), timedelta(days=1))
+    room.head_end._requests.finish(
+        done["request_id"], Outcome(Status.COMPLETED), now=room.clock.time
+    )
+    half = room.ask(START)
+    room.head_end._requests.tell(half["request_id"], Status.RUNNING)
+    outbox = room.head_end.files
+    partial = outbox.parent.parent / "partial"
+    (partial / f"{half['request_id']}.csv.gz").write_bytes(b"half")
+    foreign = [
+        "precious.csv", "half.csv.gz", f"{uuid.uuid4()}.csv.gz", f"{old['request_id']}.csv",
+        "a folder/with a file",
+    ]  # fmt: skip
+    for folder in (outbox, partial):
+        for name in foreign:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"precious")
+    (partial / f"{done['request_id']}.csv.gz").mkdir()
+    room.head_end.close()
+    open_room()
+    kept = {Path(name).parts[0] for name in foreign}
+    name = f"{done['request_id']}.csv.gz"
+    assert {path.name for path in outbox.iterdir()} == kept | {name}
+    assert {path.name for path in partial.iterdir()} == kept | {name}  # a folder of that name
+    assert (outbox / "a folder" / "with a file").read_bytes() == b"precious"
 
 
 def test_a_store_that_gave_up_is_opened_again(

@@ -1,5 +1,6 @@
 """The process: what it tells, OpenSSH's client, restarts, kills, faults on the wire, full disks."""
 
+import asyncio
 import gzip
 import hashlib
 import http.client
@@ -8,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncssh
 import httpx2
 import polars as pl
 import pytest
@@ -27,9 +30,11 @@ from support.hes import Hes, moment
 from typer.testing import CliRunner
 
 from meterlake.cli import app
-from meterlake.errors import Unavailable
+from meterlake.cli.hes import _integration, _to_minutes
+from meterlake.errors import BadInput, Unavailable
 from meterlake.hes.faults import Faults
 from meterlake.hes.head_end import HeadEnd
+from meterlake.hes.run import Listening, Serving, _api_socket
 from meterlake.hes.store import Store
 from meterlake.hes.wanted import Wanted
 
@@ -115,6 +120,9 @@ def test_people_are_told_too(tmp_path: Path) -> None:
         (["--fault", "quick:1"], "slow, drop, truncate, error500, duplicate, out-of-order"),
         (["--speed", "0.5x"], "--speed needs"),
         (["--every", "7m"], "interval"),
+        (["--every", "30s"], "--every needs whole minutes"),
+        (["--backfill", "999999d"], "--backfill needs"),
+        (["--user", "\udcff"], "--folder and --user need"),
         (["--start", "2999-01-01", "--speed", "1x"], "--start needs"),
         (["--authorized-keys", "absent"], "--authorized-keys needs"),
     ],
@@ -122,13 +130,121 @@ def test_people_are_told_too(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_in_a_sentence(
     options: list[str], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    free = ["--port", "0", "--sftp-port", "0", "--folder", str(tmp_path / "hes")]
+    code, said = refused(tmp_path / "hes", *options)
+    assert code == 1 and words in said
+
+
+def test_a_length_of_whole_minutes_is_taken_and_no_other() -> None:
+    assert [_to_minutes(text) for text in ("15m", "1h", "120s")] == [15, 60, 2]
+    for text in ("90s", "30s", "61s"):
+        with pytest.raises(BadInput, match=f"--every needs whole minutes.*'{text}'"):
+            _to_minutes(text)
+
+
+def refused(folder: Path, *options: str) -> tuple[int, str]:
+    """The exit code of the command in this process, and the one sentence that it says."""
+    free = ["--port", "0", "--sftp-port", "0", "--devices", "5", "--folder", str(folder)]
     before = signal.getsignal(signal.SIGTERM)
     try:
         done = CliRunner().invoke(app, ["hes", "serve", *free, *options])
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.stderr
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--port", "--sftp-port"])
+def test_a_port_that_is_taken_is_told_once(flag: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = refused(tmp_path / "hes", flag, str(port))
+    assert code == 3 and said.startswith("meterlake: The ")
+    assert said.endswith(
+        f" cannot listen at 127.0.0.1:{port}: Address already in use. Stop what does, or give "
+        f"another {flag}\n"
+    )
+
+
+def test_a_port_is_taken_before_the_server_runs() -> None:
+    with (
+        _api_socket(Listening(port=0)) as taken,
+        pytest.raises(Unavailable, match="another --port"),
+    ):
+        _api_socket(Listening(port=taken.getsockname()[1]))
+
+
+def test_two_at_once_in_a_folder_are_one_and_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "hes"
+    with hes.starting(folder, *SMALL) as one, hes.starting(folder, *SMALL) as two:
+        hes.wait(lambda: one.poll() is not None or two.poll() is not None)
+        ended, runs = (one, two) if one.poll() is not None else (two, one)
+        assert ended.stderr is not None and runs.stdout is not None
+        assert ended.stderr.read() == (
+            f"meterlake: --folder {folder} is in use by process {runs.pid}. Stop it, or give "
+            "another --folder\n"
+        )
+        assert ended.returncode == 3
+        assert json.loads(runs.stdout.readline())["api"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "hes.duckdb").write_text("no store")
+    code, said = refused(tmp_path / "other")
+    assert code == 3 and "cannot be opened" in said and "in use" not in said
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]")]
+)
+@pytest.mark.parametrize("name", ["hes", "⚡ 𝄞", 'a"b\\c', "\x7f\t"])
+def test_the_section_says_what_was_meant_wherever_it_is_appended(
+    name: str, host: str, shown: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    at = Serving(
+        host=host, port=8081, sftp_port=2222, user=f"ops@corp:{name}%40", fingerprint="SHA256:x",
+        host_key="ssh-ed25519 AAAA", password_file=folder / "password",
+    )  # fmt: skip
+    section = _integration(folder, at).read_bytes().decode()
+    settings = tomllib.loads('lake = "./lake"\nlate_hooks = []' + section)
+    assert settings["integration"]["hes"] == {
+        "url": f"http://{shown}:8081",
+        "sftp": f"{shown}:2222",
+        "user": f"ops@corp:{name}%40",
+        "password_file": str(folder / "password"),
+        "host_key": "ssh-ed25519 AAAA",
+    }
+    assert at.known_hosts == f"[{host}]:2222 ssh-ed25519 AAAA"
+    assert urlsplit(at.sftp).hostname == host and urlsplit(at.sftp).port == 2222
+
+
+def test_a_section_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "hes" / "integration.toml").mkdir(parents=True)
+    code, said = refused(tmp_path / "hes")
+    assert code == 3 and "integration.toml cannot be written: Is a directory" in said
+
+
+def test_secrets_are_its_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "⚡"
+    careless = ("sh", "-c", 'umask 0; exec "$@"', "sh")
+    with hes.serving(folder, *SMALL, "--user", "ops@corp", before=careless) as found:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for name in ("password", "host_key"):
+            assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+        section = tomllib.loads((folder / "integration.toml").read_text("utf-8"))
+        assert section["integration"]["hes"]["user"] == "ops@corp"
+        password = Path(section["integration"]["hes"]["password_file"]).read_text().strip()
+
+        async def who() -> str:
+            async with asyncssh.connect(
+                found.sftp_host, found.sftp_port, username="ops@corp", password=password,
+                known_hosts=asyncssh.import_known_hosts(found.known_hosts), client_keys=None,
+                agent_path=None, config=None,
+            ) as connection:  # fmt: skip
+                return str(connection.get_extra_info("username"))
+
+        assert asyncio.run(who()) == "ops@corp"
+        assert found.end() == 0
 
 
 def test_without_its_packages_it_says_what_to_install(

@@ -4,13 +4,16 @@ import json
 import signal
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from meterlake import show
 from meterlake.cli.options import Output, OutputOption, plain_errors, to_duration, to_moment
-from meterlake.errors import BadInput
+from meterlake.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from meterlake.hes.run import Serving
 
 commands = typer.Typer()
 hes_app = typer.Typer(help="Head-end systems: pull from them, or play one.", no_args_is_help=True)
@@ -67,7 +70,7 @@ def serve(
         try:
             from meterlake.hes.clock import machine_clock
             from meterlake.hes.faults import read_faults
-            from meterlake.hes.run import Listening, Serving
+            from meterlake.hes.run import Listening
             from meterlake.hes.run import serve as run
             from meterlake.hes.wanted import Wanted
         except ImportError as error:
@@ -77,7 +80,7 @@ def serve(
             ) from error
         wanted = Wanted(
             devices=devices,
-            interval_minutes=to_duration(every, "--every") // timedelta(minutes=1),
+            interval_minutes=_to_minutes(every),
             late_percent=late,
             late_minutes=late_minutes,
             seed=seed,
@@ -90,7 +93,7 @@ def serve(
             host=host, port=port, sftp_port=sftp_port, user=user, authorized_keys=authorized_keys
         )
 
-        def ready(at: Serving) -> None:
+        def ready(at: "Serving") -> None:
             told = _integration(folder, at)
             _tell(at, told, output is Output.json)
 
@@ -104,23 +107,32 @@ def serve(
         )
 
 
-def _integration(folder: Path, at: Any) -> Path:
+def _integration(folder: Path, at: "Serving") -> Path:
     """Write down what meterlake.toml needs to say, to pull from it."""
-    user, _, address = at.sftp.removeprefix("sftp://").partition("@")
     secret = ("password_env", "METERLAKE_HES_PASSWORD")
     if at.password_file is not None:
-        secret = ("password_file", str(Path(at.password_file).resolve()))
-    lines = {"url": at.api, "sftp": address, "user": user, secret[0]: secret[1]}
+        secret = ("password_file", str(at.password_file.resolve()))
+    lines = {"url": at.api, "sftp": at.sftp_address, "user": at.user, secret[0]: secret[1]}
     lines["host_key"] = at.host_key
-    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
+    text = "".join(f"{name} = {_quoted(value)}\n" for name, value in lines.items())
     path = folder / "integration.toml"
-    path.write_text(f"[integration.hes]\n{text}")
+    try:  # the empty line is for who appends it to a file whose last line has no end
+        path.write_text(f"\n[integration.hes]\n{text}", encoding="utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(f"--folder and --user need to be UTF-8: {error.reason}") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 
-def _tell(at: Any, integration: Path, as_json: bool) -> None:
+def _quoted(text: str) -> str:
+    """Text as TOML has it: as JSON does, but all that is not ASCII stands for itself."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _tell(at: "Serving", integration: Path, as_json: bool) -> None:
     """Where it listens, and how to get in."""
-    facts = {
+    facts: dict[str, object] = {
         "api": at.api,
         "sftp": at.sftp,
         "fingerprint": at.fingerprint,
@@ -133,6 +145,14 @@ def _tell(at: Any, integration: Path, as_json: bool) -> None:
         facts["password_file"] = "none: METERLAKE_HES_PASSWORD"
     show.result(facts, as_json)
     print("" if as_json else "Ctrl-C stops it\n", end="", flush=True)
+
+
+def _to_minutes(text: str) -> int:
+    """What --every says. Raises BadInput."""
+    minutes, rest = divmod(to_duration(text, "--every"), timedelta(minutes=1))
+    if rest:
+        raise BadInput(f"--every needs whole minutes, such as 15m or 1h; found '{text}'")
+    return minutes
 
 
 def _to_speed(text: str) -> float:

@@ -46,6 +46,7 @@ class HeadEnd:
         self.files = folder / "sftp" / OUTBOX
         self._partial = folder / "partial"
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it has secrets
             for each in (self.files, self._partial):
                 each.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -209,7 +210,7 @@ class HeadEnd:
         self._untold.pop(request.request_id, None)
 
     def _write(self, request: Request) -> Written | None:
-        path = self.files / f"{request.request_id}.csv.gz"
+        path = self.files / _name(request.request_id)
         return write_file(
             request,
             self._store,
@@ -228,14 +229,16 @@ class HeadEnd:
     def remove_old_files(self) -> None:
         """Remove the files that were finished long ago."""
         for request_id in self._requests.expire(self.now(), self._keep):
-            (self.files / f"{request_id}.csv.gz").unlink(missing_ok=True)
+            (self.files / _name(request_id)).unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
-        """Files of a process that was killed: half done, or removed by half."""
-        known = {f"{request_id}.csv.gz" for request_id in self._requests.completed()}
-        for path in (*self._partial.iterdir(), *self.files.iterdir()):
-            if path.parent == self._partial or path.name not in known:
-                path.unlink()
+        """Its own files that a killed process left: half done, or removed by half."""
+        ids, completed = self._requests.ids(), self._requests.completed()
+        for folder, known in ((self._partial, ids), (self.files, ids - completed)):
+            names = {_name(request_id) for request_id in known}
+            for path in folder.iterdir():
+                if path.name in names and not path.is_dir():
+                    path.unlink()
 
     def _tried(self, what: str, work: Callable[[], None]) -> bool:
         """Whether some work could be done; if not, a warning and a pause."""
@@ -247,3 +250,7 @@ class HeadEnd:
                 self._stopped.wait(PAUSE_SECONDS)
             return False
         return True
+
+
+def _name(request_id: str) -> str:
+    return f"{request_id}.csv.gz"

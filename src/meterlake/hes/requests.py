@@ -2,11 +2,11 @@
 
 import uuid
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from meterlake.hes.store import Store
+from meterlake.hes.store import Store, aware, naive
 
 REMOVED = "the file was removed after its time; ask for it again"
 
@@ -75,7 +75,7 @@ class Requests:
             cursor.execute(
                 "INSERT INTO requests (request_id, number, status, start_date, end_date)"
                 " VALUES (?, ?, 'queued', ?, ?)",
-                [request_id, number, *(_naive(moment) for moment in (start, end))],
+                [request_id, number, *(naive(moment) for moment in (start, end))],
             )
         return Request(request_id, number, Status.QUEUED, start, end)
 
@@ -100,8 +100,14 @@ class Requests:
             cursor.execute(
                 "UPDATE requests SET status = ?, record_count = ?, size = ?, sha256 = ?, error = ?,"
                 " finished_at = ? WHERE request_id = ?",
-                [*astuple(outcome), _naive(now), request_id],
+                [*astuple(outcome), naive(now), request_id],
             )
+
+    def ids(self) -> set[str]:
+        """The ids of all that was ever asked for."""
+        with self._store.cursor() as cursor:
+            rows = cursor.execute("SELECT request_id FROM requests").fetchall()
+        return {row[0] for row in rows}
 
     def completed(self) -> set[str]:
         """The ids of the requests whose files are there."""
@@ -115,8 +121,9 @@ class Requests:
         """Note that files are removed that were finished long ago; their ids."""
         with self._store.cursor() as cursor:
             found = cursor.execute(
-                "SELECT request_id FROM requests WHERE status = 'completed' AND finished_at < ?",
-                [_naive(now - keep)],
+                "SELECT request_id FROM requests WHERE status = 'completed'"
+                " AND epoch_us(?) - epoch_us(finished_at) > ?",
+                [naive(now), keep // timedelta(microseconds=1)],
             ).fetchall()
         for (request_id,) in found:
             self.finish(request_id, Outcome(Status.FAILED, error=REMOVED), now=now)
@@ -131,12 +138,4 @@ class Requests:
         if row is None:
             return None
         request_id, number, status, start, end, *rest = row
-        return Request(request_id, number, Status(status), _aware(start), _aware(end), *rest)
-
-
-def _naive(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC)
+        return Request(request_id, number, Status(status), aware(start), aware(end), *rest)

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from meterlake.hes.api import create_app
 from meterlake.hes.clock import Clock
 from meterlake.hes.faults import Fault, Faults
 from meterlake.hes.head_end import HeadEnd
-from meterlake.hes.sftp import HostKey, Login, host_key, serving, write_secret
+from meterlake.hes.sftp import Login, host_key, serving, write_secret
 from meterlake.hes.wanted import Wanted
 
 PASSWORD_VARIABLE = "METERLAKE_HES_PASSWORD"
@@ -41,26 +41,54 @@ class Listening:
     authorized_keys: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Serving:
     """What who pulls needs to know.
 
     Attributes
     ----------
-    api, sftp : str
-        Addresses.
-    fingerprint, host_key, known_hosts : str
-        Of the SFTP server: the hash of its key, the key, and the line for a file known_hosts.
+    host, port, sftp_port
+        Where the API and the SFTP server listen.
+    user : str
+        Who may log in to the SFTP server.
+    fingerprint, host_key : str
+        Of the SFTP server: the hash of its key, and the key.
     password_file : Path or None
         Where the password lies; None: it was given in the environment.
     """
 
-    api: str
-    sftp: str
+    host: str
+    port: int
+    sftp_port: int
+    user: str
     fingerprint: str
     host_key: str
-    known_hosts: str
     password_file: Path | None
+
+    @property
+    def api(self) -> str:
+        """The URL of the API."""
+        return f"http://{self._shown_host}:{self.port}"
+
+    @property
+    def sftp(self) -> str:
+        """The URL of the SFTP server, with the user as a URL has it."""
+        return f"sftp://{quote(self.user, safe='')}@{self.sftp_address}"
+
+    @property
+    def sftp_address(self) -> str:
+        """HOST:PORT of the SFTP server."""
+        return f"{self._shown_host}:{self.sftp_port}"
+
+    @property
+    def known_hosts(self) -> str:
+        """The line for a file known_hosts."""
+        known_as = self.host if self.sftp_port == 22 else f"[{self.host}]:{self.sftp_port}"
+        return f"{known_as} {self.host_key}"
+
+    @property
+    def _shown_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def serve(
@@ -93,7 +121,23 @@ def serve(
             key = host_key(folder / "host_key")
             password, password_file = _password(folder / "password")
             login = Login(listening.user, password, listening.authorized_keys)
-            asyncio.run(_serve(head_end, struck, api, listening, key, login, password_file, ready))
+            at, root = listening, head_end.files.parent
+            sftp = serving(root, key, login, struck, host=at.host, port=at.sftp_port)
+
+            def told(sftp_port: int) -> None:
+                ready(
+                    Serving(
+                        host=at.host,
+                        port=api.getsockname()[1],
+                        sftp_port=sftp_port,
+                        user=at.user,
+                        fingerprint=key.fingerprint,
+                        host_key=key.public,
+                        password_file=password_file,
+                    )
+                )
+
+            asyncio.run(_serve(head_end, struck, api=api, sftp=sftp, ready=told))
         finally:
             head_end.close()
 
@@ -101,41 +145,19 @@ def serve(
 async def _serve(
     head_end: HeadEnd,
     faults: Faults,
+    *,
     api: socket.socket,
-    listening: Listening,
-    key: HostKey,
-    login: Login,
-    password_file: Path | None,
-    ready: Callable[[Serving], None],
+    sftp: AbstractAsyncContextManager[int],
+    ready: Callable[[int], None],
 ) -> None:
+    """Serve until a signal; `ready` is told the port of the SFTP server."""
     server = _Server(_config(head_end, faults))
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, server.end)
-    host = listening.host
-    async with (
-        serving(
-            head_end.files.parent, key, login, faults, host=host, port=listening.sftp_port
-        ) as sftp_port,
-        _working(head_end, server),
-    ):
-        shown = f"[{host}]" if ":" in host else host
-        server.ready = lambda: ready(
-            Serving(
-                api=f"http://{shown}:{api.getsockname()[1]}",
-                sftp=f"sftp://{quote(login.user, safe='')}@{shown}:{sftp_port}",
-                fingerprint=key.fingerprint,
-                host_key=key.public,
-                known_hosts=f"{_known_as(host, sftp_port)} {key.public}",
-                password_file=password_file,
-            )
-        )
+    async with sftp as sftp_port, _working(head_end, server):
+        server.ready = lambda: ready(sftp_port)
         await server.serve(sockets=[api])
-
-
-def _known_as(host: str, port: int) -> str:
-    """What known_hosts calls an SSH server."""
-    return host if port == 22 else f"[{host}]:{port}"
 
 
 class _Server(uvicorn.Server):
@@ -197,6 +219,7 @@ def _api_socket(listening: Listening) -> socket.socket:
     api.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         api.bind((listening.host, listening.port))
+        api.listen()  # from here on nobody else can, although it is bound by SO_REUSEADDR
     except OSError as error:
         api.close()
         raise Unavailable(

@@ -111,13 +111,18 @@ async def serving(
         )
     except OSError as error:
         raise Unavailable(
-            f"The SFTP server cannot listen at {host}:{port}: {error.strerror}. Stop what does, "
+            f"The SFTP server cannot listen at {host}:{port}: {_reason(error)}. Stop what does, "
             "or give another --sftp-port"
         ) from error
     try:
         yield listening.get_port()
     finally:
         listening.close()
+
+
+def _reason(error: OSError) -> str:
+    """In the machine's words: asyncio puts the address into its own once more."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _authorized(path: Path | None) -> asyncssh.SSHAuthorizedKeys | None:

@@ -5,6 +5,7 @@ any time leaves neither a gap nor a double. Values are in thousandths, as the re
 times are UTC without saying so.
 """
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ CREATE TABLE IF NOT EXISTS requests (
     record_count BIGINT, size BIGINT, sha256 VARCHAR, error VARCHAR, finished_at TIMESTAMP);
 """
 
+_LOCKED, _PROCESS = "Could not set lock", re.compile(r"\(PID (\d+)\)")  # as DuckDB says it
+
 _PLAN = ("devices", "interval_minutes", "late_percent", "late_minutes", "seed", "start_time")
 
 
@@ -57,6 +60,16 @@ class State:
     next_minute: int
     clock: datetime
     complete_until: datetime
+
+
+def naive(moment: datetime) -> datetime:
+    """A moment as the store has it."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def aware(moment: datetime) -> datetime:
+    """A moment of the store."""
+    return moment.replace(tzinfo=UTC)
 
 
 class Store:
@@ -105,11 +118,11 @@ class Store:
 
     def begin(self, plan: ReadingsPlan, clock: datetime) -> State:
         """Take on a plan where there is none yet."""
-        told = [getattr(plan, name) for name in _PLAN[:-1]] + [_naive(plan.start)]
+        told = [getattr(plan, name) for name in _PLAN[:-1]] + [naive(plan.start)]
         with self.change() as cursor:
             cursor.execute(
                 "INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [*told, plan.start_minute, _naive(clock), _naive(plan.start)],
+                [*told, plan.start_minute, naive(clock), naive(plan.start)],
             )
         return State(plan.start_minute, clock, plan.start)
 
@@ -120,11 +133,9 @@ class Store:
         if row is None:
             return None
         of = dict(zip(_PLAN, row, strict=False))
-        start = _aware(of.pop("start_time"))
+        start = aware(of.pop("start_time"))
         end = instant_of(minute_of(start) + of["interval_minutes"])
-        return ReadingsPlan(start=start, end=end, **of), State(
-            row[6], _aware(row[7]), _aware(row[8])
-        )
+        return ReadingsPlan(start=start, end=end, **of), State(row[6], aware(row[7]), aware(row[8]))
 
     def advance(self, state: State, reads: Mapping[str, NDArray[Any]] | None) -> None:
         """Store reads, and how far that is, in one transaction.
@@ -140,16 +151,16 @@ class Store:
                 cursor.execute("INSERT INTO reads SELECT * FROM taken")
             cursor.execute(
                 "UPDATE state SET next_minute = ?, clock = ?, complete_until = ?",
-                [state.next_minute, _naive(state.clock), _naive(state.complete_until)],
+                [state.next_minute, naive(state.clock), naive(state.complete_until)],
             )
 
     def oldest(self, before: datetime) -> datetime | None:
         """The first arrival before a moment."""
         with self.cursor() as cursor:
             row = cursor.execute(
-                "SELECT min(arrival_time) FROM reads WHERE arrival_time < ?", [_naive(before)]
+                "SELECT min(arrival_time) FROM reads WHERE arrival_time < ?", [naive(before)]
             ).fetchone()
-        return None if row is None or row[0] is None else _aware(row[0])
+        return None if row is None or row[0] is None else aware(row[0])
 
     # --- reads of a window of arrival
 
@@ -168,7 +179,7 @@ class Store:
             counts = cursor.execute(
                 "SELECT epoch_us(arrival_time) // ? AS step, count(*) FROM reads"
                 " WHERE arrival_time >= ? AND arrival_time < ? GROUP BY step ORDER BY step",
-                [step_us, _naive(start), _naive(end)],
+                [step_us, naive(start), naive(end)],
             ).fetchall()
         found: list[tuple[datetime, datetime, int]] = []
         for step, count in counts:
@@ -189,8 +200,8 @@ class Store:
                 "SELECT * FROM reads WHERE arrival_time >= $start AND arrival_time < $end"
                 " ORDER BY arrival_time, device, time LIMIT $limit OFFSET $offset",
                 params={
-                    "start": _naive(start),
-                    "end": _naive(end),
+                    "start": naive(start),
+                    "end": naive(end),
                     "limit": 2**62 if limit is None else limit,
                     "offset": offset,
                 },
@@ -209,19 +220,16 @@ def _open(path: Path) -> duckdb.DuckDBPyConnection:
             },
         )
     except duckdb.Error as error:
+        if _LOCKED in str(error):
+            found = _PROCESS.search(str(error))
+            who = "another process" if found is None else f"process {found[1]}"
+            raise Unavailable(
+                f"--folder {path.parent} is in use by {who}. Stop it, or give another --folder"
+            ) from error
         raise Unavailable(
-            f"The store {path} cannot be opened: {_first_line(error)}. Stop the process that has "
-            "it, or give another --folder"
+            f"The store {path} cannot be opened: {_first_line(error)}. Give another --folder"
         ) from error
 
 
 def _first_line(error: duckdb.Error) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _naive(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC)

@@ -56,8 +56,11 @@ def take_up(store: Store, wanted: Wanted, machine: Clock) -> tuple[ReadingsPlan,
         _check_same(plan, plan_of(wanted, plan.start), start_given=wanted.start is not None)
         at = max(now, state.clock) if wanted.speed == 1 else state.clock
         return plan, state, running_from(at, speed=wanted.speed, machine=machine)
-    at = now if wanted.start is None or wanted.speed == 1 else wanted.start + wanted.backfill
-    plan = plan_of(wanted, at - wanted.backfill)
+    try:
+        at = now if wanted.start is None or wanted.speed == 1 else wanted.start + wanted.backfill
+        plan = plan_of(wanted, at - wanted.backfill)
+    except OverflowError as error:
+        raise BadInput("--backfill needs to stay within the years 1 to 9999") from error
     if plan.start > at:
         raise BadInput(f"--start needs to lie before now, {at.isoformat()}; found {plan.start}")
     return plan, store.begin(plan, at), running_from(at, speed=wanted.speed, machine=machine)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -379,6 +380,13 @@ def test_json_csv_and_arrow_say_the_same(client: TestClient, listing: Listing) -
                 assert shown in (None, "inf", "NaN", "-inf")
             else:
                 assert shown == value
+
+
+@pytest.mark.parametrize("number", ["5", "-1", "20240401", " 7 ", "1.4e-196", "-4.9E-52", "1e3"])
+@pytest.mark.parametrize("path", ["/outages?from", "/anomalies?to", "/meters/b2/readings?from"])
+def test_a_number_is_no_time(client: TestClient, path: str, number: str) -> None:
+    answer = client.get(f"{path}={quote(number)}")
+    assert answer.status_code == 422 and "a number is no time" in answer.text
 
 
 def test_what_is_no_number_is_null_in_json(client: TestClient) -> None:

@@ -1,6 +1,5 @@
 """What the OpenAPI description says of answers: rows in three forms, and problems."""
 
-import re
 from datetime import date, datetime
 from typing import Annotated, Any
 
@@ -12,14 +11,14 @@ from meterlake.serve.answers import ARROW, CSV, JSON, PROBLEM, Problem
 PAGE_ROWS = 1_000
 MOST_ROWS = 100_000
 
-_NUMBER = re.compile(r"\s*[-+]?[\d.]+\s*")
-
 
 def _no_number(told: Any) -> Any:
     """As what it is; a number would be taken for seconds or milliseconds since 1970."""
-    if isinstance(told, int | float) or (isinstance(told, str) and _NUMBER.fullmatch(told)):
-        raise ValueError("a number is no time: write it as 2024-04-01 or 2024-04-01T00:00:00Z")
-    return told
+    try:
+        float(told)
+    except (TypeError, ValueError):
+        return told
+    raise ValueError("a number is no time: write it as 2024-04-01 or 2024-04-01T00:00:00Z")
 
 
 Moment = Annotated[datetime, BeforeValidator(_no_number)]

@@ -147,7 +147,9 @@ def commands() -> str:
         "Exit codes: 0 done; 1 bad input, trying again will not help; 2 wrong usage; 3 something",
         "needed is not there at the moment. Messages, warnings and progress go to stderr, results",
         "to stdout. With `--output json` a command prints one JSON object on stdout and nothing",
-        "else there. `meterlake --version` prints the version; `--help` after a command, its help.",
+        "else there. Stopped by Ctrl-C or SIGTERM, `hes serve`, `hes pull --every` and `watch` end",
+        "with 0, since that is how they end, and others with 130 or 143. `meterlake --version`",
+        "prints the version; `--help` after a command, its help.",
     ]
     for path, command in walk_commands():
         about, example = _about(command.help)

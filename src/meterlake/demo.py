@@ -195,6 +195,7 @@ What to type next
   .venv/bin/meterlake late --lake {lake}
 {_next(learnt, meter, lake)}  .venv/bin/meterlake grid outages --lake {lake}
   .venv/bin/meterlake grid transformer-load --lake {lake}
+  .venv/bin/meterlake serve --lake {lake}
 
 Done in {seconds} s."""
     )

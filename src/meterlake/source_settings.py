@@ -211,7 +211,7 @@ class IntegrationSettings(BaseModel):
     retry_seconds: float = Field(
         5.0, ge=0, description="Pause after a first failure; doubled for each further one [s]"
     )
-    retry_seconds_at_most: float = Field(3600.0, ge=0, description="Longest of these pauses [s]")
+    retry_seconds_at_most: float = Field(900.0, ge=0, description="Longest of these pauses [s]")
     profile: str | None = Field(
         None, description="Format of its files, a name or a profile file; unset: recognised"
     )

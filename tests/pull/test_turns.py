@@ -118,6 +118,16 @@ def test_turns_go_on_after_failures_and_retries_do_not_wait_for_a_turn(
     assert integrated(north) == len(arrived(hes))
 
 
+@pytest.mark.parametrize(("hours", "is_told"), [(0.5, False), (40, True)])
+def test_a_head_end_that_is_behind_its_own_time_is_told_of(
+    north: Puller, hes: StubHes, hours: float, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hes.behind = hours * HOUR
+    job(north).once()
+    words = "its reads are complete up to 2024-01-01T16:00:00Z only, and there it is"
+    assert (words in capsys.readouterr().err) == is_told
+
+
 def test_a_pull_is_due_when_both_turn_and_interval_say_so(north: Puller) -> None:
     turns = job(north)
     assert turns._seconds_until_due(NAME, {}, 60) == 0

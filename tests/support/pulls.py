@@ -73,6 +73,7 @@ class StubHes:
     on_fetch: Callable[[Path], None] = lambda path: None
     on_order: Callable[[], None] = lambda: None
     header: str = HEADER
+    behind: timedelta = timedelta(0)
     damage: Callable[[bytes], bytes] = lambda content: content
 
     def __call__(self, url: str, *, pause: object) -> "StubHes":
@@ -83,7 +84,7 @@ class StubHes:
 
     def extent(self) -> Extent:
         oldest = min((r.arrival for r in self.reads), default=None)
-        return Extent(now=self.until, oldest=oldest, complete_until=self.until)
+        return Extent(now=self.until + self.behind, oldest=oldest, complete_until=self.until)
 
     def order(self, start: datetime, end: datetime) -> File:
         self.on_order()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _SHORTEST_PAUSE = 0.2  # between turns [s]
+_BEHIND = timedelta(hours=1)  # a head-end system that is further is told of
 
 
 @commands.command("pull")
@@ -51,10 +52,10 @@ def pull_command(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Take in what has arrived at head-end systems since the last time: each read once.
+    r"""Take in what has arrived at head-end systems since the last time: each read once.
 
     Windows follow the time of arrival, so late reads come too. What is cut off goes on with the
-    next pull. Integrations are named in meterlake.toml, in sections [integration.NAME].
+    next pull. Integrations are named in meterlake.toml, in sections \[integration.NAME].
 
     Example: meterlake hes pull --every 15m
     """
@@ -162,6 +163,8 @@ class _Job:
 
     def until_stopped(self, turn: float) -> None:
         """Pull from each that is due, turn by turn; failures are told, and tried again in time."""
+        from meterlake.lake.claims import Taken
+
         last: dict[str, float] = {}
         while True:
             self.brought.clear()
@@ -171,8 +174,11 @@ class _Job:
                 last[name] = time.monotonic()
                 try:
                     self._pull(name)
+                except Taken:
+                    say(f"{moment()} {name}: another process pulls from it")
                 except MeterlakeError as error:
-                    say(f"{moment()} {name}: {error}")
+                    words, seconds = str(error).rstrip("."), self._seconds_until_due(name, last, 0)
+                    say(f"{moment()} {name}: {words}. Next try in {seconds:.0f} s")
             try:
                 integrated = self._integrate()
                 self._tell(integrated)
@@ -212,6 +218,11 @@ class _Job:
             )
         if not done.windows:
             self.brought.append(done)
+        if done.head_end_now and done.cursor and done.head_end_now - done.cursor > _BEHIND:
+            say(
+                f"{name}: its reads are complete up to {_short(done.cursor)} only, and there it is "
+                f"{_short(done.head_end_now)}: it still reads. Pull again for the rest"
+            )
 
     def _sums(self) -> "list[Pulled]":
         """What was brought, by integration, also by pulls that failed then."""
@@ -250,7 +261,7 @@ class _Job:
 
 
 def _facts(done: Any) -> dict[str, Any]:
-    return {k: told(v) for k, v in vars(done).items()}
+    return {k: told(v) for k, v in vars(done).items() if k != "head_end_now"}
 
 
 def _short(value: object) -> object:

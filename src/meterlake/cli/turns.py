@@ -100,7 +100,8 @@ def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
             )
     for failure in done.hook_failures:
         say(failure)
-    return {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}
+    facts = {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}
+    return facts if any(facts.values()) else None
 
 
 def say(text: str) -> None:

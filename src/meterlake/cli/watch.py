@@ -52,10 +52,10 @@ def watch_command(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Take in what arrives in folders, on SFTP, FTP and web servers, and in S3: each file once.
+    r"""Take in what arrives in folders, on SFTP, FTP and web servers, and in S3: each file once.
 
-    Sources are named in meterlake.toml, in sections [[source]]. Files that are still being written
-    are waited for. It goes on until it is stopped.
+    Sources are named in meterlake.toml, in sections \[\[source]]. Files that are still being
+    written are waited for. It goes on until it is stopped.
 
     Example: meterlake watch --every 30s
     """

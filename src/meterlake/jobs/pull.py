@@ -72,7 +72,10 @@ class Means:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did: windows it went through, those of them that were empty, what came in."""
+    """What a pull did: windows it went through, those of them that were empty, what came in.
+
+    `cursor` is how far it is, and `head_end_now` how late it is there.
+    """
 
     name: str
     windows: int = 0
@@ -81,6 +84,7 @@ class Pulled:
     stored: int = 0
     quarantined: int = 0
     cursor: datetime | None = None
+    head_end_now: datetime | None = None
 
     def plus(self, later: "Pulled") -> "Pulled":
         """What this and a later one did."""
@@ -161,7 +165,7 @@ class _Run:
                 window = Pulled(name, 1, int(is_empty), rows, stored, rows - stored, cursor)
                 self.means.brought(window)
                 done = done.plus(window)
-            return done
+            return replace(done, head_end_now=extent.now)
         finally:
             head_end.close()
 

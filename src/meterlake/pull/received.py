@@ -52,10 +52,12 @@ def parts_folder(*names: str) -> Path:
 
 def forget(folder: Path, *, but: str | None = None) -> None:
     """Remove what lies in a folder of parts, `but` one file's folder."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # it goes with the next one
         for entry in folder.iterdir():
             if entry.name != but:
                 shutil.rmtree(entry, ignore_errors=True)
+        if but is None:
+            folder.rmdir()
 
 
 def verify(path: Path, announced: Announced) -> None:

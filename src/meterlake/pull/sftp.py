@@ -223,7 +223,7 @@ def _unknown(server: Server, found: list[str]) -> str:
             f"{at(server)} is not known yet: {shown}. Ask whoever runs it whether that is its "
             "key; if so, set host_key to it in meterlake.toml"
         )
-    named = "host_key" if server.host_key else f"a key of {server.known_hosts}"
+    named = "the key of host_key" if server.host_key else f"a key of {server.known_hosts}"
     return (
         f"{at(server)} needs to show {named}; {shown}. Somebody may stand in between, so "
         "nothing was sent. Ask whoever runs it whether its key was changed; if so, set host_key "

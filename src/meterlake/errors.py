@@ -29,3 +29,9 @@ class Unavailable(MeterlakeError):
 
 class Conflict(Unavailable):
     """Another writer changed the table between our reading and our commit."""
+
+
+def plain(text: object, most: int = 300) -> str:
+    """What another machine says, in one line without control characters, and not too long."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)[:most]

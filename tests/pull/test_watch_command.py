@@ -94,7 +94,7 @@ def test_what_a_server_says_does_nothing_to_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     say("it answers \x1b[2J\r550")
-    assert capsys.readouterr().err == "meterlake: it answers \ufffd[2J\ufffd550\n"
+    assert capsys.readouterr().err == "meterlake: it answers \ufffd[2J 550\n"
 
 
 def test_a_source_that_is_down_leaves_the_others_alone_and_ends_with_3(

@@ -157,7 +157,6 @@ class Lying:
     """A place whose server says what a test says."""
 
     is_atomic = False
-    renames = True
 
     def __init__(self, names: dict[str, list[str]]) -> None:
         self.names = names
@@ -178,9 +177,6 @@ class Lying:
 
     def rename(self, path: str, to: str) -> None:
         self.moved.append((path, to))
-
-    def leave(self, path: str) -> None:
-        raise NotImplementedError
 
     def close(self) -> None:
         pass

@@ -13,6 +13,7 @@ import typer
 
 from meterlake import show
 from meterlake.cli.options import JobContext
+from meterlake.errors import plain
 
 _LONGEST_PAUSE = 0.5  # between looks whether to stop [s]
 
@@ -106,12 +107,7 @@ def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
 
 def say(text: str) -> None:
     """Tell people, on stderr."""
-    print(f"meterlake: {printable(text)}", file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """A text in one line that does nothing to a terminal, whoever wrote it."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    print(f"meterlake: {plain(text, 4_000)}", file=sys.stderr, flush=True)
 
 
 def moment() -> str:

@@ -20,8 +20,8 @@ from meterlake.cli.options import (
     plain_errors,
     to_duration,
 )
-from meterlake.cli.turns import Stop, integrated, moment, printable, say, stoppable
-from meterlake.errors import BadInput, MeterlakeError
+from meterlake.cli.turns import Stop, integrated, moment, say, stoppable
+from meterlake.errors import BadInput, MeterlakeError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +175,7 @@ class _Job:
             with self._progress(source):
                 looked = source.look()
         except MeterlakeError as error:
-            errors.append(type(error)(printable(f"{name}: {error}")))
+            errors.append(type(error)(plain(f"{name}: {error}", 4_000)))
             return
         self._say_new(name, looked.problems)
         if name in done:

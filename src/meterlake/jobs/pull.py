@@ -16,7 +16,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from meterlake.engine import Engine
-from meterlake.errors import BadInput, MeterlakeError, Unavailable
+from meterlake.errors import BadInput, MeterlakeError, Unavailable, plain
 from meterlake.jobs.intake import ingest
 from meterlake.jobs.integrations import (
     CURSOR,
@@ -39,7 +39,6 @@ from meterlake.pull.received import (
     FileUnavailable,
     forget,
     parts_folder,
-    plain,
     verify,
 )
 from meterlake.pull.secrets import password
@@ -122,7 +121,7 @@ def pull(
         run = _Run(store, told, begun, engine, settings, means, claim, progress)
         try:
             done = run.through()
-        except Exception as error:
+        except MeterlakeError as error:
             with suppress(Unavailable):  # the lake is away, or another has it: the cause is told
                 run.write(_failed(run.row, told, error, means))
             raise
@@ -353,16 +352,15 @@ class _Run:
             self.progress(f"{self.row.name}, hours of arrivals", *hours)
 
 
-def _failed(row: Row, told: IntegrationSettings, error: Exception, means: Means) -> Row:
+def _failed(row: Row, told: IntegrationSettings, error: MeterlakeError, means: Means) -> Row:
     """The row after a failure: tried again later, the later the more often it has failed."""
     failures = row.failures + 1
-    words = str(error) if isinstance(error, MeterlakeError) else f"bug: {type(error).__name__}"
     longest = min(told.retry_seconds * 2.0 ** min(failures - 1, 60), told.retry_seconds_at_most)
     seconds = longest * (0.5 + means.chance() / 2)  # so that many do not come back at once
     return replace(
         row,
         failures=failures,
-        last_error=plain(words, 2000),
+        last_error=plain(error, 2000),
         next_eligible=means.clock() + timedelta(seconds=seconds),
     )
 

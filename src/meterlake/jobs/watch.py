@@ -18,7 +18,7 @@ from meterlake.jobs.progress import Progress, silent
 from meterlake.jobs.taken import Looked, Means, Memory, Taken
 from meterlake.lake.claims import Claim, claimed
 from meterlake.lake.store import Store
-from meterlake.pull.places import File, Listing, Version, fetch, listing, opened, put_away
+from meterlake.pull.places import File, Listing, Version, fetch, listing, opened, put_away, stays
 from meterlake.pull.received import FileUnavailable, parts_folder
 from meterlake.settings import Settings
 from meterlake.source_settings import SourceSettings
@@ -69,9 +69,7 @@ class Watched:
         with opened(self.told) as place:
             there = listing(place, self.told.address.path)
             complete = self._complete(there.files, is_atomic=place.is_atomic)
-            self._stays = self.told.after == "keep" or not (
-                place.renames or self.told.after == "move"
-            )
+            self._stays = stays(place, self.told.after)
         paths = {file.path for file in there.files}
         self._later = {path: until for path, until in self._later.items() if path in paths}
         self._dealt = {path: taken for path, taken in self._dealt.items() if path in paths}

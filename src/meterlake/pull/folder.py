@@ -25,7 +25,6 @@ class FolderPlace:
     """Folders of this machine."""
 
     is_atomic = False
-    renames = True
 
     def entries(self, folder: str, wanted: Wanted) -> Iterator[Entry]:
         """What lies in a folder, of the names that are wanted."""
@@ -70,10 +69,6 @@ class FolderPlace:
                 f"'{path}' was taken in, but cannot become '{to}': {error.strerror}. Allow it "
                 "there, or set after to keep"
             ) from error
-
-    def leave(self, path: str) -> None:
-        """Put an empty file there."""
-        Path(path).expanduser().touch()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -32,7 +32,6 @@ class FtpPlace:
     """The files of an FTP server, by one connection."""
 
     is_atomic = False
-    renames = True
 
     def __init__(self, address: Address, user: str, secret: SecretStr | None) -> None:
         self._at = f"The FTP server {address.host}:{address.port}"
@@ -125,10 +124,6 @@ class FtpPlace:
                     f"{self._at} does not let '{path}' become '{to}': {_said(error)}. It was "
                     "taken in; allow it there, or set after to keep"
                 ) from error
-
-    def leave(self, path: str) -> None:
-        """Not needed: files can be renamed."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Take leave."""

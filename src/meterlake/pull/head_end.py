@@ -19,8 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from meterlake.errors import BadInput, Unavailable
-from meterlake.pull.received import plain
+from meterlake.errors import BadInput, Unavailable, plain
 from meterlake.storage import cause, without_secrets
 
 try:

@@ -37,7 +37,6 @@ class HttpPlace:
     """The files of a web server. It is never followed elsewhere, so no password goes there."""
 
     is_atomic = False
-    renames = False
 
     def __init__(self, address: Address, user: str | None, secret: SecretStr | None) -> None:
         host = f"[{address.host}]" if ":" in address.host else address.host
@@ -83,14 +82,6 @@ class HttpPlace:
             )
             pieces = iter(lambda: answer.read(PIECE_BYTES), b"")
             write_pieces(pieces, to, size=file.version.size, seen=seen, anew=not goes_on)
-
-    def rename(self, path: str, to: str) -> None:
-        """Not to be had by HTTP."""
-        raise NotImplementedError
-
-    def leave(self, path: str) -> None:
-        """Not to be had by HTTP."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Nothing is held."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -66,10 +66,6 @@ class Place(Protocol):
     def is_atomic(self) -> bool:
         """Whether files appear whole."""
 
-    @property
-    def renames(self) -> bool:
-        """Whether a file can get another name as it lies there."""
-
     def entries(self, folder: str, wanted: Wanted) -> Iterable[Entry]:
         """What lies in a folder, of the names that are wanted."""
 
@@ -79,14 +75,29 @@ class Place(Protocol):
     def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
         """Fetch a file from where `to` ends; `seen` is told how many bytes are here."""
 
+    def close(self) -> None:
+        """Let go of its connections."""
+
+
+@runtime_checkable
+class Renames(Protocol):
+    """What a place does besides, whose files can be moved: all but HTTP."""
+
     def rename(self, path: str, to: str) -> None:
         """Give a file another path, whose folder is made where there is none."""
+
+
+@runtime_checkable
+class Leaves(Protocol):
+    """What a place does besides, where a mark is a file of its own: S3, which copies to rename."""
 
     def leave(self, path: str) -> None:
         """Put an empty file there."""
 
-    def close(self) -> None:
-        """Let go of its connections."""
+
+def stays(place: Place, after: str) -> bool:
+    """Whether a file that was dealt with stays where it is, under its name."""
+    return after == "keep" or (after == "mark" and isinstance(place, Leaves))
 
 
 @dataclass(frozen=True)
@@ -143,9 +154,11 @@ def put_away(
     """Mark a file that was dealt with, or move it; False where it is gone or another by now."""
     if place.version(file.path) != file.version:
         return False
-    if after == "mark" and not place.renames:
+    if after == "mark" and isinstance(place, Leaves):
         place.leave(f"{file.path}.{outcome}")
         return True
+    if not isinstance(place, Renames):
+        raise TypeError(f"nothing can be put away in {type(place).__name__}")
     folder, slash, name = file.path.rpartition("/")
     for also in ("", f".{at:%Y-%m-%dT%H%M%S.%fZ}"):  # an earlier file may have had its name
         if after == "mark":

@@ -31,12 +31,6 @@ class Announced:
     rows: int | None = None
 
 
-def plain(text: object, most: int = 300) -> str:
-    """What another machine says, in one line without control characters, and not too long."""
-    words = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)[:most]
-
-
 def parts_folder(*names: str) -> Path:
     """Where parts of files lie, by what they are for; names may be anything."""
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]

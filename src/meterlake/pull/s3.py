@@ -28,7 +28,6 @@ class S3Place:
     """The objects of a bucket; who we are there say the usual variables."""
 
     is_atomic = True
-    renames = False
 
     def __init__(self, bucket: str) -> None:
         self._bucket = bucket

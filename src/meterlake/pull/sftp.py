@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from meterlake.errors import BadInput, Unavailable
-from meterlake.pull.received import FileUnavailable, plain
+from meterlake.errors import BadInput, Unavailable, plain
+from meterlake.pull.received import FileUnavailable
 from meterlake.storage import cause
 
 try:

@@ -21,7 +21,6 @@ class SftpPlace:
     """The files of an SFTP server."""
 
     is_atomic = False
-    renames = True
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -80,10 +79,6 @@ class SftpPlace:
                 f"{at(self._server)} does not let '{path}' become '{to}': {error.reason}. It was "
                 "taken in; allow it there, or set after to keep"
             ) from error
-
-    def leave(self, path: str) -> None:
-        """Not needed: files can be renamed."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of the connection."""

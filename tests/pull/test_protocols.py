@@ -282,6 +282,30 @@ def test_a_server_with_several_keys_is_known_by_any_of_them(
         assert str(raised.value).count("SHA256:") == 3
 
 
+@pytest.mark.parametrize(
+    ("answers", "error", "words", "asked"),
+    [(1, BadInput, "Somebody may stand in between", 7), (0, Unavailable, "broke off", 1)],
+    ids=["it lacks a kind", "it breaks off"],
+)
+def test_a_server_that_hangs_up_is_known_from_one_that_lacks_a_kind_of_key(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    answers: int, error: type[Exception], words: str, asked: int,
+) -> None:  # fmt: skip
+    real, kinds = asyncssh.connect, list[Any]()
+
+    async def connect(*arguments: Any, **options: Any) -> asyncssh.SSHClientConnection:
+        kinds.append(options["server_host_key_algs"])
+        if len(kinds) > answers:
+            raise asyncssh.ConnectionLost("Connection lost")
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(asyncssh, "connect", connect)
+    other = replace(server, host_key="SHA256:" + "A" * 43)
+    with pytest.raises(error, match=words):
+        download(other, "/file", tmp_path / "here", size=7)
+    assert len(kinds) == asked
+
+
 @pytest.fixture(scope="module")
 def several() -> dict[str, asyncssh.SSHKey]:
     return {kind: asyncssh.generate_private_key(kind) for kind in KINDS}

@@ -24,6 +24,7 @@ _KINDS = (  # of host keys, those first that are liked most
 PIECE_BYTES = 1024 * 1024
 _SILENCE_SECONDS = 60.0  # without a piece of the file
 _SIGN_IN_SECONDS = 20.0
+_TRIES = 3  # of a kind of host key, where the server hangs up without having shown one
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,25 @@ class Connected:
         # pinned by its fingerprint the kind is not known: each is asked for in turn.
         is_fingerprint = server.host_key is not None and known is None
         kinds = _KINDS if is_fingerprint else (sum(_KINDS, ()),)
+        refused: Exception | None = None
         for kind in kinds:
-            try:
-                self._connection = await self._connect(kind, known, found)
-                break
-            except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
-                if kind is kinds[-1]:
-                    raise BadInput(_unknown(server, found)) from error
-        assert self._connection is not None
-        async with asyncio.timeout(_SIGN_IN_SECONDS):
-            return await self._connection.start_sftp_client()
+            for left in reversed(range(_TRIES)):
+                shown = len(found)
+                try:
+                    self._connection = await self._connect(kind, known, found)
+                    async with asyncio.timeout(_SIGN_IN_SECONDS):
+                        return await self._connection.start_sftp_client()
+                except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+                    refused = error
+                    break
+                except asyncssh.ConnectionLost:
+                    # A server without a key of this kind hangs up, and what it says of that may
+                    # be lost. One that has shown another key, and none in several tries, has none.
+                    if refused is None or len(found) > shown:
+                        raise
+                    if not left:
+                        break
+        raise BadInput(_unknown(server, found)) from refused
 
     async def _connect(
         self, kind: tuple[str, ...], known: asyncssh.SSHKnownHosts | None, found: list[str]

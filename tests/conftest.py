@@ -1,9 +1,10 @@
 """What the tests share: a fresh lake, the real data, and inbound files made by hand."""
 
+import gc
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def _is_proof(item: pytest.Item) -> bool:
     if "s3" in (params.get("store"), params.get("box")) or params.get("engine") == "spark":
         return True
     return bool(SERVERS & set(getattr(item, "fixturenames", ())))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected lives to the end: to look for garbage among it again and again is slow."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -74,7 +74,7 @@ def seen() -> console.Seen:
 def page(chromium: Browser, seen: console.Seen) -> Iterator[Page]:
     """A page of a new browser session; what it does wrong fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     seen.watch(context)
     yield context.new_page()
     context.close()

@@ -12,6 +12,7 @@ from support.served import CLOCK, NOT_IN_GRID, OUT
 from meterlake.schema import known_tables
 
 PRICE, CURRENCY = 0.23, "USD"  # the settings' defaults
+MORE = pytest.mark.proof  # more pages, and the same asked otherwise
 
 
 def said(value: float | None, digits: int = 0, unit: str = "") -> str:
@@ -102,7 +103,9 @@ def test_the_overviews_charts_are_the_days_of_the_readings(page: Page, server: s
     ]
 
 
-@pytest.mark.parametrize("by", ["day", "week", "month"])
+@pytest.mark.parametrize(
+    "by", [pytest.param("day", marks=MORE), "week", pytest.param("month", marks=MORE)]
+)
 def test_a_meter_shows_its_readings_and_its_energy(page: Page, server: str, by: str) -> None:
     opened(page, f"{server}/console/meter?meter_id={METER}&by={by}")
     window = of_days(page)
@@ -133,6 +136,7 @@ def test_a_meter_shows_its_readings_and_its_energy(page: Page, server: str, by: 
     ]
 
 
+@MORE
 def test_a_meter_stands_where_the_grid_has_it(page: Page, server: str) -> None:
     opened(page, f"{server}/console/meter?meter_id=a1")
     place = get(server, "/meters/a1")
@@ -248,7 +252,7 @@ def test_a_forecast_week_is_the_sum_of_its_hours(page: Page, server: str, meter:
     assert by_hour[0]["hour"] == clock(start["start"])
 
 
-@pytest.mark.parametrize("meter", ["", METER])
+@pytest.mark.parametrize("meter", [pytest.param("", marks=MORE), METER])
 def test_the_weeks_before_are_the_means_of_their_weekdays(
     page: Page, server: str, meter: str
 ) -> None:
@@ -304,7 +308,7 @@ def test_the_map_tells_who_is_without_supply_at_its_moment(page: Page, server: s
     assert f"· 3 of {len(get(server, '/meters', substation_id='s'))} meters" in told
 
 
-@pytest.mark.parametrize("meter", ["", METER])
+@pytest.mark.parametrize("meter", ["", pytest.param(METER, marks=MORE)])
 def test_usage_is_that_of_complete_days_and_its_temperature_that_of_their_hours(
     page: Page, server: str, meter: str
 ) -> None:
@@ -352,6 +356,7 @@ def test_savings_are_the_sums_of_the_hours_of_transformers(page: Page, server: s
     )
 
 
+@MORE
 def test_transformers_stand_in_the_order_of_the_apis_ranking(page: Page, server: str) -> None:
     opened(page, f"{server}/console/volt-var")
     ranked: list[dict[str, Any]] = get(server, "/transformer-load-ranking", **bounds(of_days(page)))
@@ -362,6 +367,7 @@ def test_transformers_stand_in_the_order_of_the_apis_ranking(page: Page, server:
     ]
 
 
+@MORE
 def test_quality_counts_what_came_late_or_damaged(page: Page, server: str) -> None:
     opened(page, f"{server}/console/quality")
     window = of_days(page)

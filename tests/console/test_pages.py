@@ -37,6 +37,7 @@ COUNTED = {
 UNITS = {c.unit for t in known_tables().values() for c in t.columns} - {"", "1", "see unit"}
 UNITLESS = {"rank", "row", "importance", "attempts", "added", "changed", "ended"}
 WINDOWED = set(PATHS) - {"/console/forecast", "/console/sql"}
+MORE = pytest.mark.proof  # the same of more pages
 SHOW_NO_NAMES = ("/", "/console/forecast", "/console/weather", "/console/sql")
 ASKED = {
     route.path: {parameter.alias for parameter in route.dependant.query_params}
@@ -57,8 +58,8 @@ class Shown:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((a, look), id=f"{a} {look}", marks=[pytest.mark.proof] * (look != "by day"))
-        for a in ADDRESSES
+        pytest.param((a, look), id=f"{a} {look}", marks=[MORE] * (n % 4 > 0 or look != "by day"))
+        for n, a in enumerate(ADDRESSES)
         for look in LOOKS
     ],
 )
@@ -239,7 +240,9 @@ def test_what_a_form_asked_for_stands_in_the_address(
         assert urlsplit(page.url).query
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize(
+    "address", [*ADDRESSES[:3], *(pytest.param(a, marks=MORE) for a in ADDRESSES[3:])]
+)
 def test_all_of_a_page_is_reached_by_keyboard(page: Page, server: str, address: str) -> None:
     opened(page, server + address)
     wanted = page.evaluate(
@@ -273,7 +276,7 @@ def test_all_of_a_page_is_reached_by_keyboard(page: Page, server: str, address: 
     assert page.url.endswith("#main")
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS[:3], *(pytest.param(p, marks=MORE) for p in PATHS[3:])])
 def test_an_empty_lake_says_what_to_do_next(page: Page, empty_server: str, path: str) -> None:
     opened(page, empty_server + path)
     command = page.locator(".nothing code").first.inner_text().split()
@@ -281,7 +284,10 @@ def test_an_empty_lake_says_what_to_do_next(page: Page, empty_server: str, path:
     assert command[1] in get_command(app).commands  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize(
+    "address",
+    [pytest.param(a, marks=[MORE] * (n % 3 < 2)) for n, a in enumerate(ADDRESSES)],
+)
 def test_what_is_asked_for_stays_text(server: str, address: str) -> None:
     path, _, usual = address.partition("?")
     asked = {name: value for name, value in (pair.split("=") for pair in usual.split("&") if pair)}
@@ -293,7 +299,12 @@ def test_what_is_asked_for_stays_text(server: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", [*PATHS, f"/console/meter?{urlencode({'meter_id': HOSTILE + 'b2'})}"]
+    "address",
+    [
+        *PATHS[:2],
+        f"/console/meter?{urlencode({'meter_id': HOSTILE + 'b2'})}",
+        *(pytest.param(p, marks=MORE) for p in PATHS[2:]),
+    ],
 )
 def test_what_came_from_outside_stays_text(page: Page, hostile_server: str, address: str) -> None:
     opened(page, hostile_server + address)

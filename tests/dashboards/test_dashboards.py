@@ -276,6 +276,7 @@ def test_the_check_fails_on_an_answer_that_is_an_error() -> None:
         check.filled("${year:sqlstring}", {})
 
 
+@pytest.mark.proof
 def test_every_query_has_an_answer_on_a_small_lake(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

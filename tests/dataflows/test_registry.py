@@ -250,7 +250,7 @@ def at_once(*works: Callable[[], Run]) -> list[Run]:
 def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two runs at once plan each table's first change on the same version; one has to replan."""
     lost: list[str] = []
-    met, barrier = set[tuple[str, int]](), threading.Barrier(2, timeout=20)
+    met, barrier = set[tuple[str, int]](), threading.Barrier(2, timeout=60)
 
     def both(store: Store, table: Table, **options: Any) -> Any:
         first = (table.name, threading.get_ident())
@@ -302,7 +302,7 @@ def test_two_runs_at_once_of_topology_leave_each_state_once(
         return run_dataflow(store, "topology", settings=conf, source=source, now=NOW, pause=wait)
 
     def slowly(*args: Any, **options: Any) -> Any:
-        assert other_waits.wait(20)
+        assert other_waits.wait(60)
         return commits.commit(*args, **options)
 
     monkeypatch.setattr(upsert, "commit", slowly)

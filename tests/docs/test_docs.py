@@ -174,6 +174,7 @@ def test_the_readme_can_be_followed_from_an_empty_folder(tmp_path: Path) -> None
     follow(ROOT / "README.md", tmp_path)
 
 
+@pytest.mark.proof
 def test_a_head_end_system_is_pulled_from_as_the_readme_says(tmp_path: Path) -> None:
     """Its three shells, within two minutes; the ports alone are free ones."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -206,7 +207,7 @@ def test_a_head_end_system_is_pulled_from_as_the_readme_says(tmp_path: Path) -> 
         answers = [subprocess.run(shlex.split(line), **told) for line in (status, readings)]
         for process in (puller, hes):
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
     assert [a.returncode for a in answers] == [0, 0], answers
     assert " idle " in answers[0].stdout or " running " in answers[0].stdout
     assert "100 of" in answers[1].stdout
@@ -226,6 +227,7 @@ def test_the_tutorial_can_be_followed_from_an_empty_folder(
         root.removeHandler(as_in_a_process)
 
 
+@pytest.mark.proof
 def test_the_dataflow_of_the_docs_works_when_it_is_installed(
     tmp_path: Path, page_folder: Path
 ) -> None:

@@ -197,6 +197,7 @@ def test_outages_go_with_the_last_day_of_supply(
     assert update(small) == dict.fromkeys(JOBS, 0)
 
 
+@pytest.mark.proof
 def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
     tmp_path: Path, conf: Settings
 ) -> None:

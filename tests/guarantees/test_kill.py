@@ -24,7 +24,6 @@ from meterlake.simulate.weather import simulate_weather
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HERE = (47.6, -122.3)
-MOST_KILLS_OF_A_STEP = 3
 OUTAGES = "SELECT id FROM outages WHERE level <> 'meter' AND date = '2024-01-01'"
 IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid"}
 
@@ -147,16 +146,20 @@ def clean_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
 
 
 def live_through(
-    steps: Sequence[Step], store: Store, chance: random.Random, environment: dict[str, str]
+    steps: Sequence[Step],
+    store: Store,
+    chance: random.Random,
+    environment: dict[str, str],
+    of_a_step: int,
 ) -> int:
     """Every step, killed at random moments again and again until it is done; number of kills."""
     context = work.processes()
     kills = 0
     before, view = work.contents(store), work.NOTHING
     for step in steps:
-        for attempt in range(MOST_KILLS_OF_A_STEP + 1):
+        for attempt in range(of_a_step + 1):
             child = work.start(context, step.job, *step.args, environment=environment)
-            if attempt < MOST_KILLS_OF_A_STEP:
+            if attempt < of_a_step:
                 child.join(chance.uniform(0, 1.1 * step.seconds))
                 child.kill()
             child.join()
@@ -197,27 +200,34 @@ def kill_until(
     steps_of: Callable[[str], list[Step]],
     new_lake: Callable[[int], str],
     environment: dict[str, str],
+    of_a_step: int = 3,
 ) -> int:
+    """Lives, each of whose steps is killed so many times at most, until so many were survived."""
     done = lives = 0
     while done < kills:
         lives += 1
         lake = new_lake(lives)
         chance = random.Random(lives)
-        done += live_through(steps_of(lake), open_store(lake), chance, environment)
+        done += live_through(steps_of(lake), open_store(lake), chance, environment, of_a_step)
         nothing_is_wrong_nor_left(open_store(lake))
     return done
 
 
 @pytest.mark.parametrize(
-    "kills",
-    [6, pytest.param(30, marks=pytest.mark.proof), pytest.param(2000, marks=pytest.mark.soak)],
+    ("kills", "of_a_step"),
+    [
+        (6, 1),
+        pytest.param(30, 3, marks=pytest.mark.proof),
+        pytest.param(2000, 3, marks=pytest.mark.soak),
+    ],
     ids=["6", "30", "2000"],
 )
 def test_a_process_killed_at_any_moment_leaves_the_lake_before_or_after_its_job(
     kills: int,
+    of_a_step: int,
     clean_run: Callable[[str], list[Step]],
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    survived = kill_until(kills, clean_run, lambda n: str(tmp_path / f"lake {n}"), {})
+    survived = kill_until(kills, clean_run, lambda n: str(tmp_path / f"lake {n}"), {}, of_a_step)
     record_property("kills survived", survived)

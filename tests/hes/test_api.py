@@ -308,6 +308,7 @@ def test_the_first_read_is_a_whole_step_before_now() -> None:
 # --- the description
 
 
+@pytest.mark.proof
 def test_every_answer_is_as_described_whatever_is_asked(room: Room) -> None:
     config = {
         "seed": 1,

@@ -105,7 +105,7 @@ def test_people_are_told_too(tmp_path: Path) -> None:
         assert section["integration"]["hes"]["password_env"] == "METERLAKE_HES_PASSWORD"
         assert "of my own" not in str(section)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None and process.stderr.read() == ""
     assert not (tmp_path / "hes" / "password").exists()
 
@@ -381,6 +381,7 @@ def test_an_answer_is_cut_in_the_middle(tmp_path: Path) -> None:
 # --- a full disk
 
 
+@pytest.mark.proof
 @needs_mounts
 def test_a_full_disk_is_said_so_and_leaves_no_gap(tmp_path: Path) -> None:
     disk = tmp_path / "disk"

@@ -253,7 +253,13 @@ def test_a_lake_below_a_folder_that_looks_like_a_partition_is_refused(tmp_path: 
         open_store(str(tmp_path / "region=north" / "lake"))
 
 
-@pytest.mark.parametrize("name", ["[a]b", "a*", "a?", "a b", "100%", "ä", "it's"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("[a]b", "100%", "it's"),
+        *(pytest.param(name, marks=pytest.mark.proof) for name in ("a*", "a?", "a b", "ä")),
+    ],
+)
 def test_a_lakes_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     store = open_store(str(tmp_path / name / "lake"))
     (tmp_path / name).mkdir()

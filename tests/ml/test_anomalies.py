@@ -293,6 +293,7 @@ def test_months_one_by_one_are_as_all_days_in_one(odd_lake: Store, conf: Setting
 FLOATS = ["consumption", "yhat", "yhat_lower", "yhat_upper", "importance"]
 
 
+@pytest.mark.proof
 def test_day_by_day_is_as_all_at_once(
     with_model: tuple[Path, TrainResult], odd_lake: Store, energy: Energy, conf: Settings,
     tmp_path: Path,

@@ -88,6 +88,7 @@ def test_the_path_from_training_to_anomalies(untrained: Store) -> None:
     assert len(one) == 1 and one[0]["meter_id"] == odd[0]["meter_id"]
 
 
+@pytest.mark.proof
 def test_backtest_says_every_origin(lake: Store) -> None:
     done = told(lake, "backtest", "--origins", "2", "--horizon", "168")
     assert set(done["wql_by_origin"]) == {"2024-05-16T00:00", "2024-05-23T00:00"}
@@ -215,6 +216,7 @@ def test_the_temperature_of_an_hour_is_the_mean_of_all_stations(tmp_path: Path) 
     assert np.isnan(days[3])
 
 
+@pytest.mark.proof
 def test_weather_is_a_feature_where_there_is_some_and_it_is_wanted(untrained: Store) -> None:
     hour = np.arange(157 * 24)
     series = 15 - 10 * np.cos(2 * np.pi * hour / 8760) + 3 * np.sin(2 * np.pi * hour / 24)

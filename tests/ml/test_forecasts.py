@@ -270,6 +270,7 @@ def test_a_node_of_idle_meters_has_nothing_to_expect(
     assert found.rows() == [(0, 0, 0, 0)]
 
 
+@pytest.mark.proof
 def test_a_grid_that_comes_later_or_changes_gets_its_sums(
     with_grid: Store, tmp_path: Path, conf: Settings
 ) -> None:

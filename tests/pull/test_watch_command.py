@@ -188,7 +188,7 @@ def test_two_watchers_take_each_file_once_and_end_cleanly_when_told_to(tmp_path:
                 arrive(tmp_path / "in" / f".{also}", f"m{number}-{also}")
                 (tmp_path / "in" / f".{also}").rename(tmp_path / "in" / f"{number}-{also}.csv")
                 expected += 1
-            until = time.monotonic() + 30
+            until = time.monotonic() + 120
             while len(list((tmp_path / "in" / "taken").glob("*"))) < expected:
                 assert time.monotonic() < until, "the files were not taken"
                 assert one.poll() is None
@@ -197,7 +197,7 @@ def test_two_watchers_take_each_file_once_and_end_cleanly_when_told_to(tmp_path:
         ends = []
         for process, number in ((one, signal.SIGTERM), (two, signal.SIGINT)):
             process.send_signal(number)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=60)
             ends.append((process.returncode, "stopped." in err, "Traceback" in err))
     assert ends == [(0, True, False)] * 2
     meters = query(open_store(str(tmp_path / "lake")), "SELECT meter_id FROM staging")
@@ -210,7 +210,7 @@ def test_a_watch_that_is_killed_goes_on_with_the_next_one(run: Run, tmp_path: Pa
         arrive(tmp_path / "in" / f"{number}.csv", f"m{number}")
     batches = "from meterlake.jobs import watch\nwatch._BATCH_FILES = 1"
     with watching(tmp_path, "--once", before=batches) as process:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not list((tmp_path / "in").glob("taken/*")):
             assert time.monotonic() < until
             time.sleep(0.001)

@@ -21,7 +21,9 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import LOOPBACK, app_of
 from support import served
+from typer.testing import CliRunner
 
+from meterlake.cli import app
 from meterlake.lake.store import Store
 from meterlake.serve.app import MOST_BYTES
 from meterlake.serve.keys import create_key
@@ -62,10 +64,11 @@ def running(lake: Store) -> Iterator[str]:
 
 
 def refused(store: Store, *options: str) -> tuple[int, str]:
-    with serving(store, *options) as process:
-        out, err = process.communicate(timeout=60)
-    assert out == "" and "Traceback" not in err
-    return process.returncode, err
+    """The exit code of the command, in this process, and what it says."""
+    done = CliRunner().invoke(app, ["serve", "--lake", store.url, *options])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.stdout == ""
+    return done.exit_code, done.stderr
 
 
 # --- the process

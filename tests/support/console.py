@@ -91,7 +91,7 @@ def serving(lake: Store, folder: Path, **settings: str) -> Iterator[str]:
         yield first.split(" at ")[1].split()[0].rstrip(".")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         process.stdout.close()
     assert process.returncode in (0, -signal.SIGTERM), (folder / "told").read_text()
 

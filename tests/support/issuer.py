@@ -120,7 +120,7 @@ class LocalIssuer:
                 ours.requests.append(self.path)
                 if not ours.may_answer.is_set():
                     ours.hangs.set()
-                    ours.may_answer.wait(10)
+                    ours.may_answer.wait(60)
                 usual: dict[str, Any] = {
                     DISCOVERY: {
                         "issuer": ours.url,

@@ -40,7 +40,6 @@ from meterlake.jobs.train import train
 from meterlake.lake.store import Store, open_store
 from meterlake.ml.bands import HISTORY, Days, fit_band, judge
 from meterlake.ml.features import HORIZON
-from meterlake.ml.forecaster import needed_lightgbm
 from meterlake.ml.known import Floats, quantiles
 from meterlake.ml.learning import (
     Learning,
@@ -49,6 +48,7 @@ from meterlake.ml.learning import (
     learnt,
     plan_origins,
     share_of_rows,
+    step_of,
     trained,
 )
 from meterlake.ml.scores import scores
@@ -148,13 +148,13 @@ def ours(first: datetime, energy: Floats, origins: list[int], size: Size) -> NDA
     day_off = day_off_of(settings)
     hours = LocalHours("UTC", first, origins[0])
     series = Series(tuple(map(str, range(len(energy)))), hours, energy[:, : origins[0]])
-    plan = plan_origins(origins[0])
-    unit = Learning((), None, hours, plan, share_of_rows(len(energy), plan, settings), None, seed=0)
+    plan = plan_origins(hours.count, step_of(hours.count, len(energy), settings.train_rows))
+    share = share_of_rows(len(energy), len(plan.learn), settings)
+    unit = Learning((), None, hours, plan, share, None, seed=0)
     model = trained([learnt(series, unit, day_off)], unit, day_off, threads=2).model
-    predictor = model.predictor(threads=2)
     found = []
     for origin in origins:
-        ahead = predictor.forecast(context_of(energy, origin), hours.wall(origin), day_off)
+        ahead = model.forecast(context_of(energy, origin), hours.wall(origin), day_off)
         found.append([ahead["p10"], ahead["p50"], ahead["p90"]])
     return np.array(found)
 
@@ -411,7 +411,6 @@ def main() -> int:
     parser.add_argument("--only", choices=("forecasts", "anomalies", "batch"))
     told = parser.parse_args()
     size = QUICK if told.quick else FULL
-    needed_lightgbm()
     print("# Forecasts and anomalies", "", *machine(), sep="\n")
     figures: dict[str, Figures] = {}
     targets: dict[str, Target] = {}

@@ -132,7 +132,7 @@ class MlSettings(BaseModel):
         description="Meters that training sees, about: runs of 20, spread evenly over all",
     )
     train_rows: int = Field(
-        200_000, ge=1000, description="Hours of meters that training learns from, about"
+        800_000, ge=1000, description="Hours of meters that training learns from, about"
     )
 
 

@@ -10,7 +10,7 @@ from support.ml import Energy
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.store import Store, open_store
-from meterlake.ml import forecaster
+from meterlake.ml import nets
 from meterlake.settings import Settings
 
 METERS, DAYS = 14, 150
@@ -18,7 +18,7 @@ METERS, DAYS = 14, 150
 
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 15)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 100)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def with_model(
     folder = tmp_path_factory.mktemp("trained") / "lake"
     store = ml.copied(filled, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecaster, "_ROUNDS", 15)
+        patch.setattr(nets, "_MOST_STEPS", 100)
         done = train(store, engine=LocalEngine(1), settings=ml.settings(), now=ml.NOW)
     yield folder, done
 

@@ -138,7 +138,7 @@ def test_a_missing_package_is_named_with_its_extra(
     lake: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "lightgbm", None)
+        patch.setitem(sys.modules, "threadpoolctl", None)
         for words in (["train"], ["backtest"], ["forecast", "--all"], ["forecast", "m01"]):
             assert "pip install 'meterlake[ml]'" in refused(lake, *words)
     monkeypatch.setitem(sys.modules, "holidays", None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.ml import fleet, wall
 
-from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, Rows, features, scale_of
+from meterlake.ml.features import CONTEXT, HORIZON, Rows, features, scale_of
 from meterlake.ml.known import Floats
 from meterlake.ml.learning import context_of, temperature_at
 
@@ -28,10 +28,7 @@ def same(a: Rows, b: Rows, meters: slice = slice(None)) -> bool:
     return (
         np.array_equal(of(a, a.values), of(b, b.values), equal_nan=True)
         and np.array_equal(a.scale[meters], b.scale[meters], equal_nan=True)
-        and all(
-            np.array_equal(of(a, a.base[name]), of(b, b.base[name]), equal_nan=True)
-            for name in QUANTITIES
-        )
+        and np.array_equal(of(a, a.base), of(b, b.base), equal_nan=True)
     )
 
 
@@ -73,10 +70,13 @@ def test_gaps_are_left_out_of_means_and_a_meter_of_nothing_but_gaps_has_no_scale
     np.testing.assert_array_equal(np.isnan(rows.scale), [False, True, False, True])
     assert rows.scale[0] == rows.scale[2] == 1
     of_first = dict(zip(rows.names, rows.values[0], strict=True))
-    assert of_first["days_28"] == of_first["level_56"] == of_first["kind_q90"] == 1
+    assert {of_first[n] for n in ("days_28", "level_56", "kind_q90")} == {np.arcsinh(np.float32(2))}
     known = np.repeat(~np.isnan(rows.scale), HORIZON)
-    for name in QUANTITIES:
-        assert np.isfinite(rows.base[name][known]).all()
+    assert np.isfinite(rows.base[known]).all()
+    by_hour = [
+        n for n, name in enumerate(rows.names) if name.startswith(("week", "day_1", "days_"))
+    ]
+    assert np.isfinite(rows.values[known][:, by_hour]).all()  # an unknown hour is as guessed
 
 
 LEAST = 168
@@ -101,13 +101,17 @@ def test_the_calendar_is_that_of_the_hours_ahead() -> None:
     rows = features(contexts(1), ORIGIN, is_off)
     hours = [ORIGIN + timedelta(hours=h) for h in range(HORIZON)]
     column = {name: rows.values[:, n].tolist() for n, name in enumerate(rows.names)}
-    assert column["hour"] == [h.hour for h in hours]
-    assert column["weekday"] == [h.weekday() for h in hours]
-    assert column["day_off"] == [h.weekday() >= 5 for h in hours]
+    assert rows.hour.tolist() == [h.hour for h in hours]
+    assert column["is_weekday_2"] == [h.weekday() == 2 for h in hours]
+    assert column["is_day_off"] == rows.is_day_off.tolist() == [h.weekday() >= 5 for h in hours]
+    turn = [2 * np.pi * h.hour / 24 for h in hours]
+    np.testing.assert_allclose(column["sin_2"], np.sin(2 * np.array(turn)), atol=1e-6)
+    np.testing.assert_allclose(column["cos_1"], np.cos(turn), atol=1e-6)
     context = contexts(1)
     last_week = context[0, -HORIZON:] / rows.scale[0]
-    np.testing.assert_allclose(column["week_1"], last_week, rtol=1e-6)
-    np.testing.assert_allclose(column["day_1"], np.tile(last_week[-24:], 7), rtol=1e-6)
+    was = np.arcsinh(2 * last_week)
+    np.testing.assert_allclose(column["week_1"], was, rtol=1e-6)
+    np.testing.assert_allclose(column["day_1"], np.tile(was[-24:], 7), rtol=1e-6)
 
 
 def test_a_days_kind_is_learnt_from_days_of_that_kind() -> None:
@@ -115,9 +119,9 @@ def test_a_days_kind_is_learnt_from_days_of_that_kind() -> None:
     context = np.array([[3.0 if is_off(h.date()) else 1.0 for h in hours]], np.float32)
     rows = features(context, ORIGIN, is_off)
     scale, number = rows.scale[0], rows.names.index
-    off = rows.values[:, number("day_off")] > 0
-    middle = (rows.values[:, number("hour")] > 0) & (rows.values[:, number("hour")] < 23)
-    of_kind = rows.values[:, number("kind_q50")] * scale
+    off = rows.is_day_off
+    middle = (rows.hour > 0) & (rows.hour < 23)
+    of_kind = np.sinh(rows.values[:, number("kind_q50")]) / 2 * scale
     assert set(np.round(of_kind[off & middle], 4)) == {3.0}
     assert set(np.round(of_kind[~off & middle], 4)) == {1.0}
 

@@ -10,7 +10,7 @@ from ml.test_scores import by_hand
 from support.ml import Energy, fleet, names, wall
 
 from meterlake.errors import BadInput
-from meterlake.ml import forecaster, learning
+from meterlake.ml import learning, nets
 from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
 from meterlake.ml.forecaster import Forecaster, Sample, fit, in_order, stretch_for, take_sample
 from meterlake.ml.known import Floats
@@ -23,6 +23,7 @@ from meterlake.ml.learning import (
     plan_origins,
     scored,
     share_of_rows,
+    step_of,
     trained,
 )
 from meterlake.ml.series import Series
@@ -40,8 +41,8 @@ def is_off(day: date) -> bool:
 def unit_of(
     days: int, meters: int, rows: int = 4000, temperature: Floats | None = None
 ) -> Learning:
-    origins = plan_origins(days * 24)
-    share = share_of_rows(meters, origins, MlSettings(train_rows=rows))
+    origins = plan_origins(days * 24, step_of(days * 24, meters, rows))
+    share = share_of_rows(meters, len(origins.learn), MlSettings(train_rows=rows))
     hours = LocalHours("UTC", FIRST, days * 24)
     return Learning((), None, hours, origins, share, temperature, 7)
 
@@ -78,13 +79,13 @@ def part(mixed: Energy, unit: Learning) -> Learnt:
 @pytest.fixture(scope="module")
 def done(part: Learnt, unit: Learning) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecaster, "_ROUNDS", 20)
+        patch.setattr(nets, "_MOST_STEPS", 200)
         return trained([part], unit, is_off, 1)
 
 
 def test_every_meter_has_a_mean_and_quantiles_in_order(done: Trained, mixed: Energy) -> None:
     context = mixed[:, -CONTEXT:].astype(np.float32)
-    found = done.model.predictor().forecast(context, wall(2024, 3, 25), is_off)
+    found = done.model.forecast(context, wall(2024, 3, 25), is_off)
     for name in QUANTITIES:
         assert found[name].shape == (16, HORIZON) and np.isfinite(found[name]).all()
     assert (found["p10"] <= found["p50"]).all() and (found["p50"] <= found["p90"]).all()
@@ -101,21 +102,21 @@ def test_every_meter_has_a_mean_and_quantiles_in_order(done: Trained, mixed: Ene
 
 def test_meters_do_not_change_each_others_forecasts(done: Trained, mixed: Energy) -> None:
     context = mixed[:, -CONTEXT:].astype(np.float32)
-    predictor = done.model.predictor()
-    together = predictor.forecast(context, wall(2024, 3, 25), is_off)
+    forecaster = done.model
+    together = forecaster.forecast(context, wall(2024, 3, 25), is_off)
     for number in (0, 5, 12, 13, 15):
-        alone = predictor.forecast(context[number : number + 1], wall(2024, 3, 25), is_off)
+        alone = forecaster.forecast(context[number : number + 1], wall(2024, 3, 25), is_off)
         for name in QUANTITIES:
             np.testing.assert_array_equal(alone[name][0], together[name][number])
 
 
 def test_the_same_readings_give_the_same_model(part: Learnt, mixed: Energy, unit: Learning,
     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
     one = trained([part], unit, is_off, 1)
     again = trained([learn(mixed, unit)], unit, is_off, 2)  # whatever the threads
     assert one.model.to_texts() == again.model.to_texts()
-    monkeypatch.setattr(forecaster, "_ROUNDS", 5)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 5)
     other = trained([part], unit, is_off, 1)
     assert other.model.to_texts() != one.model.to_texts()
 
@@ -124,7 +125,7 @@ def test_a_model_comes_back_from_its_texts(done: Trained, mixed: Energy) -> None
     back = Forecaster.from_texts(done.model.to_texts())
     assert back.to_texts() == done.model.to_texts()
     context = mixed[:, -CONTEXT:].astype(np.float32)
-    a, b = (m.predictor().forecast(context, FIRST, is_off) for m in (done.model, back))
+    a, b = (m.forecast(context, FIRST, is_off) for m in (done.model, back))
     assert all(np.array_equal(a[name], b[name]) for name in QUANTITIES)
     assert all(not text.startswith("\x80") for text in done.model.to_texts().values())
 
@@ -133,7 +134,7 @@ def test_a_model_comes_back_from_its_texts(done: Trained, mixed: Energy) -> None
 def test_of_weeks_held_out_four_fifths_lie_in_the_band(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
     unit = unit_of(112, 15)
     found = trained([learn(fleet(15, 112, seed=seed, noise=0.5), unit)], unit, is_off, 1)
     assert 0.78 <= found.scores.coverage <= 0.82
@@ -143,21 +144,21 @@ def test_of_weeks_held_out_four_fifths_lie_in_the_band(
 def test_the_band_holds_four_fifths_of_weeks_that_calibrated_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
     energy = fleet(15, 126, noise=0.5)
     unit = unit_of(112, 15)
     model = trained([learn(energy[:, : 112 * 24], unit)], unit, is_off, 1).model
     inside = []
     for origin in (112 * 24, 119 * 24):
         context = energy[:, origin - CONTEXT : origin].astype(np.float32)
-        found = model.predictor().forecast(context, unit.hours.wall(origin), is_off)
+        found = model.forecast(context, unit.hours.wall(origin), is_off)
         was = energy[:, origin : origin + HORIZON]
         inside.append((was >= found["p10"]) & (was <= found["p90"]))
     assert 0.77 <= np.mean(inside) <= 0.83
 
 
 def test_sums_of_meters_have_bands_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 20)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
     unit = unit_of(112, 20)
     part = learn(fleet(20, 112, noise=0.8), unit)
     assert {held.kind for held in part.held_out} == {"meter", "sum"}
@@ -168,7 +169,7 @@ def test_sums_of_meters_have_bands_of_their_own(monkeypatch: pytest.MonkeyPatch)
 def test_the_first_model_sees_nothing_of_the_weeks_held_out(
     part: Learnt, unit: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 2)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 2)
     seen: list[Sample] = []
 
     def spied(sample: Sample, threads: int) -> Forecaster:
@@ -188,7 +189,7 @@ def test_the_first_model_sees_nothing_of_the_weeks_held_out(
 def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
     mixed: Energy, unit: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
     first = unit.origins.held_out[0]
     other = mixed.copy()
     other[:, first:] = 50 - other[:, first:]
@@ -210,7 +211,7 @@ def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
 def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_origin(
     mixed: Energy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 4)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
     random = np.random.default_rng(1)
     weather = random.normal(10, 5, DAYS * 24 + HORIZON).astype(np.float32)
     unit = unit_of(DAYS, 16, temperature=weather)
@@ -226,16 +227,20 @@ def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_orig
     hot = weather.copy()
     hot[unit.origins.held_out[-1] :] += 30
     hidden, hotter = (
-        hindcasts(model, [part], unit_of(DAYS, 16, temperature=t), is_off, 1)[-1].found["mean"]
+        hindcasts(model, [part], unit_of(DAYS, 16, temperature=t), is_off)[-1].found["mean"]
         for t in (weather, hot)
     )
     np.testing.assert_array_equal(hidden, hotter)
 
 
 @pytest.mark.parametrize("days", [21, 28, 40, 84, 140, 395])
-def test_origins_have_a_week_before_and_a_week_after_and_come_at_all_hours(days: int) -> None:
-    origins = plan_origins(days * 24)
-    assert min(origins.learn) >= HORIZON and max(origins.learn) == (days - 7) * 24
+@pytest.mark.parametrize("offset", [0, 5])
+def test_origins_have_a_week_before_and_a_week_after_and_come_at_all_hours(
+    days: int, offset: int
+) -> None:
+    origins = plan_origins(days * 24, step_of(days * 24, 32, 800_000), offset)
+    assert min(origins.learn) == HORIZON
+    assert max(origins.learn) == max((days - 7) * 24 - offset, HORIZON)
     assert len(set(origins.learn)) == len(origins.learn)
     assert origins.held_out[-1] == (days - 7) * 24
     assert 1 <= len(origins.held_out) == min(4, max(1, days // 7 // 4))
@@ -244,13 +249,25 @@ def test_origins_have_a_week_before_and_a_week_after_and_come_at_all_hours(days:
     assert any(origin + HORIZON <= origins.held_out[0] for origin in origins.learn)
 
 
+@pytest.mark.parametrize(("meters", "rows"), [(2, 800_000), (32, 800_000), (400, 800_000)])
+def test_more_meters_have_fewer_origins_each(meters: int, rows: int) -> None:
+    """The work before training does not grow with the fleet."""
+    origins = plan_origins(395 * 24, step_of(395 * 24, meters, rows)).learn
+    share = share_of_rows(meters, len(origins), MlSettings(train_rows=rows))
+    assert share <= 0.5
+    if meters > 2:
+        assert meters * len(origins) * HORIZON * share == pytest.approx(rows, rel=0.1)
+        assert share > 0.45
+    else:
+        assert len(origins) > 700
+
+
 @pytest.mark.parametrize("rows", [1000, 4000])
 def test_training_learns_from_about_as_many_rows_as_are_set(mixed: Energy, rows: int) -> None:
     unit = unit_of(DAYS, 11, rows)
     sample = learn(mixed[:11], unit).sample
     assert sample is not None
     assert len(sample.actual) == pytest.approx(rows, rel=0.1)
-    assert share_of_rows(2, plan_origins(21 * 24), MlSettings()) <= 0.35
 
 
 def test_rows_keep_their_own_outcome() -> None:
@@ -262,7 +279,8 @@ def test_rows_keep_their_own_outcome() -> None:
     sample = take_sample(rows, actual, origin, 0.5, np.random.default_rng(1))
     meter = (sample.actual - 1) // 2000
     step = (sample.actual - 1) % 2000 - origin
-    np.testing.assert_array_equal(sample.column("step"), step)
+    np.testing.assert_allclose(sample.column("step"), step / HORIZON, rtol=1e-6)
+    np.testing.assert_array_equal(sample.hour, (FIRST.hour + step) % 24)
     np.testing.assert_array_equal(sample.scale, rows.scale[meter.astype(int)])
     assert (sample.origin == origin).all()
 
@@ -270,7 +288,7 @@ def test_rows_keep_their_own_outcome() -> None:
 def test_scores_of_hindcasts_are_those_of_the_oracle(
     done: Trained, part: Learnt, unit: Learning
 ) -> None:
-    casts = hindcasts(done.model, [part], unit, is_off, 1)
+    casts = hindcasts(done.model, [part], unit, is_off)
     of_meters = [c for c in casts if c.kind == "meter"]
     actual: list[float] = []
     quantiles: dict[str, list[float]] = {"p10": [], "p50": [], "p90": []}

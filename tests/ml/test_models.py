@@ -16,7 +16,7 @@ from meterlake.errors import BadInput, MeterlakeError
 from meterlake.jobs.train import TrainResult, backtest, choose, train
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
-from meterlake.ml import forecaster, models
+from meterlake.ml import models, nets
 from meterlake.ml.features import CONTEXT, HORIZON
 from meterlake.ml.learning import day_off_of
 from meterlake.settings import Settings
@@ -114,7 +114,7 @@ def test_the_one_chosen_last_is_current(lake: Store, first: TrainResult) -> None
 def test_where_both_have_held_out_the_same_weeks_these_compare_them(
     lake: Store, first: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecaster, "_ROUNDS", 1)
+    monkeypatch.setattr(nets, "_MOST_STEPS", 1)
     worse = train(lake, engine=ENGINE, settings=ml.settings(train_rows=1000), now=NOW + DAY)
     assert worse.wql_before == first.scores.wql < worse.scores.wql
     assert not worse.is_current and current(lake) == first.name
@@ -139,9 +139,7 @@ def test_a_worse_model_does_not_become_current_but_by_force(
     lake: Store, first: TrainResult, conf: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(lake, conf, 28)
-    monkeypatch.setattr(
-        forecaster, "_PARAMETERS", {**forecaster._PARAMETERS, "learning_rate": 1e-9}
-    )
+    monkeypatch.setattr(nets, "_LEARNING_RATE", 3.0)
     bad = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
     row = query(lake, f"SELECT * FROM models WHERE name = '{bad.name}'").row(0, named=True)
     assert bad.wql_before is not None and bad.scores.wql > bad.wql_before
@@ -156,7 +154,7 @@ def test_a_worse_model_does_not_become_current_but_by_force(
 def test_a_better_model_becomes_current(lake: Store, conf: Settings) -> None:
     grow(lake, conf, 28)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecaster, "_ROUNDS", 1)
+        patch.setattr(nets, "_MOST_STEPS", 1)
         few = ml.settings(train_rows=1000)
         poor = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
     grow(lake, conf, 56)
@@ -189,14 +187,14 @@ def test_the_scores_of_a_backtest_are_those_of_the_oracle(
     alike = open_store(f"{lake.url}-alike")
     ml.fill(alike, ml.readings(ml.by_meter(ml.names(14), energy[:, :until])))
     train(alike, engine=ENGINE, settings=conf, now=NOW)
-    predictor = models.load(alike).forecaster.predictor()
+    forecaster = models.load(alike).forecaster
     actual: list[float] = []
     quantiles: dict[str, list[float]] = {"p10": [], "p50": [], "p90": []}
     before: list[float] = []
     for origin, (start, scores) in zip((until, until + HORIZON), done.by_origin, strict=True):
         at = wall(2024, 1, 1) + timedelta(hours=origin)
         context = energy[:, origin - CONTEXT : origin].astype(np.float32)
-        found = predictor.forecast(context, at, day_off_of(conf.ml))
+        found = forecaster.forecast(context, at, day_off_of(conf.ml))
         was = energy[:, origin : origin + HORIZON].reshape(-1).tolist()
         here = {name: found[name].reshape(-1).tolist() for name in quantiles}
         assert start == at

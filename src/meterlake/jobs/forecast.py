@@ -20,7 +20,6 @@ from meterlake.lake.table import consumed_of, key_of, write_file
 from meterlake.lake.topology import moment_of_topology, topology_at, ways_up
 from meterlake.ml import models
 from meterlake.ml.features import CONTEXT, HORIZON
-from meterlake.ml.forecaster import needed_lightgbm
 from meterlake.ml.learning import (
     day_off_of,
 )
@@ -81,7 +80,6 @@ def forecast_all(
     Conflict
         Other writers kept coming first.
     """
-    needed_lightgbm()
     model = models.load(store, use)
     return persistently(
         lambda: _forecast_all(store, engine, settings, now, start, model, rebuild, progress)
@@ -103,7 +101,6 @@ def forecast_meters(
     BadInput
         As `forecast_all`; and where a meter has no readings in the weeks before.
     """
-    needed_lightgbm()
     model = models.load(store, use)
     live = LiveLayout(store)
     target, pieces = _target(store, live, settings, start, model)
@@ -114,8 +111,7 @@ def forecast_meters(
             f"A forecast needs readings of the {CONTEXT // 24} days before "
             f"{target.start:%Y-%m-%d %H:%M} UTC; found none of meter {', '.join(missing[:3])}"
         )
-    predictor = model.forecaster.predictor(settings.workers)
-    found = forecast_of(predictor, series, target, day_off_of(settings.ml))
+    found = forecast_of(model.forecaster, series, target, day_off_of(settings.ml))
     return forecast_rows(series.meters, found, target).with_columns(
         pl.lit(model.name).alias("model_name")
     )
@@ -199,7 +195,7 @@ def _forecast_all(
     common: dict[str, Any] = {"note": made_of, "version": version, "now": now}
     of_nodes = node_rows(
         [s for part in parts for s in part.sums],
-        model.forecaster.predictor(settings.workers),
+        model.forecaster,
         target,
         settings.ml,
     )

@@ -21,7 +21,6 @@ from meterlake.lake.upsert import replace_rows
 from meterlake.ml import bands, models
 from meterlake.ml.days import read_days
 from meterlake.ml.features import CONTEXT, HORIZON
-from meterlake.ml.forecaster import needed_lightgbm
 from meterlake.ml.learning import (
     Learning,
     Learnt,
@@ -33,9 +32,11 @@ from meterlake.ml.learning import (
     plan_origins,
     scored,
     share_of_rows,
+    step_of,
     trained,
 )
 from meterlake.ml.models import Model
+from meterlake.ml.nets import needed_packages
 from meterlake.ml.scores import Scores, scores
 from meterlake.ml.series import READING_TYPE, end_of_readings
 from meterlake.ml.weather import daily_temperature, hourly_temperature
@@ -93,7 +94,7 @@ def train(
     BadInput
         There are too few readings, or a package of the extra `ml` is missing.
     """
-    needed_lightgbm()
+    needed_packages()
     live = LiveLayout(store)
     work = _work(store, live, settings, window_days or settings.ml.window_days, None)
     parts = _learnt(store, engine, settings, work, progress)
@@ -181,7 +182,7 @@ def backtest(
     BadInput
         There are too few readings, or a package of the extra `ml` is missing.
     """
-    needed_lightgbm()
+    needed_packages()
     live = LiveLayout(store)
     days = settings.ml.window_days
     work = _work(store, live, settings, days, timedelta(weeks=origins))
@@ -204,7 +205,7 @@ def backtest(
         None if work.temperature is None else hourly_temperature(store, hours),
     )
     held = _learnt(store, engine, settings, judged, progress)
-    found = hindcasts(done.model, held, judged.unit(settings), day_off, settings.workers)
+    found = hindcasts(done.model, held, judged.unit(settings), day_off)
     stretch = done.model.stretch["meter"]
     return Backtest(
         tuple(
@@ -223,22 +224,30 @@ def backtest(
 
 @dataclass(frozen=True)
 class _Work:
-    """A window, its origins, the meters to learn from, and where their readings lie."""
+    """A window, its origins, the meters to learn from, and where their readings lie.
+
+    `step`: hours between origins to learn from; None: nothing is learnt.
+    """
 
     hours: LocalHours
     origins: Origins
     ranges: tuple[tuple[str, ...], ...]
     pieces: tuple[Piece, ...]
     temperature: Any
+    step: int | None = None
 
     def unit(self, settings: Settings, number: int = 0) -> Learning:
-        meters = self.ranges[number]
+        meters, count = self.ranges[number], sum(map(len, self.ranges))
+        origins = self.origins
+        if self.step is not None:  # of other meters at other hours
+            offset = self.step * number // len(self.ranges)
+            origins = plan_origins(self.hours.count, self.step, offset)
         return Learning(
             self.pieces,
             pl.col("meter_id").is_in(list(meters)),
             self.hours,
-            self.origins,
-            share_of_rows(sum(map(len, self.ranges)), self.origins, settings.ml),
+            origins,
+            share_of_rows(count, len(origins.learn), settings.ml),
             self.temperature,
             number,
         )
@@ -269,7 +278,8 @@ def _work(
     recent = layout.pieces(READING_TYPE, hours.end() - 28 * DAY, hours.end())
     ranges = _ranges(meters_in(store, recent), settings.ml.train_meters)
     temperature = hourly_temperature(store, hours) if settings.ml.use_weather else None
-    return _Work(hours, plan_origins(count), ranges, pieces, temperature)
+    step = step_of(count, sum(map(len, ranges)), settings.ml.train_rows)
+    return _Work(hours, plan_origins(count, step), ranges, pieces, temperature, step)
 
 
 def _ranges(meters: Sequence[str], most: int) -> tuple[tuple[str, ...], ...]:
@@ -343,7 +353,7 @@ def _compared(
     unseen = _unseen(before, unit)
     if unseen:
         day_off = day_off_of(settings.ml)
-        found = hindcasts(before.forecaster, parts, unit, day_off, settings.workers)
+        found = hindcasts(before.forecaster, parts, unit, day_off)
         wql = scored(found, stretch=before.forecaster.stretch["meter"], origins=unseen).wql
         new = scored(done.hindcasts, origins=unseen).wql
         return _Compared(new, wql, "the held-out weeks that the model before had not seen")

@@ -2,13 +2,15 @@
 
 Series are of local wall-clock hours, so that the same hour of the day is always 24 columns away,
 whatever the clock did in between (ml/series.py). All that has the unit of energy is divided by
-the meter's scale, its mean absolute energy of an hour over the last four weeks; trees then learn
-from all meters what holds for each. A gap is NaN and is left out of every mean and quantile.
+the meter's scale, its mean absolute energy of an hour over the last four weeks; a model then learns
+from all meters what holds for each. A gap is NaN and is left out of every mean and quantile; an
+hour of which nothing is known looks as the first guess does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ QUANTILES = (0.1, 0.5, 0.9)
 _WEEKS = CONTEXT_DAYS // 7
 _DAYS_AHEAD = HORIZON // 24
 _SCALE_DAYS = 28
+_WAVES = (1, 2, 3)  # a day
+_NEAR = (12, 36)  # hours in which what is known of the last ones fades
 LEAST_SCALE = 1e-3  # kWh; below it a meter has no load to speak of
 
 
@@ -35,13 +39,16 @@ class Rows:
     """Rows of features, HORIZON for each meter: meter by meter, hour by hour.
 
     `scale` [kWh] is of each meter, NaN where it has too little history. `base` are first guesses
-    of the QUANTITIES in units of the scale, which the trees correct.
+    of the QUANTITIES in units of the scale, which a model corrects. `hour` of the day and
+    `is_day_off` are of the hours ahead.
     """
 
     names: tuple[str, ...]
     values: Floats  # [meters x HORIZON, features]
     scale: Floats  # [meters]
-    base: Mapping[str, Floats]  # [meters x HORIZON] each
+    base: Floats  # [meters x HORIZON, QUANTITIES]
+    hour: NDArray[np.int64]  # [HORIZON]
+    is_day_off: NDArray[np.bool_]  # [HORIZON]
 
 
 def features(
@@ -124,13 +131,29 @@ def features(
         "hours_6": mean(scaled[:, -6:], axis=1),
         "deviation": deviation(scaled[:, -28 * 24 :], axis=1),
         "deviation_of_days": deviation(day_means[:, -28:], axis=1),
-        "log_scale": np.log(scale),
     }
-    by_time: dict[str, Floats] = {
-        "hour": np.array([hour.hour for hour in hours], np.float32),
-        "weekday": np.array([hour.weekday() for hour in hours], np.float32),
-        "day_off": off.astype(np.float32),
-        "step": np.arange(HORIZON, dtype=np.float32),
+    level = mean(scaled, axis=1)[:, None]
+    base = [
+        _first_known((of_kind + of_all) / 2, of_all, level)
+        for of_kind, of_all in zip(
+            (mean_of_kind, *by_kind), (mean_of_month, *of_month), strict=True
+        )
+    ]
+    by_hour = {name: _drawn_in(_first_known(v, base[0])) for name, v in by_hour.items()}
+    by_meter = {name: _drawn_in(v) for name, v in by_meter.items()}
+    by_meter["log_scale"] = np.log(scale)
+
+    hour = np.array([h.hour for h in hours])
+    weekday = np.array([h.weekday() for h in hours])
+    step = np.arange(HORIZON)
+    turn = 2 * np.pi * hour / 24
+    by_time: dict[str, NDArray[Any]] = {
+        **{f"sin_{n}": np.sin(n * turn) for n in _WAVES},
+        **{f"cos_{n}": np.cos(n * turn) for n in _WAVES},
+        **{f"is_weekday_{n}": weekday == n for n in range(7)},
+        "is_day_off": off,
+        "step": step / HORIZON,
+        **{f"nearness_{n}": np.exp(-step / n) for n in _NEAR},
     }
     if temperature is not None:
         ahead = temperature[CONTEXT:]
@@ -138,6 +161,7 @@ def features(
         usual = np.tile(mean(before[-28:], axis=0), _DAYS_AHEAD)
         of_day = np.repeat(mean(ahead.reshape(_DAYS_AHEAD, 24), axis=1), 24)
         by_time |= {
+            "is_temperature_known": ~np.isnan(ahead),
             "temperature": ahead,
             "temperature_of_day": of_day,
             "warmer_than_usual": ahead - usual,
@@ -150,14 +174,8 @@ def features(
         + [np.broadcast_to(v, (meters, HORIZON)) for v in by_time.values()]
     )
     values = np.stack(columns, axis=-1).astype(np.float32).reshape(meters * HORIZON, -1)
-    level = mean(scaled, axis=1)[:, None]
-    base = {
-        name: _first_known((of_kind + of_all) / 2, of_all, level)
-        for name, of_kind, of_all in zip(
-            QUANTITIES, (mean_of_kind, *by_kind), (mean_of_month, *of_month), strict=True
-        )
-    }
-    return Rows((*by_hour, *by_meter, *by_time), values, scale, base)
+    guesses = np.stack(base, axis=-1).reshape(meters * HORIZON, -1)
+    return Rows((*by_hour, *by_meter, *by_time), values, scale, guesses, hour, off)
 
 
 def scale_of(context: Floats) -> Floats:
@@ -184,7 +202,12 @@ def _first_known(*guesses: Floats) -> Floats:
     best = guesses[0]
     for guess in guesses[1:]:
         best = np.where(np.isnan(best), guess, best)
-    return best.astype(np.float32).reshape(-1)
+    return best.astype(np.float32)
+
+
+def _drawn_in(scaled: Floats) -> Floats:
+    """About twice as much near zero, and ever less of what is far from it."""
+    return np.arcsinh(2 * scaled)
 
 
 def _each_day(of_hours: Floats) -> Floats:

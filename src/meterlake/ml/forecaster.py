@@ -1,9 +1,7 @@
-"""One model over all meters: gradient boosted trees, averaged over two ways to begin.
+"""One model over all meters: small networks that correct what each meter did of late.
 
-Trees of the mean and of each quantile are fitted to energies in units of the meter's scale, each
-row weighing as much as that scale, so that what is minimised is energy. Of each there are two: one
-corrects a first guess that stands in the features, one begins at nothing; their errors differ, and
-the mean of both is better than either. The quantiles are put in order, and their distance from the
+They are fitted to energies in units of the meter's scale, each row weighing as much as that scale,
+so that what is minimised is energy. The quantiles are put in order, and their distance from the
 median is stretched by what held-out weeks ask for, so that of those one value in ten lies below the
 band and one in ten above.
 
@@ -13,11 +11,9 @@ Its bands are stretched by what held-out sums ask for, since errors of meters pa
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,34 +28,11 @@ from meterlake.ml.features import (
     is_idle,
 )
 from meterlake.ml.known import Floats
-
-WAYS = ("corrected", "plain")
-"""How trees begin: at a first guess, or at nothing."""
+from meterlake.ml.nets import Nets, fit_nets
 
 KINDS = ("meter", "sum")
 """What a series may be of: one meter, or several added up."""
 
-_OBJECTIVES: Mapping[str, Mapping[str, object]] = {
-    "mean": {"objective": "regression"},
-    "p10": {"objective": "quantile", "alpha": 0.1},
-    "p50": {"objective": "quantile", "alpha": 0.5},
-    "p90": {"objective": "quantile", "alpha": 0.9},
-}
-_PARAMETERS = {
-    "learning_rate": 0.1,
-    "num_leaves": 15,
-    "feature_fraction": 0.3,
-    "bagging_fraction": 0.5,
-    "bagging_freq": 1,
-    "lambda_l2": 1.0,
-    "max_bin": 63,
-    "verbose": -1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "seed": 1,
-}
-_ROUNDS = 100
-_LEAF_ROWS = 500  # at least, of a leaf, where there are many rows
 _OUTER = 0.1  # share of values below the band, and above it
 _MOST_STRETCH = 4.0
 
@@ -70,29 +43,26 @@ Forecast = dict[str, Floats]
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows to learn from: features, what was [kWh], the scale [kWh] and the first guesses.
+    """Rows to learn from: features, first guesses, what was [kWh] and the scale [kWh].
 
-    `origin` is the number of the hour at which each row's forecast would have begun.
+    `origin` is the number of the hour at which each row's forecast would have begun; `hour` and
+    `is_day_off` are of the hour that it is of.
     """
 
     names: tuple[str, ...]
     values: Floats
+    base: Floats
     actual: Floats
     scale: Floats
     origin: NDArray[np.int64]
-    base: Mapping[str, Floats]
+    hour: NDArray[np.int64]
+    is_day_off: NDArray[np.bool_]
 
     @staticmethod
     def joined(samples: Sequence["Sample"]) -> "Sample":
         """One sample of several."""
-        return Sample(
-            samples[0].names,
-            np.concatenate([s.values for s in samples]),
-            np.concatenate([s.actual for s in samples]),
-            np.concatenate([s.scale for s in samples]),
-            np.concatenate([s.origin for s in samples]),
-            {name: np.concatenate([s.base[name] for s in samples]) for name in QUANTITIES},
-        )
+        columns = (np.concatenate([getattr(s, c) for s in samples]) for c in _COLUMNS)
+        return Sample(samples[0].names, *columns)
 
     def column(self, name: str) -> Floats:
         """A feature of all rows."""
@@ -100,14 +70,10 @@ class Sample:
 
     def where(self, chosen: NDArray[np.bool_]) -> "Sample":
         """Some of the rows."""
-        return Sample(
-            self.names,
-            self.values[chosen],
-            self.actual[chosen],
-            self.scale[chosen],
-            self.origin[chosen],
-            {name: guess[chosen] for name, guess in self.base.items()},
-        )
+        return Sample(self.names, *(getattr(self, c)[chosen] for c in _COLUMNS))
+
+
+_COLUMNS = ("values", "base", "actual", "scale", "origin", "hour", "is_day_off")
 
 
 def take_sample(
@@ -121,7 +87,16 @@ def take_sample(
     """
     was = actual.reshape(-1)
     scale = np.repeat(rows.scale, HORIZON)
-    there = Sample(rows.names, rows.values, was, scale, np.full(len(was), origin), rows.base)
+    there = Sample(
+        rows.names,
+        rows.values,
+        rows.base,
+        was,
+        scale,
+        np.full(len(was), origin),
+        np.tile(rows.hour, len(actual)),
+        np.tile(rows.is_day_off, len(actual)),
+    )
     return there.where(~np.isnan(scale) & ~np.isnan(was) & (random.random(len(was)) < share))
 
 
@@ -134,7 +109,7 @@ class Forecaster:
     """
 
     names: tuple[str, ...]
-    trees: Mapping[tuple[str, str], str]
+    nets: Nets
     profile: Mapping[str, NDArray[np.float64]]
     usual_scale: float
     stretch: Mapping[str, tuple[float, float]] = field(
@@ -146,12 +121,6 @@ class Forecaster:
         """Whether temperature is among its features."""
         return "temperature" in self.names
 
-    def predictor(self, threads: int = 1) -> "Predictor":
-        """The model made ready to forecast, with so many threads."""
-        lightgbm = needed_lightgbm()
-        boosters = {key: lightgbm.Booster(model_str=text) for key, text in self.trees.items()}
-        return Predictor(self, boosters, threads)
-
     def to_texts(self) -> dict[str, str]:
         """Names of files, and what they hold."""
         model = {
@@ -160,8 +129,10 @@ class Forecaster:
             "usual_scale": self.usual_scale,
             "stretch": {kind: list(both) for kind, both in self.stretch.items()},
         }
-        trees = {f"{name}_{way}.txt": text for (name, way), text in self.trees.items()}
-        return {**trees, "model.json": json.dumps(model, indent=1)}
+        return {
+            "model.json": json.dumps(model, indent=1),
+            "nets.json": json.dumps(self.nets.to_json()),
+        }
 
     @staticmethod
     def from_texts(texts: Mapping[str, str]) -> "Forecaster":
@@ -169,20 +140,11 @@ class Forecaster:
         model = json.loads(texts["model.json"])
         return Forecaster(
             tuple(model["features"]),
-            {(name, way): texts[f"{name}_{way}.txt"] for name in QUANTITIES for way in WAYS},
+            Nets.from_json(json.loads(texts["nets.json"])),
             {name: np.array(model["profile"][name], np.float64) for name in QUANTITIES},
             float(model["usual_scale"]),
             {kind: (float(low), float(high)) for kind, (low, high) in model["stretch"].items()},
         )
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model made ready to forecast."""
-
-    model: Forecaster
-    boosters: Mapping[tuple[str, str], Any]
-    threads: int
 
     def forecast(
         self,
@@ -195,38 +157,30 @@ class Predictor:
         calibrated: bool = True,
     ) -> Forecast:
         """Forecast the HORIZON hours from an origin on; parameters as of `features`."""
-        model = self.model
-        if model.uses_temperature and temperature is None:
+        if self.uses_temperature and temperature is None:
             temperature = np.full(CONTEXT + HORIZON, np.nan, np.float32)
-        rows = features(context, origin, day_off, temperature if model.uses_temperature else None)
+        rows = features(context, origin, day_off, temperature if self.uses_temperature else None)
         known, idle = ~np.isnan(rows.scale), is_idle(context)
-        shape = int(known.sum()), HORIZON
-        chosen = np.repeat(known, HORIZON)
-        found: Forecast = {}
-        for name in QUANTITIES:
-            found[name] = self._of_the_others(name, context, origin, day_off)
-            if shape[0]:
-                inside = rows.values if known.all() else rows.values[chosen]
-                corrected, plain = (
-                    self.boosters[name, way].predict(inside, num_threads=self.threads)
-                    for way in WAYS
-                )
-                scaled = (rows.base[name][chosen] + corrected + plain) / 2
-                found[name][known] = scaled.reshape(shape) * rows.scale[known, None]
+        found = {name: self._of_the_others(name, context, origin, day_off) for name in QUANTITIES}
+        # Each meter apart: what others are forecast beside it does not change a digit.
+        shape = len(context), HORIZON, -1
+        scaled = self.nets(rows.values.reshape(shape)[known], rows.base.reshape(shape)[known])
+        for number, name in enumerate(QUANTITIES):
+            found[name][known] = scaled[:, :, number] * rows.scale[known, None]
             found[name][idle] = 0.0
-        return in_order(found, model.stretch[kind] if calibrated else (1.0, 1.0))
+        return in_order(found, self.stretch[kind] if calibrated else (1.0, 1.0))
 
     def _of_the_others(
         self, name: str, context: Floats, origin: datetime, day_off: DayOff
     ) -> Floats:
         """What others do at each hour, at the level of the little that is known of each series."""
         hours = [origin + timedelta(hours=h) for h in range(HORIZON)]
-        shape = self.model.profile[name][
+        shape = self.profile[name][
             [int(day_off(hour.date())) for hour in hours], [hour.hour for hour in hours]
         ]
         count = np.count_nonzero(~np.isnan(context), axis=1)
         level = np.nansum(np.abs(context), axis=1) / np.maximum(count, 1)
-        level = np.where(count >= 24, level, self.model.usual_scale)
+        level = np.where(count >= 24, level, self.usual_scale)
         return (level[:, None] * shape[None, :]).astype(np.float32)
 
 
@@ -263,49 +217,29 @@ def stretch_for(actual: Floats, found: Forecast) -> tuple[float, float]:
 
 
 def fit(sample: Sample, threads: int) -> Forecaster:
-    """Fit the trees to a sample, without calibration.
+    """Fit the networks to a sample, without calibration.
 
     Raises
     ------
     BadInput
-        There are no rows, or LightGBM is not installed.
+        There are no rows, or a package is not installed.
     """
-    lightgbm = needed_lightgbm()
-    count = len(sample.actual)
-    if not count:
+    if not len(sample.actual):
         raise BadInput(
             "Training needs meters with a week of complete hours before a week of known ones; "
             "found none"
         )
     scaled = sample.actual / sample.scale
-    parameters = {**_PARAMETERS, "num_threads": threads}
-    parameters["min_data_in_leaf"] = max(20, min(_LEAF_ROWS, count // 200))
-    data = lightgbm.Dataset(
-        sample.values,
-        label=scaled,
-        weight=sample.scale / sample.scale.mean(),
-        feature_name=list(sample.names),
-        params=parameters,
-        free_raw_data=False,
-    ).construct()
-    trees = {}
-    for name in QUANTITIES:
-        for way in WAYS:
-            data.set_label(scaled - sample.base[name] if way == "corrected" else scaled)
-            booster = lightgbm.train({**parameters, **_OBJECTIVES[name]}, data, _ROUNDS)
-            text = booster.model_to_string()
-            # The same model, whatever the threads that made it.
-            trees[name, way] = text.replace(f"[num_threads: {threads}]", "[num_threads: 0]")
     return Forecaster(
         sample.names,
-        trees,
-        _profile(scaled, sample.column("hour"), sample.column("day_off") > 0),
+        fit_nets(sample.values, sample.base, scaled, sample.scale, threads=threads),
+        _profile(scaled, sample.hour, sample.is_day_off),
         float(np.median(sample.scale)),
     )
 
 
 def _profile(
-    scaled: Floats, hours: Floats, days_off: NDArray[np.bool_]
+    scaled: Floats, hours: NDArray[np.int64], days_off: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float64]]:
     found = {name: np.zeros((2, 24)) for name in QUANTITIES}
     for off in (0, 1):
@@ -319,19 +253,6 @@ def _profile(
             for name, level in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
                 found[name][off, hour] = np.quantile(values, level)
     return found
-
-
-def needed_lightgbm() -> Any:
-    """The package lightgbm. Raises BadInput where it is not installed."""
-    # Its threads wait by spinning: ten times as long where something else runs on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        import lightgbm
-    except (ImportError, OSError) as error:
-        raise BadInput(
-            f"Forecasts need LightGBM: pip install 'meterlake[ml]' (found: {error})"
-        ) from error
-    return lightgbm
 
 
 def checksum(texts: Mapping[str, str]) -> dict[str, str]:

@@ -34,13 +34,11 @@ from meterlake.ml.series import Series, read_series
 from meterlake.periods import LocalHours
 from meterlake.settings import MlSettings
 
-_RECENT = 20 * HORIZON  # hours, of which there are more origins: habits and seasons change
-_RECENT_ORIGINS, _EARLIER_ORIGINS = 64, 28
 _LEAST_STEP = 13  # hours from origin to origin
-_SHARE = 0.35  # of the hours of an origin that are learnt from, at most
+_SHARE = 0.5  # of the hours of an origin that are learnt from, at most
 _MOST_HELD_OUT = 4  # weeks
-# Share of the stretch that held-out weeks ask for. The trees learn the quantiles of meters: half
-# of what a few weeks then ask for is those weeks' own. Of sums they have learnt none.
+# Share of the stretch that held-out weeks ask for. The model learns the quantiles of meters: half
+# of what a few weeks then ask for is those weeks' own. Of sums it has learnt none.
 _BELIEF = {"meter": 0.5, "sum": 1.0}
 
 
@@ -52,21 +50,28 @@ class Origins:
     held_out: tuple[int, ...]
 
 
-def plan_origins(hours: int) -> Origins:
-    """Origins in a window of so many hours; the last weeks, a quarter at most, are held out."""
+def plan_origins(hours: int, step: int, offset: int = 0) -> Origins:
+    """Origins in a window of so many hours; the last weeks, a quarter at most, are held out.
+
+    Parameters
+    ----------
+    step : hours from one origin to learn from to the next
+    offset : hours by which those of these meters lie before those of others
+    """
     weeks = min(max(hours // HORIZON // 4, 1), _MOST_HELD_OUT)
     held_out = tuple(hours - HORIZON * number for number in range(weeks, 0, -1))
     first, last = HORIZON, hours - HORIZON
-    recent = max(first, last - _RECENT)
-    later = range(last, recent - 1, -_step(last - recent, _RECENT_ORIGINS))
-    earlier = range(recent - 1, first - 1, -_step(recent - first, _EARLIER_ORIGINS))
     # The first too: of three weeks it alone is over before the one that is held out.
-    return Origins(tuple(sorted({first, *later, *earlier})), held_out)
+    return Origins(tuple(sorted({first, *range(last - offset, first, -step)})), held_out)
 
 
-def _step(hours: int, origins: int) -> int:
-    """Hours from origin to origin: so many that all hours of the week occur."""
-    step = max(_LEAST_STEP, hours // origins)
+def step_of(hours: int, meters: int, rows: int) -> int:
+    """Hours from origin to origin for about so many rows of so many meters.
+
+    They are as dense in the first month as in the last: a season is known from a year ago. All
+    hours of the week occur.
+    """
+    step = max(_LEAST_STEP, int(meters * hours * HORIZON * _SHARE / rows))
     while gcd(step, HORIZON) > 1:
         step += 1
     return step
@@ -138,9 +143,9 @@ def learnt(series: Series, unit: Learning, day_off: DayOff) -> Learnt:
     return Learnt(len(series.meters), Sample.joined(samples) if samples else None, held_out)
 
 
-def share_of_rows(meters: int, origins: Origins, settings: MlSettings) -> float:
+def share_of_rows(meters: int, origins: int, settings: MlSettings) -> float:
     """The share of all rows that gives about as many as training is to learn from."""
-    there = meters * len(origins.learn) * HORIZON
+    there = meters * origins * HORIZON
     return min(_SHARE, settings.train_rows / max(there, 1))
 
 
@@ -173,14 +178,14 @@ def trained(parts: Sequence[Learnt], unit: Learning, day_off: DayOff, threads: i
     Raises
     ------
     BadInput
-        There is too little to learn from, or LightGBM is not installed.
+        There is too little to learn from, or a package is not installed.
     """
     samples = [p.sample for p in parts if p.sample is not None]
     if not samples:
         raise BadInput("Training needs meters; found none")
     sample = Sample.joined(samples)
     is_before = sample.origin + HORIZON <= unit.origins.held_out[0]
-    found = hindcasts(fit(sample.where(is_before), threads), parts, unit, day_off, threads)
+    found = hindcasts(fit(sample.where(is_before), threads), parts, unit, day_off)
     model = replace(fit(sample, threads), stretch=stretches(found))
     return Trained(model, scored(found), len(sample.actual), tuple(found))
 
@@ -190,16 +195,14 @@ def hindcasts(
     parts: Iterable[Learnt],
     unit: Learning,
     day_off: DayOff,
-    threads: int,
 ) -> list[Hindcast]:
     """Forecasts of all that was held out, made without knowing the weather ahead."""
-    predictor = model.predictor(threads)
     return [
         Hindcast(
             held.kind,
             held.origin,
             held.actual,
-            predictor.forecast(
+            model.forecast(
                 held.context,
                 unit.hours.wall(held.origin),
                 day_off,

@@ -13,7 +13,7 @@ from meterlake.lake.layout import HOUR, Piece
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, write_file
 from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES
-from meterlake.ml.forecaster import DayOff, Forecast, Predictor
+from meterlake.ml.forecaster import DayOff, Forecast, Forecaster
 from meterlake.ml.known import Floats
 from meterlake.ml.known import mean as mean_known
 from meterlake.ml.learning import day_off_of
@@ -103,8 +103,7 @@ def score(
         series = read_series(store, unit.pieces, target.context, keep=unit.keep)
         if not series.meters:
             return Scored((), 0, ())
-        predictor = model.forecaster.predictor()
-        found = forecast_of(predictor, series, target, day_off_of(settings))
+        found = forecast_of(model.forecaster, series, target, day_off_of(settings))
         rows = forecast_rows(series.meters, found, target)
         partition = {"model_name": model.name, "start": start}
         name = f"part-{uuid.uuid4().hex}"
@@ -116,11 +115,11 @@ def score(
 
 
 def forecast_of(
-    predictor: Predictor, series: Series, target: Target, day_off: DayOff, kind: str = "meter"
+    forecaster: Forecaster, series: Series, target: Target, day_off: DayOff, kind: str = "meter"
 ) -> Forecast:
     """Forecast by the clock: hour 0 is the target's first local hour."""
     origin = target.context.wall(CONTEXT)
-    return predictor.forecast(series.energy, origin, day_off, target.temperature, kind=kind)
+    return forecaster.forecast(series.energy, origin, day_off, target.temperature, kind=kind)
 
 
 def forecast_rows(meters: Sequence[str], found: Forecast, target: Target) -> pl.DataFrame:
@@ -136,7 +135,7 @@ def forecast_rows(meters: Sequence[str], found: Forecast, target: Target) -> pl.
 
 
 def node_rows(
-    sums: Sequence[NodeSums], predictor: Predictor, target: Target, settings: MlSettings
+    sums: Sequence[NodeSums], forecaster: Forecaster, target: Target, settings: MlSettings
 ) -> pl.DataFrame:
     """The rows of the table of nodes' forecasts without its partition columns.
 
@@ -154,7 +153,7 @@ def node_rows(
         energy = np.where(is_known, filled, np.nan).astype(np.float32)
         energy[(total.usual == 0) & ~total.mean.any(axis=1)] = 0  # of meters that are all idle
         series = Series(total.ids, target.context, energy)
-        found = forecast_of(predictor, series, target, day_off_of(settings), "sum")
+        found = forecast_of(forecaster, series, target, day_off_of(settings), "sum")
         moved = total.mean - found["mean"]
         rows = {name: values + moved for name, values in found.items()}
         number = np.repeat(np.arange(len(total.ids)), HORIZON)

@@ -26,7 +26,7 @@ NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HERE = (47.6, -122.3)
 MOST_KILLS_OF_A_STEP = 3
 OUTAGES = "SELECT id FROM outages WHERE level <> 'meter' AND date = '2024-01-01'"
-IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid", "grow", "forecast"}
+IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid", "forecast"}
 
 
 @dataclass(frozen=True)

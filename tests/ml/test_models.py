@@ -96,9 +96,13 @@ def test_a_lake_without_a_model_says_what_makes_one(untrained: Store) -> None:
 def test_the_same_lake_gives_the_same_model_and_one_row(
     lake: Store, first: TrainResult, conf: Settings
 ) -> None:
+    before = models.listed(lake)
+    for file in lake.list(f"ml/models/{first.name}")[::2]:
+        lake.delete(file.path)
     again = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
-    assert again.name == first.name and again.scores == first.scores
-    assert models.listed(lake).height == 1
+    assert again.name == first.name and again.scores == first.scores and again.is_current
+    assert models.listed(lake).equals(before) and before.height == 1
+    assert models.load(lake).name == first.name  # its files are there again
     workers = conf.model_copy(update={"workers": 2})
     assert train(lake, engine=LocalEngine(2), settings=workers, now=NOW).name == first.name
 
@@ -151,15 +155,12 @@ def test_one_that_becomes_current_while_another_is_trained_is_what_it_is_compare
 
     monkeypatch.setattr(models, "save", meanwhile)
     few = ml.settings(train_rows=1000)
-    done = train(lake, engine=ENGINE, settings=few, now=NOW + DAY)
+    done = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
     (between,) = inner
     assert between.before == first.name
     assert done.before == between.name != done.name
     assert done.wql_before == between.scores.wql
-    assert done.is_current is (done.scores.wql <= between.scores.wql)
-    assert current(lake) == (done.name if done.is_current else between.name)
-    forced = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
-    assert forced.name == done.name == current(lake)
+    assert done.is_current and current(lake) == done.name
 
 
 def test_a_model_that_is_not_current_can_be_forgotten(lake: Store, first: TrainResult) -> None:
@@ -169,8 +170,11 @@ def test_a_model_that_is_not_current_can_be_forgotten(lake: Store, first: TrainR
         forget(lake, "another", now=NOW)
     few = ml.settings(train_rows=1000)
     other = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
+    lake.delete(f"ml/models/{first.name}/card.json")
+    assert len(wrong(lake)) == 1
     forget(lake, first.name, now=NOW + DAY)
     assert models.listed(lake)["name"].to_list() == [other.name] == [current(lake)]
+    assert wrong(lake) == []
     kept = [f.path for f in lake.list(f"ml/models/{first.name}")]
     for path in kept:
         os.utime(f"{lake.url}/{path}", (0, 0))  # the version that needs them is younger
@@ -230,20 +234,6 @@ def test_a_check_finds_each_file_of_a_model_that_is_not_what_was_stored(
     flipped(lake, card)  # which says what the others are to be
     (finding,) = wrong(lake)
     assert (finding.path, finding.problem.split(";")[0]) == (f"{first.name}/card.json", bytes_)
-
-
-def test_what_a_check_says_to_do_mends_a_damaged_model(
-    lake: Store, first: TrainResult, conf: Settings
-) -> None:
-    files = [f.path for f in lake.list(f"ml/models/{first.name}")]
-    lake.delete(files[0])
-    again = train(lake, engine=ENGINE, settings=conf, now=NOW)  # of the same readings
-    assert again.name == first.name and again.is_current and wrong(lake) == []
-    lake.delete(files[-1])
-    other = train(lake, engine=ENGINE, settings=ml.settings(train_rows=1000), now=NOW)
-    assert other.is_current and len(wrong(lake)) == 1
-    forget(lake, first.name, now=NOW)
-    assert wrong(lake) == []
 
 
 def grow(store: Store, conf: Settings, days: int, meters: int = 14) -> None:

@@ -167,8 +167,12 @@ def _learnt_once() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("job", "every", "afterwards"),
     [
-        *(pytest.param(job, 12, False, id=f"{job}, refused") for job in JOBS),
-        pytest.param("train", 9, True, id="train, done but not told", marks=pytest.mark.proof),
+        pytest.param("train", 12, False, id="train, refused"),
+        *(
+            pytest.param(job, 12, False, id=f"{job}, refused", marks=pytest.mark.proof)
+            for job in ("forecast", "detect")
+        ),
+        pytest.param("train", 16, True, id="train, done but not told", marks=pytest.mark.proof),
         *(
             pytest.param(job, 1, after, id=f"{job}, each, {after}", marks=pytest.mark.soak)
             for job in JOBS

@@ -220,7 +220,6 @@ def flipped(store: Store, path: str) -> None:
 def test_a_check_finds_each_file_of_a_model_that_is_not_what_was_stored(
     lake: Store, first: TrainResult
 ) -> None:
-    assert wrong(lake) == []
     card, gone, other, swapped, *_ = sorted(f.path for f in lake.list(f"ml/models/{first.name}"))
     lake.put(swapped, lake.read(other))
     flipped(lake, other)

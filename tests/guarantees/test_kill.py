@@ -25,7 +25,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 HERE = (47.6, -122.3)
 OUTAGES = "SELECT id FROM outages WHERE level <> 'meter' AND date = '2024-01-01'"
-IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid"}
+IN_SEVERAL_COMMITS = {"cluster", "topology", "weather", "grid", "forecast"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import ml
-from support.ml import Energy
+from support.ml import METERS, Energy
 
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs.train import TrainResult, train
@@ -13,7 +13,7 @@ from meterlake.lake.store import Store, open_store
 from meterlake.ml import nets
 from meterlake.settings import Settings
 
-METERS, DAYS = 14, 150
+DAYS = 150
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.jobs import anomalies as job
 from meterlake.jobs.anomalies import Detected, detect
-from meterlake.jobs.train import TrainResult, choose, train
+from meterlake.jobs.models import choose
+from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store

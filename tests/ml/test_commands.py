@@ -105,6 +105,8 @@ def test_one_model_is_made_current_by_name(lake: Store, first: TrainResult) -> N
     assert told(lake, "forecast", "--all")["model"] == first.name
     assert told(lake, "forecast", "--all", "--use", other.name)["model"] == other.name
     assert told(lake, "detect", "--use", other.name)["model"] == other.name
+    rows = told(lake, "models", "--forget", other.name)
+    assert [(row["name"], row["is_current"]) for row in rows] == [(first.name, True)]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,7 @@ def test_one_model_is_made_current_by_name(lake: Store, first: TrainResult) -> N
         (["backtest", "--horizon", "24"], "--horizon needs to be 168; found 24"),
         (["backtest", "--origins", "20"], "Training needs 21 days of readings"),
         (["models", "--use", "no-such"], "There is no model 'no-such'"),
+        (["models", "--forget", "no-such"], "There is no model 'no-such'"),
         (["anomalies"], "no anomalies yet: meterlake detect judges its days"),
     ],
 )

@@ -284,3 +284,14 @@ def test_a_grid_that_comes_later_or_changes_gets_its_sums(
     counts = query(with_grid, "SELECT DISTINCT meters FROM node_forecasts").rows()
     assert counts == [(10,)]
     assert not run(with_grid, conf).is_new
+
+
+def test_where_no_meter_is_below_a_node_that_is_known_and_done(
+    with_grid: Store, tmp_path: Path, conf: Settings
+) -> None:
+    run(with_grid, conf)
+    folder = write_grid(tmp_path / "later", small_grid(somebody="t1"))
+    run_dataflow(with_grid, "topology", settings=conf, now=NOW, source=str(folder), at=START + DAY)
+    assert run(with_grid, conf).is_new
+    assert snapshot(with_grid, NODE_FORECASTS).files == ()
+    assert not run(with_grid, conf).is_new

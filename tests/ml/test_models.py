@@ -1,7 +1,8 @@
 """Models as they are stored, which one is current, and the gate before a new one is."""
 
 import json
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from support.ml import DAY, NOW, START, Energy, wall
 
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, MeterlakeError
-from meterlake.jobs.train import TrainResult, backtest, choose, train
+from meterlake.jobs.models import choose, forget
+from meterlake.jobs.train import TrainResult, backtest, train
+from meterlake.jobs.upkeep import check, vacuum
+from meterlake.lake.check import Finding
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.ml import models, nets
@@ -92,9 +96,13 @@ def test_a_lake_without_a_model_says_what_makes_one(untrained: Store) -> None:
 def test_the_same_lake_gives_the_same_model_and_one_row(
     lake: Store, first: TrainResult, conf: Settings
 ) -> None:
+    before = models.listed(lake)
+    for file in lake.list(f"ml/models/{first.name}")[::2]:
+        lake.delete(file.path)
     again = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
-    assert again.name == first.name and again.scores == first.scores
-    assert models.listed(lake).height == 1
+    assert again.name == first.name and again.scores == first.scores and again.is_current
+    assert models.listed(lake).equals(before) and before.height == 1
+    assert models.load(lake).name == first.name  # its files are there again
     workers = conf.model_copy(update={"workers": 2})
     assert train(lake, engine=LocalEngine(2), settings=workers, now=NOW).name == first.name
 
@@ -127,6 +135,104 @@ def test_where_the_current_one_has_seen_all_weeks_the_newer_is_taken(
     assert newer.name != first.name and newer.held_out_weeks == 2
     assert newer.before == first.name and newer.wql_before is None
     assert newer.is_current and current(lake) == newer.name
+
+
+def test_one_that_becomes_current_while_another_is_trained_is_what_it_is_compared_with(
+    lake: Store, first: TrainResult, conf: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a choice is the last one, though its training began before the other's."""
+    grow(lake, conf, 28)
+    saved = models.save
+    inner: list[TrainResult] = []
+    began: list[bool] = []
+
+    def meanwhile(*args: Any) -> tuple[str, str]:
+        found = saved(*args)
+        if not began:
+            began.append(True)
+            inner.append(train(lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, force=True))
+        return found
+
+    monkeypatch.setattr(models, "save", meanwhile)
+    few = ml.settings(train_rows=1000)
+    done = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
+    (between,) = inner
+    assert between.before == first.name
+    assert done.before == between.name != done.name
+    assert done.wql_before == between.scores.wql
+    assert done.is_current and current(lake) == done.name
+
+
+def test_a_model_that_is_not_current_can_be_forgotten(lake: Store, first: TrainResult) -> None:
+    with pytest.raises(BadInput, match=r"is the current one\. Make another one current first"):
+        forget(lake, first.name, now=NOW)
+    with pytest.raises(BadInput, match="no model 'another'"):
+        forget(lake, "another", now=NOW)
+    few = ml.settings(train_rows=1000)
+    other = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
+    lake.delete(f"ml/models/{first.name}/card.json")
+    assert len(wrong(lake)) == 1
+    forget(lake, first.name, now=NOW + DAY)
+    assert models.listed(lake)["name"].to_list() == [other.name] == [current(lake)]
+    assert wrong(lake) == []
+    kept = [f.path for f in lake.list(f"ml/models/{first.name}")]
+    for path in kept:
+        os.utime(f"{lake.url}/{path}", (0, 0))  # the version that needs them is younger
+    vacuum(lake, engine=ENGINE, retain=DAY, now=datetime.now(UTC))
+    assert [f.path for f in lake.list(f"ml/models/{first.name}")] == kept
+    later = datetime.now(UTC) + 30 * DAY
+    told = vacuum(lake, engine=ENGINE, retain=DAY, now=later, dry_run=True)
+    assert vacuum(lake, engine=ENGINE, retain=DAY, now=later) == told
+    assert lake.list(f"ml/models/{first.name}") == []
+    assert current(lake) == other.name
+
+
+def test_what_a_training_left_that_was_cut_off_goes_when_it_is_old(
+    lake: Store, first: TrainResult
+) -> None:
+    for file in lake.list(f"ml/models/{first.name}"):
+        lake.put(file.path.replace(first.name, "cut-off"), lake.read(file.path))
+    left = {f.path for f in lake.list("ml/models/cut-off")}
+    held = {f.path for f in lake.list("ml")} - left
+    assert wrong(lake) == []
+    now = datetime.now(UTC)
+    assert vacuum(lake, engine=ENGINE, retain=DAY, now=now + DAY / 2).orphans == 0
+    assert vacuum(lake, engine=ENGINE, retain=DAY, now=now + 2 * DAY).orphans == len(left)
+    assert {f.path for f in lake.list("ml")} == held
+    assert models.load(lake).name == first.name
+
+
+# --- what check says
+
+
+def wrong(store: Store) -> list[Finding]:
+    """What a check finds of the models; this lake has no staging, which it finds too."""
+    found = check(store, engine=ENGINE, now=NOW).findings
+    return [f for f in found if f.table == "models"]
+
+
+def flipped(store: Store, path: str) -> None:
+    data = bytearray(store.read(path))
+    data[len(data) // 2] ^= 1
+    store.put(path, bytes(data))
+
+
+def test_a_check_finds_each_file_of_a_model_that_is_not_what_was_stored(
+    lake: Store, first: TrainResult
+) -> None:
+    card, gone, other, swapped, *_ = sorted(f.path for f in lake.list(f"ml/models/{first.name}"))
+    lake.put(swapped, lake.read(other))
+    flipped(lake, other)
+    lake.delete(gone)
+    missing, bytes_ = "the file is missing", "its bytes are not those that were written"
+    way_out = "restore it, or train anew and forget it: meterlake train; meterlake models --forget"
+    assert [(f"ml/models/{f.path}", f.problem) for f in wrong(lake)] == [
+        (path, f"{problem}; {way_out} {first.name}")
+        for path, problem in ((gone, missing), (other, bytes_), (swapped, bytes_))
+    ]
+    flipped(lake, card)  # which says what the others are to be
+    (finding,) = wrong(lake)
+    assert (finding.path, finding.problem.split(";")[0]) == (f"{first.name}/card.json", bytes_)
 
 
 def grow(store: Store, conf: Settings, days: int, meters: int = 14) -> None:

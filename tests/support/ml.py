@@ -21,6 +21,7 @@ from meterlake.settings import MlSettings, Settings, load_settings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday
 NOW = datetime(2024, 12, 1, tzinfo=UTC)
+METERS = 14  # of a small lake
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 

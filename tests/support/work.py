@@ -5,26 +5,29 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 import polars as pl
+from support import ml
 
 from meterlake import jobs
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs import upkeep
+from meterlake.jobs import anomalies, upkeep
 from meterlake.jobs.cluster import cluster as run_cluster
 from meterlake.jobs.dataflow import run_dataflow
+from meterlake.jobs.forecast import forecast_all
 from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.lake.commit import snapshots
+from meterlake.jobs.train import train as run_train
+from meterlake.lake.commit import snapshot, snapshots
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import fetched, scan
 from meterlake.lake.topology import METER_TOPOLOGY
-from meterlake.schema import CLAIMS, known_tables
+from meterlake.schema import CLAIMS, READINGS, known_tables
 from meterlake.settings import load_settings
 
 CONF = load_settings(late_hooks=())
@@ -106,12 +109,42 @@ def grid(lake: str, now: datetime) -> None:
         update_grid(open_store(lake), name, engine=LocalEngine(2), settings=CONF.grid, now=now)
 
 
-def contents(store: Store) -> dict[str, str]:
+def train(lake: str, now: datetime, rows: int) -> None:
+    """Train a small model."""
+    conf = ml.settings(train_rows=rows)
+    run_train(open_store(lake), engine=LocalEngine(1), settings=conf, now=now)
+
+
+def forecast(lake: str, now: datetime, start: datetime, use: str | None = None) -> None:
+    """Forecast all meters and nodes."""
+    store, conf = open_store(lake), ml.settings()
+    forecast_all(store, engine=LocalEngine(1), settings=conf, now=now, start=start, use=use)
+
+
+def detect(lake: str, now: datetime, use: str | None = None) -> None:
+    """Judge the days that are new or have changed."""
+    anomalies.detect(
+        open_store(lake), engine=LocalEngine(1), settings=ml.settings(), now=now, use=use
+    )
+
+
+def grow(lake: str, now: datetime, days: int, since: int, seed: int) -> None:
+    """Put days of readings of a fleet into the lake, once, and their energies."""
+    store, last = open_store(lake), ml.START + (days - 1) * ml.DAY
+    if all(f.last is None or f.last < last for f in snapshot(store, READINGS).files):
+        whole = ml.fleet(ml.METERS, days, seed=seed)[:, since * 24 :]
+        rows = ml.readings(ml.by_meter(ml.names(ml.METERS), whole), ml.START + since * ml.DAY)
+        ml.fill(store, rows, now=now)
+    ml.bring_up(store, ml.settings(), now)
+
+
+def contents(store: Store, names: Collection[str] = ()) -> dict[str, str]:
     """A hash of each table's rows, whatever their order and files, of one state of the lake.
 
     Of the runs of dataflows it has what was loaded, whether once or again; it has no claims.
+    With `names` it is of these tables alone.
     """
-    tables = [t for t in known_tables().values() if t != CLAIMS]
+    tables = [t for t in known_tables().values() if t != CLAIMS and (not names or t.name in names)]
     return {
         name: fingerprint(fetched(scan(store, s.table, s.files))) if s.files else NOTHING
         for name, s in snapshots(store, tables).items()

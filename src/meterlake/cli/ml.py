@@ -93,21 +93,27 @@ def models(
     use: Annotated[
         str | None, typer.Option("--use", metavar="NAME", help="Make this model current.")
     ] = None,
+    forgotten: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="NAME", help="Take this one out; vacuum frees its space."),
+    ] = None,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """List the models, the newest first, or make one current.
+    """List the models, the newest first, make one current, or forget one.
 
     Example: meterlake models --lake ./lake
     """
     import polars as pl
 
-    from meterlake.jobs.train import choose
+    from meterlake.jobs.models import choose, forget
     from meterlake.ml.models import listed
 
     with plain_errors(), lake_context(lake) as context:
         if use is not None:
             choose(context.store, use, now=context.now)
+        if forgotten is not None:
+            forget(context.store, forgotten, now=context.now)
         rows = listed(context.store)
         if rows.is_empty():
             raise BadInput("The lake has no model yet: meterlake train makes one")

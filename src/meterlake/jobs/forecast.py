@@ -199,21 +199,12 @@ def _forecast_all(
         target,
         settings.ml,
     )
+    of_sums = []
     if of_nodes.height:
         columns = [c.name for c in NODE_FORECASTS.file_columns]
         frame = of_nodes.sort(NODE_FORECASTS.sorted_by).select(columns)
-        file = write_file(
-            store, NODE_FORECASTS, frame, partition=partition, name=f"part-{uuid.uuid4().hex}"
-        )
-        commit(
-            store,
-            NODE_FORECASTS,
-            add=[file],
-            remove=nodes_there,
-            key=key_of(job_of_nodes, live.integrated),
-            read_version=nodes_state.version,
-            **common,
-        )
+        name = f"part-{uuid.uuid4().hex}"
+        of_sums.append(write_file(store, NODE_FORECASTS, frame, partition=partition, name=name))
     commit(
         store,
         FORECASTS,
@@ -223,5 +214,15 @@ def _forecast_all(
         read_version=state.version,
         **common,
     )
+    if moment is not None:  # also without nodes, so that it is known that there are none
+        commit(
+            store,
+            NODE_FORECASTS,
+            add=of_sums,
+            remove=nodes_there,
+            key=key_of(job_of_nodes, live.integrated),
+            read_version=nodes_state.version,
+            **common,
+        )
     meters = sum(p.meters for p in parts)
     return Forecasted(model.name, target.start, meters, of_nodes.height // HORIZON, is_new=True)

@@ -12,12 +12,12 @@ import polars as pl
 from meterlake import __version__
 from meterlake.engine import Engine
 from meterlake.errors import BadInput
+from meterlake.jobs.models import Row, enter
 from meterlake.jobs.progress import Progress, silent
 from meterlake.lake.commit import snapshot
 from meterlake.lake.layout import DAY, LiveLayout, Piece
 from meterlake.lake.meters import meters_in
 from meterlake.lake.store import Store
-from meterlake.lake.upsert import replace_rows
 from meterlake.ml import bands, models
 from meterlake.ml.days import read_days
 from meterlake.ml.features import CONTEXT, HORIZON
@@ -41,11 +41,7 @@ from meterlake.ml.scores import Scores, scores
 from meterlake.ml.series import READING_TYPE, end_of_readings
 from meterlake.ml.weather import daily_temperature, hourly_temperature
 from meterlake.periods import LocalHours, local_hour, periods
-from meterlake.schema import (
-    CONSUMPTION_DAILY,
-    MODELS,
-    polars_schema,
-)
+from meterlake.schema import CONSUMPTION_DAILY
 from meterlake.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,16 +101,11 @@ def train(
     band, no_band = _band(store, settings, work)
     progress("train", 2, 2)
 
-    before = _current(store)
-    compared = _compared(before, done, parts, unit, settings)
-    is_better = compared.wql_before is None or compared.wql <= compared.wql_before
     facts = _facts(done, work, settings, live.integrated.version, parts) | {"no_band": no_band}
     name, digest = models.save(store, done.model, band, facts, work.hours.end())
-    is_current = force or is_better
-    row: dict[str, Any] = {
+    row: Row = {
         "name": name,
         "created_at": now,
-        "chosen_at": now if is_current else None,
         "trained_from": work.hours.start(),
         "trained_until": work.hours.end(),
         "meters": sum(p.meters for p in parts),
@@ -123,12 +114,25 @@ def train(
         "wql": done.scores.wql,
         "nd": done.scores.nd,
         "coverage": done.scores.coverage,
-        "wql_before": compared.wql_before,
         "readings_version": live.integrated.version,
         "code_version": __version__,
         "card_sha256": digest,
     }
-    _store_row(store, row, now)
+
+    before: Model | None = None
+    compared = _Compared(done.scores.wql, None, "")
+
+    def judged(current: Row | None) -> tuple[bool, float | None]:
+        nonlocal before, compared
+        if current is not None and current["name"] == name:
+            before, by = models.load(store, name), "nothing: it is the current model already"
+            compared = _Compared(done.scores.wql, None, by)
+            return False, None
+        before = None if current is None else _loaded(store, current["name"])
+        compared = _compared(before, done, parts, unit, settings)
+        return force or compared.is_better, compared.wql_before
+
+    enter(store, row, judged, now=now)
     return TrainResult(
         name,
         done.scores,
@@ -137,19 +141,12 @@ def train(
         row["trained_from"],
         row["trained_until"],
         row["held_out_weeks"],
-        is_current,
+        force or compared.is_better,
         None if before is None else before.name,
         compared.wql_before,
         compared.by,
         no_band,
     )
-
-
-def choose(store: Store, name: str, *, now: datetime) -> None:
-    """Make a model current. Raises BadInput where there is none of that name."""
-    models.load(store, name)
-    row = models.listed(store).filter(pl.col("name") == name).row(0, named=True)
-    _store_row(store, {**row, "chosen_at": now}, now)
 
 
 @dataclass(frozen=True)
@@ -319,13 +316,10 @@ def _band(store: Store, settings: Settings, work: _Work) -> tuple[bands.Band | N
         return None, str(error)
 
 
-def _current(store: Store) -> Model | None:
-    """The current model; None where there is none, or its files are damaged."""
-    rows = models.listed(store)
-    if rows["chosen_at"].is_null().all():
-        return None
+def _loaded(store: Store, name: str) -> Model | None:
+    """The current model; None where its files are damaged."""
     try:
-        return models.load(store)
+        return models.load(store, name)
     except BadInput as error:
         log.warning("The current model is not compared with: %s", error)
         return None
@@ -338,6 +332,10 @@ class _Compared:
     wql: float
     wql_before: float | None
     by: str
+
+    @property
+    def is_better(self) -> bool:
+        return self.wql_before is None or self.wql <= self.wql_before
 
 
 def _compared(
@@ -397,11 +395,6 @@ def _facts(
         "readings_version": version,
         "code_version": __version__,
     }
-
-
-def _store_row(store: Store, row: dict[str, Any], now: datetime) -> None:
-    rows = pl.DataFrame([row], schema=polars_schema(MODELS))
-    replace_rows(store, MODELS, rows, note={"job": "train"}, now=now)
 
 
 def _naive(held: Sequence[Learnt]) -> Scores:

@@ -23,15 +23,31 @@ from meterlake.lake.consumption import CONSUME, changed_hours, zone_of
 from meterlake.lake.journal import written
 from meterlake.lake.layout import day_of, layout_of
 from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, consumed_of, consumed_version
+from meterlake.lake.table import (
+    DataFile,
+    Snapshot,
+    consumed_of,
+    consumed_version,
+    fetched,
+    scan,
+)
 from meterlake.lake.vacuum import (
     FILES_A_UNIT,
     Vacuumed,
     cutoff_of,
     remove_files,
     unneeded_files,
+    unneeded_models,
 )
-from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, STAGING, known_tables
+from meterlake.ml.models import check_model
+from meterlake.schema import (
+    CONSUMPTION_DAILY,
+    MODELS,
+    READINGS,
+    SERVING_READINGS,
+    STAGING,
+    known_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -102,17 +118,19 @@ def vacuum(
     cutoff = cutoff_of(retain, now, nobody_else=nobody_else)
     kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
     size = 0
-    paths = []
-    for kind, file in unneeded_files(store, cutoff):
-        kinds[kind] += 1
-        size += file.size
-        paths.append(file.path)
-    if not dry_run:
-        units = [tuple(paths[i : i + FILES_A_UNIT]) for i in range(0, len(paths), FILES_A_UNIT)]
-        removed = 0
-        for count in engine.map(remove_files(store), units):
-            removed += count
-            progress("vacuum", len(paths), removed)
+    # Models right before they go: a training that makes the same one again writes the same files.
+    for unneeded in (unneeded_files, unneeded_models):
+        paths = []
+        for kind, file in unneeded(store, cutoff):
+            kinds[kind] += 1
+            size += file.size
+            paths.append(file.path)
+        if not dry_run:
+            units = [tuple(paths[i : i + FILES_A_UNIT]) for i in range(0, len(paths), FILES_A_UNIT)]
+            removed = 0
+            for count in engine.map(remove_files(store), units):
+                removed += count
+                progress("vacuum", len(paths), removed)
     return Vacuumed(**kinds, bytes=size)
 
 
@@ -148,6 +166,8 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
         staged = consumed_files(store, states[STAGING.name], consumed)
         findings += _compare(store, staged, states[READINGS.name], findings, engine, progress)
     findings += _compare_serving(store, states, findings, engine, progress)
+    if not any(f.table == MODELS.name for f in findings):
+        findings += _check_models(store, states[MODELS.name], engine, progress)
     return Checked(
         files=sum(len(s.files) for s in states.values()),
         rows=sum(s.rows for s in states.values()),
@@ -200,6 +220,17 @@ def _compare_serving(
     ]
     for found in engine.map(verify_serving.compare_sums(store), sums):
         findings += found
+    return findings
+
+
+def _check_models(
+    store: Store, state: Snapshot, engine: Engine, progress: Progress
+) -> list[Finding]:
+    models = fetched(scan(store, MODELS, state.files)).sort("name").select("name", "card_sha256")
+    findings = []
+    for done, found in enumerate(engine.map(check_model(store), models.rows()), start=1):
+        findings += found
+        progress("models", models.height, done)
     return findings
 
 

@@ -78,6 +78,29 @@ def replace_rows(
     return persistently(lambda: _merge(store, table, merged, note=note, now=now))
 
 
+def change_rows(
+    store: Store,
+    table: Table,
+    change: Callable[[pl.DataFrame], pl.DataFrame],
+    *,
+    note: Mapping[str, Any],
+    now: datetime,
+) -> None:
+    """Make rows what `change` makes of all there are; it is asked again where others come first.
+
+    Raises
+    ------
+    Conflict
+        Other writers kept coming first.
+    """
+
+    def merged(state: Snapshot) -> _Merged:
+        before = fetched(scan(store, table, state.files))
+        return _changed(table, before, change(before)), Change()
+
+    persistently(lambda: _merge(store, table, merged, note=note, now=now))
+
+
 def drop_rows(
     store: Store, table: Table, keys: pl.DataFrame, *, note: Mapping[str, Any], now: datetime
 ) -> Change:

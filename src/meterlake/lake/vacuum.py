@@ -2,7 +2,8 @@
 
 A file is superseded when a commit removed it, an orphan when its job was cut off before its
 commit, and a leftover when even its writing was. All of them go once they are older than the
-retention. What is younger stays: it may be of a job that runs, or of a reader's version.
+retention. What is younger stays: it may be of a job that runs, or of a reader's version. The files
+of a model are orphans where no version of the table of models needs it.
 """
 
 import re
@@ -14,8 +15,8 @@ from meterlake.errors import BadInput
 from meterlake.lake.commit import snapshot
 from meterlake.lake.journal import entries
 from meterlake.lake.store import Store, Stored
-from meterlake.lake.table import table_at
-from meterlake.schema import Table, known_tables
+from meterlake.lake.table import DataFile, fetched, scan, table_at
+from meterlake.schema import MODELS, Table, known_tables
 
 SHORTEST_RETENTION = timedelta(hours=1)
 FILES_A_UNIT = 200
@@ -63,6 +64,30 @@ def unneeded_files(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored
             yield "leftovers", file
 
 
+def unneeded_models(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The files of models that no such version names, of trainings that were cut off or forgotten.
+
+    Raises
+    ------
+    Unavailable
+        The table of models cannot be read.
+    """
+    prefix = f"{MODELS.path}/"
+    there = [
+        (path.partition("/")[0], file)
+        for file in store.list(MODELS.path)
+        if file.modified < cutoff
+        and "/" in (path := file.path.removeprefix(prefix))
+        and not path.startswith("_delta_log/")
+    ]
+    if there:
+        needed, _ = _needed(store, MODELS, cutoff)
+        names = set(fetched(scan(store, MODELS, list(needed.values())).select("name"))["name"])
+        for name, file in there:
+            if name not in names:
+                yield "orphans", file
+
+
 def remove_files(store: Store) -> Callable[[tuple[str, ...]], int]:
     """The work on one unit, some paths: remove them. Removing what is gone is no error."""
 
@@ -74,14 +99,16 @@ def remove_files(store: Store) -> Callable[[tuple[str, ...]], int]:
     return work
 
 
-def _needed(store: Store, table: Table, cutoff: datetime) -> tuple[set[str], set[str]]:
-    """Paths that a version of the table needs which was current at `cutoff` or later.
+def _needed(
+    store: Store, table: Table, cutoff: datetime
+) -> tuple[dict[str, DataFile], dict[str, DataFile]]:
+    """The files that a version of the table needs which was current at `cutoff` or later.
 
-    And those that the table ever had.
+    And those that the table ever had; both by path.
     """
     state = snapshot(store, table)  # what an attached table is about to get, too
-    needed = {f.path for f in state.files}
-    ever = set(needed)
+    needed = {f.path: f for f in state.files}
+    ever = dict(needed)
     commits = {
         int(found[1]): file.modified
         for file in store.list(f"{table.path}/_delta_log")
@@ -90,9 +117,10 @@ def _needed(store: Store, table: Table, cutoff: datetime) -> tuple[set[str], set
     # The storage's own clock: commits at or before the cutoff, each of them before a later one.
     since = min((v for v, at in commits.items() if at >= cutoff), default=state.version + 1)
     if 0 < since <= state.version:
-        needed |= {f.path for f in table_at(store, table, since - 1).files}
+        needed |= {f.path: f for f in table_at(store, table, since - 1).files}
     for entry in entries(store, table, after=-1, until=state.version):
-        ever |= {f.path for f in entry.added}
+        added = {f.path: f for f in entry.added}
+        ever |= added
         if entry.version >= since:
-            needed |= {f.path for f in entry.added}
+            needed |= added
     return needed, ever

@@ -6,7 +6,7 @@ of its card; the card has those of the files. What does not agree is not loaded.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from meterlake.errors import BadInput
+from meterlake.lake.check import Finding
 from meterlake.lake.commit import snapshot
 from meterlake.lake.store import Store
 from meterlake.lake.table import fetched, scan
@@ -22,6 +23,9 @@ from meterlake.ml.forecaster import Forecaster, checksum
 from meterlake.schema import MODELS
 
 CARD = "card.json"
+
+_OTHER_BYTES = "its bytes are not those that were written"
+_WAY_OUT = "restore it, or train anew and forget it: meterlake train; meterlake models --forget"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ def save(
     return name, hashlib.sha256(written).hexdigest()
 
 
+def _read(store: Store, path: str) -> bytes | None:
+    """A file's bytes; None where it is gone."""
+    return store.read(path) if store.has(path) else None
+
+
 def _written(card: Mapping[str, Any]) -> bytes:
     return json.dumps(card, indent=1, sort_keys=True).encode()
 
@@ -80,12 +89,12 @@ def load(store: Store, name: str | None = None) -> Model:
     folder = f"{MODELS.path}/{row['name']}"
 
     def sound(file: str, expected: str) -> str:
-        if not store.has(f"{folder}/{file}"):
+        data = _read(store, f"{folder}/{file}")
+        if data is None:
             raise BadInput(
                 f"{store.uri(folder)} needs to have {file}; it is gone. Restore it, or train anew: "
                 "meterlake train"
             )
-        data = store.read(f"{folder}/{file}")
         found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise BadInput(
@@ -106,19 +115,55 @@ def load(store: Store, name: str | None = None) -> Model:
         ) from error
 
 
+def check_model(store: Store) -> Callable[[tuple[str, str]], list[Finding]]:
+    """The work on one model, its name and the SHA-256 of its card: read and compare each file."""
+
+    def work(unit: tuple[str, str]) -> list[Finding]:
+        name, card_sha256 = unit
+        findings: list[Finding] = []
+
+        def sound(file: str, expected: str) -> bytes | None:
+            data = _read(store, f"{MODELS.path}/{name}/{file}")
+            if data is not None and hashlib.sha256(data).hexdigest() == expected:
+                return data
+            problem = "the file is missing" if data is None else _OTHER_BYTES
+            problem = f"{problem}; {_WAY_OUT} {name}"
+            findings.append(Finding(MODELS.name, f"{name}/{file}", problem))
+            return None
+
+        card = sound(CARD, card_sha256)
+        if card is not None:
+            for file, digest in json.loads(card)["sha256"].items():
+                sound(file, digest)
+        return findings
+
+    return work
+
+
 def model_row(store: Store, name: str | None = None) -> dict[str, Any]:
     """A model's row of the table, by its name; None: the current one. Raises BadInput."""
     rows = listed(store)
-    if name is None:
-        rows = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at").tail(1)
-        if rows.is_empty():
-            raise BadInput("The lake has no model yet: meterlake train makes one")
-    else:
+    if name is not None:
+        return named_row(rows, name)
+    row = current_row(rows)
+    if row is None:
+        raise BadInput("The lake has no model yet: meterlake train makes one")
+    return row
+
+
+def named_row(rows: pl.DataFrame, name: str) -> dict[str, Any]:
+    """The row of a name, of rows of the table. Raises BadInput where there is none."""
+    found = rows.filter(pl.col("name") == name)
+    if found.is_empty():
         known = ", ".join(rows["name"].to_list()) or "none"
-        rows = rows.filter(pl.col("name") == name)
-        if rows.is_empty():
-            raise BadInput(f"There is no model '{name}'; the lake has: {known}")
-    return rows.row(0, named=True)
+        raise BadInput(f"There is no model '{name}'; the lake has: {known}")
+    return found.row(0, named=True)
+
+
+def current_row(rows: pl.DataFrame) -> dict[str, Any] | None:
+    """The row of the current model, the one chosen last; None where there is none."""
+    chosen = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at", "name")
+    return None if chosen.is_empty() else chosen.row(-1, named=True)
 
 
 def listed(store: Store) -> pl.DataFrame:

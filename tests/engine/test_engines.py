@@ -43,7 +43,6 @@ from meterlake.jobs.grid import JOBS as GRID_JOBS
 from meterlake.jobs.grid import update_grid
 from meterlake.lake.commit import snapshots
 from meterlake.lake.store import Store, open_store
-from meterlake.ml import nets
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import simulate_grid
@@ -386,7 +385,7 @@ def test_every_job_gives_the_same_lake_on_every_engine(spark: SparkEngine, tmp_p
 def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 60)
+    ml.small_nets(monkeypatch)
     monkeypatch.setattr(train, "_RANGE_METERS", 3)
     monkeypatch.setattr(forecast, "RANGE_ROWS", 3000)
     alike = open_store(str(tmp_path / "local"))

@@ -271,7 +271,7 @@ def test_a_job_killed_at_any_moment_leaves_the_lake_before_or_after_it(
             assert child.exitcode == 0
             seconds = time.perf_counter() - began
             steps.append(Step(job, (lake.url, *args), seconds, work.contents(clean), ""))
-        kills += live_through(steps, lake, chance, {})
+        kills += live_through(steps, lake, chance, {}, 1)
         assert whole_models(lake) == whole_models(clean)
         nothing_is_wrong(lake)
         for store in (clean, lake):

@@ -10,15 +10,14 @@ from support.ml import METERS, Energy
 from meterlake.engine.local import LocalEngine
 from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.store import Store, open_store
-from meterlake.ml import nets
 from meterlake.settings import Settings
 
 DAYS = 150
 
 
 @pytest.fixture(autouse=True)
-def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 100)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    ml.small_nets(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +42,7 @@ def with_model(
     folder = tmp_path_factory.mktemp("trained") / "lake"
     store = ml.copied(filled, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "_MOST_STEPS", 100)
+        ml.small_nets(patch)
         done = train(store, engine=LocalEngine(1), settings=ml.settings(), now=ml.NOW)
     yield folder, done
 

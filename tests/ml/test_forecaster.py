@@ -10,7 +10,7 @@ from ml.test_scores import by_hand
 from support.ml import Energy, fleet, names, wall
 
 from meterlake.errors import BadInput
-from meterlake.ml import learning, nets
+from meterlake.ml import forecaster, learning, nets
 from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
 from meterlake.ml.forecaster import Forecaster, Sample, fit, in_order, stretch_for, take_sample
 from meterlake.ml.known import Floats
@@ -157,13 +157,41 @@ def test_the_band_holds_four_fifths_of_weeks_that_calibrated_nothing(
     assert 0.77 <= np.mean(inside) <= 0.83
 
 
-def test_sums_of_meters_have_bands_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
+def test_sums_of_meters_have_bands_of_their_own() -> None:
     unit = unit_of(112, 20)
-    part = learn(fleet(20, 112, noise=0.8), unit)
+    energy = fleet(20, 112, noise=0.8)
+    part = learn(energy, unit)
+    assert part.sample is not None
     assert {held.kind for held in part.held_out} == {"meter", "sum"}
-    model = trained([part], unit, is_off, 1).model
-    assert sum(model.stretch["sum"]) < 0.8 * sum(model.stretch["meter"])  # errors cancel out
+    assert set(part.sample.size) > {1}  # it learns from sums too
+    done = trained([part], unit, is_off, 1)
+    assert 0.75 <= scored(done.hindcasts, "sum").coverage <= 0.85
+    context = energy[:, -CONTEXT:].astype(np.float32)
+    one = done.model.forecast(context, unit.hours.wall(112 * 24), is_off)
+    several = done.model.forecast(
+        context.sum(axis=0, keepdims=True), unit.hours.wall(112 * 24), is_off, kind="sum"
+    )
+    widths = [((f["p90"] - f["p10"]).mean() / f["mean"].mean()) for f in (several, one)]
+    assert widths[0] < 0.5 * widths[1]  # errors cancel out
+
+
+@pytest.mark.parametrize("factor", [1, 100])
+def test_a_sum_counts_as_much_as_one_of_its_meters(
+    factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Floats] = []
+
+    def spied(values: Floats, base: Floats, target: Floats, weight: Floats, **_: Any) -> Any:
+        given.append(weight)
+        raise StopIteration
+
+    monkeypatch.setattr(forecaster, "fit_nets", spied)
+    part = learn(factor * fleet(20, DAYS), unit_of(DAYS, 20))
+    assert part.sample is not None
+    with pytest.raises(StopIteration):
+        fit(part.sample, 1)
+    is_sum = part.sample.size > 1
+    assert given[0][is_sum].mean() == pytest.approx(given[0][~is_sum].mean(), rel=0.5)
 
 
 def test_the_first_model_sees_nothing_of_the_weeks_held_out(
@@ -256,7 +284,8 @@ def test_more_meters_have_fewer_origins_each(meters: int, rows: int) -> None:
     share = share_of_rows(meters, len(origins), MlSettings(train_rows=rows))
     assert share <= 0.5
     if meters > 2:
-        assert meters * len(origins) * HORIZON * share == pytest.approx(rows, rel=0.1)
+        series = meters + meters // 5  # with the sums of some
+        assert series * len(origins) * HORIZON * share == pytest.approx(rows, rel=0.1)
         assert share > 0.45
     else:
         assert len(origins) > 700
@@ -276,7 +305,7 @@ def test_rows_keep_their_own_outcome() -> None:
     origin = 1500
     rows = features(energy[:, origin - CONTEXT : origin], FIRST, is_off)
     actual = energy[:, origin : origin + HORIZON]
-    sample = take_sample(rows, actual, origin, 0.5, np.random.default_rng(1))
+    sample = take_sample(rows, actual, origin, np.ones(3, np.int64), 0.5, np.random.default_rng(1))
     meter = (sample.actual - 1) // 2000
     step = (sample.actual - 1) % 2000 - origin
     np.testing.assert_allclose(sample.column("step"), step / HORIZON, rtol=1e-6)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from numpy.typing import NDArray
 
 from meterlake.engine.local import LocalEngine
@@ -16,6 +17,7 @@ from meterlake.jobs.cluster import cluster
 from meterlake.lake.commit import commit, snapshot
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import write_file
+from meterlake.ml import nets
 from meterlake.schema import READINGS, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 
@@ -40,6 +42,12 @@ def settings(zone: str = "UTC", **ml: object) -> Settings:
     return load_settings(
         late_hooks=(), timezone=zone, workers=1, ml=MlSettings.model_validate(small)
     )
+
+
+def small_nets(patch: pytest.MonkeyPatch, steps: int = 100) -> None:
+    """Training that takes a second, and errs more."""
+    patch.setattr(nets, "_NETS", 2)
+    patch.setattr(nets, "_MOST_STEPS", steps)
 
 
 def fleet(meters: int, days: int, *, seed: int = 1, noise: float = 0.25) -> Energy:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
+import pytest
 from support import ml
 from support.grids import small_grid, write_grid
 
@@ -28,7 +29,6 @@ from meterlake.jobs.train import train
 from meterlake.lake.commit import commit, snapshot
 from meterlake.lake.store import Store, open_store
 from meterlake.lake.table import write_file
-from meterlake.ml import nets
 from meterlake.schema import ANOMALIES, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 from meterlake.simulate.weather import simulate_weather
@@ -116,11 +116,9 @@ def make(folder: Path) -> Store:
     cluster(store, engine=engine, settings=settings, now=NOW)
     for name in JOBS:
         update_grid(store, name, engine=engine, settings=settings.grid, now=NOW)
-    before, nets._MOST_STEPS = nets._MOST_STEPS, 60
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        ml.small_nets(patch)
         train(store, engine=engine, settings=settings, now=NOW, window_days=30)
-    finally:
-        nets._MOST_STEPS = before
     for start in (FORECAST_START, None):
         forecast_all(store, engine=engine, settings=settings, now=NOW, start=start)
     judged(store, JUDGED)

@@ -5,8 +5,8 @@ so that what is minimised is energy. The quantiles are put in order, and their d
 median is stretched by what held-out weeks ask for, so that of those one value in ten lies below the
 band and one in ten above.
 
-A sum of meters, such as a feeder's, is a series too, to which the model is applied as to a meter's.
-Its bands are stretched by what held-out sums ask for, since errors of meters partly cancel out.
+A sum of meters, such as a feeder's, is a series too: the model learns from the sums of random
+groups of meters as well, and its bands of sums are stretched by what held-out sums ask for.
 """
 
 import hashlib
@@ -28,10 +28,13 @@ from meterlake.ml.features import (
     is_idle,
 )
 from meterlake.ml.known import Floats
-from meterlake.ml.nets import Nets, fit_nets
+from meterlake.ml.nets import Net, Nets, fit_nets
 
 KINDS = ("meter", "sum")
 """What a series may be of: one meter, or several added up."""
+
+METERS_OF_A_GROUP = 5
+"""For so many meters there is one group of them, to learn sums from."""
 
 _OUTER = 0.1  # share of values below the band, and above it
 _MOST_STRETCH = 4.0
@@ -45,8 +48,8 @@ Forecast = dict[str, Floats]
 class Sample:
     """Rows to learn from: features, first guesses, what was [kWh] and the scale [kWh].
 
-    `origin` is the number of the hour at which each row's forecast would have begun; `hour` and
-    `is_day_off` are of the hour that it is of.
+    `size` is how many meters were added up. `origin` is the number of the hour at which each row's
+    forecast would have begun; `hour` and `is_day_off` are of the hour that it is of.
     """
 
     names: tuple[str, ...]
@@ -54,6 +57,7 @@ class Sample:
     base: Floats
     actual: Floats
     scale: Floats
+    size: NDArray[np.int64]
     origin: NDArray[np.int64]
     hour: NDArray[np.int64]
     is_day_off: NDArray[np.bool_]
@@ -73,17 +77,23 @@ class Sample:
         return Sample(self.names, *(getattr(self, c)[chosen] for c in _COLUMNS))
 
 
-_COLUMNS = ("values", "base", "actual", "scale", "origin", "hour", "is_day_off")
+_COLUMNS = ("values", "base", "actual", "scale", "size", "origin", "hour", "is_day_off")
 
 
 def take_sample(
-    rows: Rows, actual: Floats, origin: int, share: float, random: np.random.Generator
+    rows: Rows,
+    actual: Floats,
+    origin: int,
+    sizes: NDArray[np.int64],
+    share: float,
+    random: np.random.Generator,
 ) -> Sample:
     """A share of the rows whose series have a scale and whose outcome is known.
 
     Parameters
     ----------
     actual : energy [kWh] of the HORIZON hours, [series, HORIZON]
+    sizes : how many meters were added up to each series
     """
     was = actual.reshape(-1)
     scale = np.repeat(rows.scale, HORIZON)
@@ -93,6 +103,7 @@ def take_sample(
         rows.base,
         was,
         scale,
+        np.repeat(sizes, HORIZON),
         np.full(len(was), origin),
         np.tile(rows.hour, len(actual)),
         np.tile(rows.is_day_off, len(actual)),
@@ -125,22 +136,34 @@ class Forecaster:
         """Names of files, and what they hold."""
         model = {
             "features": list(self.names),
+            "centre": self.nets.centre.tolist(),
+            "spread": self.nets.spread.tolist(),
             "profile": {name: values.tolist() for name, values in self.profile.items()},
             "usual_scale": self.usual_scale,
             "stretch": {kind: list(both) for kind, both in self.stretch.items()},
         }
-        return {
-            "model.json": json.dumps(model, indent=1),
-            "nets.json": json.dumps(self.nets.to_json()),
+        nets = {
+            f"net_{number}.json": json.dumps(net.to_json())
+            for number, net in enumerate(self.nets.nets, start=1)
         }
+        return {"model.json": json.dumps(model, indent=1), **nets}
 
     @staticmethod
     def from_texts(texts: Mapping[str, str]) -> "Forecaster":
         """What `to_texts` gave. Raises KeyError, ValueError or TypeError where it did not."""
         model = json.loads(texts["model.json"])
+        nets = Nets(
+            np.array(model["centre"], np.float32),
+            np.array(model["spread"], np.float32),
+            tuple(
+                Net.from_json(json.loads(text))
+                for name, text in sorted(texts.items())
+                if name != "model.json"
+            ),
+        )
         return Forecaster(
             tuple(model["features"]),
-            Nets.from_json(json.loads(texts["nets.json"])),
+            nets,
             {name: np.array(model["profile"][name], np.float64) for name in QUANTITIES},
             float(model["usual_scale"]),
             {kind: (float(low), float(high)) for kind, (low, high) in model["stretch"].items()},
@@ -230,11 +253,15 @@ def fit(sample: Sample, threads: int) -> Forecaster:
             "found none"
         )
     scaled = sample.actual / sample.scale
+    # A sum counts as much as one of its meters does.
+    weight = (sample.scale / sample.size).astype(np.float32)
+    nets = fit_nets(sample.values, sample.base, scaled, weight, threads=threads)
+    is_meter = sample.size == 1
     return Forecaster(
         sample.names,
-        fit_nets(sample.values, sample.base, scaled, sample.scale, threads=threads),
-        _profile(scaled, sample.hour, sample.is_day_off),
-        float(np.median(sample.scale)),
+        nets,
+        _profile(scaled[is_meter], sample.hour[is_meter], sample.is_day_off[is_meter]),
+        float(np.median(sample.scale[is_meter])),
     )
 
 
@@ -261,7 +288,7 @@ def checksum(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def groups_of(meters: int, random: np.random.Generator) -> Iterable[NDArray[np.int64]]:
-    """Random groups of meters to add up: one for every five, of two to all of them."""
-    for _ in range(meters // 5):
+    """Random groups of meters to add up, of two to all of them."""
+    for _ in range(meters // METERS_OF_A_GROUP):
         size = int(np.exp(random.uniform(np.log(2), np.log(meters))))
         yield random.choice(meters, size=size, replace=False)

@@ -18,6 +18,7 @@ from meterlake.ml.calendar import days_off, holidays_of
 from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
 from meterlake.ml.forecaster import (
     KINDS,
+    METERS_OF_A_GROUP,
     DayOff,
     Forecast,
     Forecaster,
@@ -37,8 +38,8 @@ from meterlake.settings import MlSettings
 _LEAST_STEP = 13  # hours from origin to origin
 _SHARE = 0.5  # of the hours of an origin that are learnt from, at most
 _MOST_HELD_OUT = 4  # weeks
-# Share of the stretch that held-out weeks ask for. The model learns the quantiles of meters: half
-# of what a few weeks then ask for is those weeks' own. Of sums it has learnt none.
+# Share of the stretch that held-out weeks ask for: half of what a few weeks ask for is those weeks'
+# own. Of sums there are few to learn from.
 _BELIEF = {"meter": 0.5, "sum": 1.0}
 
 
@@ -71,10 +72,15 @@ def step_of(hours: int, meters: int, rows: int) -> int:
     They are as dense in the first month as in the last: a season is known from a year ago. All
     hours of the week occur.
     """
-    step = max(_LEAST_STEP, int(meters * hours * HORIZON * _SHARE / rows))
+    step = max(_LEAST_STEP, int(_series(meters) * hours * HORIZON * _SHARE / rows))
     while gcd(step, HORIZON) > 1:
         step += 1
     return step
+
+
+def _series(meters: int) -> int:
+    """So many meters, with the sums of some of them."""
+    return meters + meters // METERS_OF_A_GROUP
 
 
 @dataclass(frozen=True)
@@ -123,29 +129,32 @@ def learn(store: Store, settings: MlSettings) -> Callable[[Learning], Learnt]:
 
 
 def learnt(series: Series, unit: Learning, day_off: DayOff) -> Learnt:
-    """What there is to learn from series; some of them added up are held out too."""
+    """What there is to learn from series, and from some of them added up."""
     random = np.random.default_rng(unit.seed)
     groups = list(groups_of(len(series.meters), random))
-    sums = np.stack([series.energy[group].sum(axis=0) for group in groups]) if groups else None
-    kinds = [("meter", series.energy)] + ([] if sums is None else [("sum", sums)])
+    kinds = [("meter", series.energy, np.ones(len(series.meters), np.int64))]
+    if groups:
+        sums = np.stack([series.energy[group].sum(axis=0) for group in groups])
+        kinds.append(("sum", sums, np.array([len(group) for group in groups])))
     samples = []
     for number, origin in enumerate(unit.origins.learn):
         temperature = temperature_at(unit.temperature, origin, hide_ahead=number % 2 == 0)
-        context = context_of(series.energy, origin)
-        rows = features(context, unit.hours.wall(origin), day_off, temperature)
-        actual = series.energy[:, origin : origin + HORIZON]
-        samples.append(take_sample(rows, actual, origin, unit.share, random))
+        for _, energy, sizes in kinds:
+            context = context_of(energy, origin)
+            rows = features(context, unit.hours.wall(origin), day_off, temperature)
+            actual = energy[:, origin : origin + HORIZON]
+            samples.append(take_sample(rows, actual, origin, sizes, unit.share, random))
     held_out = tuple(
         HeldOut(kind, origin, context_of(energy, origin), energy[:, origin : origin + HORIZON])
         for origin in unit.origins.held_out
-        for kind, energy in kinds
+        for kind, energy, _ in kinds
     )
     return Learnt(len(series.meters), Sample.joined(samples) if samples else None, held_out)
 
 
 def share_of_rows(meters: int, origins: int, settings: MlSettings) -> float:
     """The share of all rows that gives about as many as training is to learn from."""
-    there = meters * origins * HORIZON
+    there = _series(meters) * origins * HORIZON
     return min(_SHARE, settings.train_rows / max(there, 1))
 
 

@@ -47,6 +47,19 @@ class Net:
         outputs: Floats = found @ self.weights[-1] + self.biases[-1]
         return outputs
 
+    def to_json(self) -> dict[str, Any]:
+        """Numbers alone."""
+        return {name: [v.tolist() for v in getattr(self, name)] for name in ("weights", "biases")}
+
+    @staticmethod
+    def from_json(told: Mapping[str, Any]) -> "Net":
+        """What `to_json` gave. Raises KeyError, ValueError or TypeError where it did not."""
+        weights, biases = (
+            tuple(np.array(values, np.float32) for values in told[name])
+            for name in ("weights", "biases")
+        )
+        return Net(weights, biases)
+
 
 @dataclass(frozen=True)
 class Nets:
@@ -74,36 +87,6 @@ class Nets:
         inputs = np.nan_to_num((values - self.centre) / self.spread, copy=False)
         clipped: Floats = np.clip(inputs, -_CLIP, _CLIP, out=inputs)
         return clipped
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers alone."""
-        return {
-            "centre": self.centre.tolist(),
-            "spread": self.spread.tolist(),
-            "nets": [
-                {
-                    "weights": [w.tolist() for w in net.weights],
-                    "biases": [b.tolist() for b in net.biases],
-                }
-                for net in self.nets
-            ],
-        }
-
-    @staticmethod
-    def from_json(told: Mapping[str, Any]) -> "Nets":
-        """What `to_json` gave. Raises KeyError, ValueError or TypeError where it did not."""
-
-        def floats(values: object) -> Floats:
-            return np.array(values, np.float32)
-
-        return Nets(
-            floats(told["centre"]),
-            floats(told["spread"]),
-            tuple(
-                Net(tuple(map(floats, net["weights"])), tuple(map(floats, net["biases"])))
-                for net in told["nets"]
-            ),
-        )
 
 
 def fit_nets(values: Floats, base: Floats, target: Floats, weight: Floats, *, threads: int) -> Nets:

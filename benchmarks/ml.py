@@ -39,10 +39,11 @@ from meterlake.jobs.forecast import forecast_all
 from meterlake.jobs.train import train
 from meterlake.lake.store import Store, open_store
 from meterlake.ml.bands import HISTORY, Days, fit_band, judge
-from meterlake.ml.features import HORIZON
+from meterlake.ml.features import HORIZON, features
 from meterlake.ml.known import Floats, quantiles
 from meterlake.ml.learning import (
     Learning,
+    Learnt,
     context_of,
     day_off_of,
     learnt,
@@ -123,7 +124,8 @@ def forecasts(size: Size, folder: Path) -> dict[str, Figures]:
     found: dict[str, Figures] = {}
 
     began = time.perf_counter()
-    answer = ours(first, energy, origins, size)
+    window = Window.of(first, energy, origins, size)
+    answer = ours(window, origins)
     found["meterlake"] = judged(actual, answer, time.perf_counter() - began)
 
     before = np.stack([energy[:, o - HORIZON : o] for o in origins])
@@ -139,24 +141,63 @@ def forecasts(size: Size, folder: Path) -> dict[str, Figures]:
         told = {"energy": energy, "origins": origins, "first": str(first)}
         if size == FULL and (answer := rival(name, told, folder)) is not None:
             found[title] = judged(actual, answer["quantiles"], float(answer["seconds"]))
+    told, scale = rows_of(window, origins)
+    if size == FULL and (answer := rival("trees", told, folder)) is not None:
+        scaled = answer["quantiles"].reshape(3, WEEKS, len(energy), HORIZON)
+        quantiles_of_homes = scaled.swapaxes(0, 1) * scale[:, None, :, None]
+        title = "LightGBM on meterlake's features"
+        found[title] = judged(actual, quantiles_of_homes, float(answer["seconds"]))
     return found
 
 
-def ours(first: datetime, energy: Floats, origins: list[int], size: Size) -> NDArray[np.floating]:
+@dataclass(frozen=True)
+class Window:
+    """The homes, and what lies before the first origin as training takes it."""
+
+    energy: Floats
+    unit: Learning
+    learnt: Learnt
+
+    @staticmethod
+    def of(first: datetime, energy: Floats, origins: list[int], size: Size) -> "Window":
+        """Of the 395 days before the first origin."""
+        settings = ML.model_copy(update={"train_rows": size.rows})
+        hours = LocalHours("UTC", first, origins[0])
+        series = Series(tuple(map(str, range(len(energy)))), hours, energy[:, : origins[0]])
+        plan = plan_origins(hours.count, step_of(hours.count, len(energy), settings.train_rows))
+        share = share_of_rows(len(energy), len(plan.learn), settings)
+        unit = Learning((), None, hours, plan, share, None, seed=0)
+        return Window(energy, unit, learnt(series, unit, day_off_of(ML)))
+
+
+def ours(window: Window, origins: list[int]) -> NDArray[np.floating]:
     """Trained once on what lies before the first origin: [origins, quantiles, homes, hours]."""
-    settings = ML.model_copy(update={"train_rows": size.rows})
-    day_off = day_off_of(settings)
-    hours = LocalHours("UTC", first, origins[0])
-    series = Series(tuple(map(str, range(len(energy)))), hours, energy[:, : origins[0]])
-    plan = plan_origins(hours.count, step_of(hours.count, len(energy), settings.train_rows))
-    share = share_of_rows(len(energy), len(plan.learn), settings)
-    unit = Learning((), None, hours, plan, share, None, seed=0)
-    model = trained([learnt(series, unit, day_off)], unit, day_off, threads=2).model
+    day_off = day_off_of(ML)
+    model = trained([window.learnt], window.unit, day_off, threads=2).model
     found = []
     for origin in origins:
-        ahead = model.forecast(context_of(energy, origin), hours.wall(origin), day_off)
+        at = window.unit.hours.wall(origin)
+        ahead = model.forecast(context_of(window.energy, origin), at, day_off)
         found.append([ahead["p10"], ahead["p50"], ahead["p90"]])
     return np.array(found)
+
+
+def rows_of(window: Window, origins: list[int]) -> tuple[dict[str, Any], Floats]:
+    """The homes' rows that training took, those to forecast, and the scale of origins and homes."""
+    sample = window.learnt.sample
+    assert sample is not None
+    sample = sample.where(sample.size == 1)
+    day_off = day_off_of(ML)
+    ahead = [
+        features(context_of(window.energy, o), window.unit.hours.wall(o), day_off) for o in origins
+    ]
+    told = {
+        "values": sample.values,
+        "scaled": sample.actual / sample.scale,
+        "weight": sample.scale / sample.scale.mean(),
+        "ahead": np.concatenate([rows.values for rows in ahead]),
+    }
+    return told, np.stack([rows.scale for rows in ahead])
 
 
 def judged(actual: NDArray[np.floating], told: NDArray[np.floating], seconds: float) -> Figures:

@@ -115,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = open_store(str(folder / "lake"))
-        settings = Settings(lake=store.url, late_hooks=(), ml=MlSettings(train_rows=60_000))
+        settings = Settings(lake=store.url, late_hooks=(), ml=MlSettings(train_rows=200_000))
         inbox = folder / "inbox"
         plan = ReadingsPlan(
             devices=60, interval_minutes=60, start=START, end=START + 10 * WEEK, file_every=WEEK

@@ -54,12 +54,11 @@ def test_slopes_are_those_of_the_loss(layer: int, kind: str) -> None:
     weights: list[Any] = [random.normal(0, 0.5, (n, m)) for n, m in pairwise(sizes)]
     biases: list[Any] = [random.normal(0, 0.5, n) for n in sizes[1:]]
     count = 12
-    rows: Any = (
-        random.normal(size=(count, 5)), random.normal(size=(count, 4)),
-        random.normal(0, 2, count), random.uniform(0.5, 2, count),
-    )  # fmt: skip
+    inputs, base = random.normal(size=(count, 5)), random.normal(size=(count, 4))
+    target, weight = random.normal(0, 2, count), random.uniform(0.5, 2, count)
+    rows: tuple[Any, Any, Any, Any] = inputs, base, target, weight
     kept = (np.random.default_rng(9).random((count, 8), np.float32) >= 0.2) / 0.8
-    found = nets._slopes(weights, biases, *rows[:4], random=np.random.default_rng(9))
+    found = nets._slopes(weights, biases, *rows, np.random.default_rng(9))
     slope = found[layer + (0 if kind == "weights" else 4)]
     parameter: NDArray[np.float64] = (weights if kind == "weights" else biases)[layer]
     for at in list(np.ndindex(parameter.shape))[::3]:

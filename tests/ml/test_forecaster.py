@@ -100,6 +100,26 @@ def test_every_meter_has_a_mean_and_quantiles_in_order(done: Trained, mixed: Ene
     assert np.corrcoef(found["mean"][0, :24], np.nanmean(mixed[0].reshape(-1, 24), 0))[0, 1] > 0.9
 
 
+def test_a_meter_with_little_history_is_forecast_as_those_of_its_size() -> None:
+    """Small ones take their energy at night here, large ones by day."""
+    hour = np.arange(DAYS * 24) % 24
+    night, day = 1.0 * (hour < 8), 1.0 * ((hour >= 8) & (hour < 18))
+    sizes = np.concatenate([np.full(10, 0.5), np.full(10, 2.0), np.full(10, 20.0)])
+    energy = sizes[:, None] * np.where(sizes[:, None] > 10, day, night)
+    noise = np.random.default_rng(1).lognormal(0, 0.2, energy.shape)
+    unit = unit_of(DAYS, 30)
+    model = trained([learn(energy * noise, unit)], unit, is_off, 1).model
+    context = np.full((3, CONTEXT), np.nan, np.float32)
+    context[0, -48:], context[1, -48:] = energy[0, -48:], energy[-1, -48:]
+    context[2, -3:] = 50.0  # too little to tell its size by
+    found = model.forecast(context, wall(2024, 3, 25), is_off)
+    of_day = found["mean"].reshape(3, 7, 24).mean(axis=1)
+    assert of_day[0, 2] > 10 * of_day[0, 12] and of_day[1, 12] > 10 * of_day[1, 2]
+    assert of_day[0].mean() == pytest.approx(energy[0].mean(), rel=0.2)
+    assert of_day[1].mean() == pytest.approx(energy[-1].mean(), rel=0.2)
+    assert of_day[2].mean() == pytest.approx(model.usual_scale, rel=0.2)
+
+
 def test_meters_do_not_change_each_others_forecasts(done: Trained, mixed: Energy) -> None:
     context = mixed[:, -CONTEXT:].astype(np.float32)
     forecaster = done.model

@@ -22,6 +22,7 @@ from meterlake.errors import BadInput
 from meterlake.ml.features import (
     CONTEXT,
     HORIZON,
+    QUANTILES,
     QUANTITIES,
     Rows,
     features,
@@ -36,6 +37,7 @@ KINDS = ("meter", "sum")
 METERS_OF_A_GROUP = 5
 """For so many meters there is one group of them, to learn sums from."""
 
+_SIZES = (1 / 3, 2 / 3)  # quantiles of the scale that part small, middling and large meters
 _OUTER = 0.1  # share of values below the band, and above it
 _MOST_STRETCH = 4.0
 
@@ -115,13 +117,15 @@ def take_sample(
 class Forecaster:
     """A fitted model. `stretch`: by kind, how far each side of the band is drawn out.
 
-    `profile`: what the others do in an hour of a working day and of a day off, in units of the
-    scale, [2, 24] of each quantity; `usual_scale` [kWh] is the median of theirs.
+    `profile`: what the others of each size, and last all others, do in an hour of a working day and
+    of a day off, in units of the scale, [sizes and all, 2, 24] of each quantity. `sizes` [kWh] are
+    the scales that part the sizes; `usual_scale` [kWh] is the median of all.
     """
 
     names: tuple[str, ...]
     nets: Nets
     profile: Mapping[str, NDArray[np.float64]]
+    sizes: tuple[float, ...]
     usual_scale: float
     stretch: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: dict.fromkeys(KINDS, (1.0, 1.0))
@@ -139,6 +143,7 @@ class Forecaster:
             "centre": self.nets.centre.tolist(),
             "spread": self.nets.spread.tolist(),
             "profile": {name: values.tolist() for name, values in self.profile.items()},
+            "sizes": self.sizes,
             "usual_scale": self.usual_scale,
             "stretch": {kind: list(both) for kind, both in self.stretch.items()},
         }
@@ -165,6 +170,7 @@ class Forecaster:
             tuple(model["features"]),
             nets,
             {name: np.array(model["profile"][name], np.float64) for name in QUANTITIES},
+            tuple(map(float, model["sizes"])),
             float(model["usual_scale"]),
             {kind: (float(low), float(high)) for kind, (low, high) in model["stretch"].items()},
         )
@@ -196,15 +202,19 @@ class Forecaster:
     def _of_the_others(
         self, name: str, context: Floats, origin: datetime, day_off: DayOff
     ) -> Floats:
-        """What others do at each hour, at the level of the little that is known of each series."""
+        """What others of its size do at each hour, at the level of the little that is known."""
         hours = [origin + timedelta(hours=h) for h in range(HORIZON)]
-        shape = self.profile[name][
-            [int(day_off(hour.date())) for hour in hours], [hour.hour for hour in hours]
-        ]
         count = np.count_nonzero(~np.isnan(context), axis=1)
         level = np.nansum(np.abs(context), axis=1) / np.maximum(count, 1)
-        level = np.where(count >= 24, level, self.usual_scale)
-        return (level[:, None] * shape[None, :]).astype(np.float32)
+        is_known = count >= 24
+        size = np.where(is_known, np.searchsorted(self.sizes, level), len(self.sizes) + 1)
+        level = np.where(is_known, level, self.usual_scale)[:, None]
+        shape = self.profile[name][
+            size[:, None],
+            [int(day_off(hour.date())) for hour in hours],
+            [hour.hour for hour in hours],
+        ]
+        return (level * shape).astype(np.float32)
 
 
 def in_order(found: Forecast, stretch: tuple[float, float]) -> Forecast:
@@ -256,29 +266,27 @@ def fit(sample: Sample, threads: int) -> Forecaster:
     # A sum counts as much as one of its meters does.
     weight = (sample.scale / sample.size).astype(np.float32)
     nets = fit_nets(sample.values, sample.base, scaled, weight, threads=threads)
-    is_meter = sample.size == 1
-    return Forecaster(
-        sample.names,
-        nets,
-        _profile(scaled[is_meter], sample.hour[is_meter], sample.is_day_off[is_meter]),
-        float(np.median(sample.scale[is_meter])),
-    )
+    one = sample.where(sample.size == 1)
+    sizes = tuple(map(float, np.quantile(one.scale, _SIZES)))
+    return Forecaster(sample.names, nets, _profile(one, sizes), sizes, float(np.median(one.scale)))
 
 
-def _profile(
-    scaled: Floats, hours: NDArray[np.int64], days_off: NDArray[np.bool_]
-) -> dict[str, NDArray[np.float64]]:
-    found = {name: np.zeros((2, 24)) for name in QUANTITIES}
-    for off in (0, 1):
-        for hour in range(24):
-            # Where nothing is known of an hour of a day off, that of a working day, or all hours.
-            for here in ((hours == hour) & (days_off == bool(off)), hours == hour, hours >= 0):
-                if here.any():
-                    break
-            values = scaled[here]
-            found["mean"][off, hour] = values.mean()
-            for name, level in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
-                found[name][off, hour] = np.quantile(values, level)
+def _profile(sample: Sample, sizes: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+    shape = len(sizes) + 2, 2, 24
+    found = {name: np.zeros(shape) for name in QUANTITIES}
+    scaled, size = sample.actual / sample.scale, np.searchsorted(sizes, sample.scale)
+    everyone = np.full(len(scaled), True)
+    for number, off, hour in np.ndindex(shape):
+        own = size == number if number <= len(sizes) else everyone
+        then = sample.hour == hour
+        # Where nothing is known of an hour of a day off, that of any day, or all hours.
+        for here in (own & then & (sample.is_day_off == bool(off)), own & then, own, everyone):
+            if here.any():
+                break
+        values = scaled[here]
+        found["mean"][number, off, hour] = values.mean()
+        for name, level in zip(QUANTITIES[1:], QUANTILES, strict=True):
+            found[name][number, off, hour] = np.quantile(values, level)
     return found
 
 

@@ -1,14 +1,17 @@
 """The networks: their slopes against differences, what they learn, and that they do it again."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from numpy.typing import NDArray
 
 from meterlake.ml import nets
-from meterlake.ml.nets import Net, Nets, fit_nets
+from meterlake.ml.nets import Net, Nets, fit_nets, one_thread
 
 ROWS = 20_000
 
@@ -139,3 +142,32 @@ def test_few_rows_are_not_learnt_by_heart(monkeypatch: pytest.MonkeyPatch) -> No
     found = fit_nets(values, base, target, np.ones(2000, np.float32), threads=2)
     below = (later < found(other, more)[:, 3]).mean()
     assert below == pytest.approx(0.9, abs=0.03)
+
+
+def threads() -> set[int]:
+    """Of numpy."""
+    found = threadpoolctl.threadpool_info()
+    return {pool["num_threads"] for pool in found if pool["user_api"] == "blas"}
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    limit = nets._apart(lambda: threadpoolctl.threadpool_limits(2, "blas"))
+    yield
+    nets._apart(limit.restore_original_limits)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_one_thread_lasts_until_the_last_has_left() -> None:
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        one, other = one_thread(), one_thread()
+        first.submit(one.__enter__).result()
+        assert threads() == {1}
+        second.submit(other.__enter__).result()
+        first.submit(one.__exit__, None, None, None).result()
+        assert threads() == {1}
+        second.submit(other.__exit__, None, None, None).result()
+        assert threads() == {2}
+    with one_thread():
+        assert threads() == {1}
+    assert threads() == {2}

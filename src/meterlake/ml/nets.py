@@ -6,8 +6,10 @@ quantiles together, every row weighing as much as it is told to. Networks differ
 numbers alone; the mean of several is surer than one.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -205,9 +207,52 @@ class _Adam:
             parameter -= np.float32(rate) * move
 
 
-def one_thread() -> Any:
-    """While it lasts, numpy multiplies with one thread: the work is shared out above it."""
-    return needed_packages().threadpool_limits(1, "blas")
+class _Limit:
+    """The limit of numpy's threads, which is of the whole process, and how many ask for it.
+
+    It is set and lifted in threads that end at once: threadpoolctl heeds nobody but the first
+    thread that set something, as long as that lives.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._set: Any = None
+
+    def ask(self, package: Any) -> None:
+        """Set it, unless another did."""
+        with self._lock:
+            if not self._asking:
+                self._set = _apart(lambda: package.threadpool_limits(1, "blas"))
+            self._asking += 1
+
+    def leave(self) -> None:
+        """Lift it, unless another still asks for it."""
+        with self._lock:
+            self._asking -= 1
+            if not self._asking:
+                _apart(self._set.restore_original_limits)
+
+
+def _apart(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While it lasts, numpy multiplies with one thread: the work is shared out above it.
+
+    Several threads of the process may be within at once; the last that leaves lifts the limit.
+    """
+    _limit.ask(needed_packages())
+    try:
+        yield
+    finally:
+        _limit.leave()
 
 
 def needed_packages() -> Any:

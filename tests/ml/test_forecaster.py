@@ -120,6 +120,24 @@ def test_a_meter_with_little_history_is_forecast_as_those_of_its_size() -> None:
     assert of_day[2].mean() == pytest.approx(model.usual_scale, rel=0.2)
 
 
+def test_a_damaged_reading_spoils_no_forecast(
+    mixed: Energy, unit: Learning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
+    energy = mixed.copy()
+    energy[0, -300] = energy[1, -100] = 1e6
+    model = trained([learn(energy, unit)], unit, is_off, 1).model
+    context = energy[:, -CONTEXT:].astype(np.float32)
+    found = model.forecast(context, wall(2024, 3, 25), is_off)
+    usual = np.nanmedian(np.abs(energy[:15]), axis=1)
+    for meter in (0, 1, 2, 15):  # the last has no history: it is forecast as its like
+        level = usual[meter] if meter < 15 else model.usual_scale
+        assert 0.5 < found["mean"][meter].mean() / level < 2
+    both = context[:2].sum(axis=0, keepdims=True)
+    of_sum = model.forecast(both, wall(2024, 3, 25), is_off, kind="sum")["mean"].mean()
+    assert 0.5 < of_sum / usual[:2].sum() < 2
+
+
 def test_meters_do_not_change_each_others_forecasts(done: Trained, mixed: Energy) -> None:
     context = mixed[:, -CONTEXT:].astype(np.float32)
     forecaster = done.model

@@ -29,6 +29,8 @@ _SCALE_DAYS = 28
 _WAVES = (1, 2, 3)  # a day
 _NEAR = (12, 36)  # hours in which what is known of the last ones fades
 LEAST_SCALE = 1e-3  # kWh; below it a meter has no load to speak of
+_FEW = 8  # hours of eight weeks; what no more of them have is no habit
+_FARTHEST = 10.0  # times what the others have at most; beyond it the few are damaged readings
 
 
 QUANTITIES = ("mean", "p10", "p50", "p90")
@@ -176,6 +178,18 @@ def features(
     values = np.stack(columns, axis=-1).astype(np.float32).reshape(meters * HORIZON, -1)
     guesses = np.stack(base, axis=-1).reshape(meters * HORIZON, -1)
     return Rows((*by_hour, *by_meter, *by_time), values, scale, guesses, hour, off)
+
+
+def sound(context: Floats) -> Floats:
+    """The energies without damaged readings, which are gaps then.
+
+    A few that are many times as much as all others are; one would raise the forecast for weeks.
+    """
+    size = np.abs(context)
+    known = np.where(np.isnan(size), 0, size)
+    usual = np.partition(known, -_FEW - 1, axis=1)[:, -_FEW - 1]
+    most = _FARTHEST * np.maximum(usual, LEAST_SCALE)
+    return np.where(size > most[:, None], np.float32(np.nan), context).astype(np.float32)
 
 
 def scale_of(context: Floats) -> Floats:

@@ -27,6 +27,7 @@ from meterlake.ml.features import (
     Rows,
     features,
     is_idle,
+    sound,
 )
 from meterlake.ml.known import Floats
 from meterlake.ml.nets import Net, Nets, fit_nets
@@ -40,6 +41,7 @@ METERS_OF_A_GROUP = 5
 _SIZES = (1 / 3, 2 / 3)  # quantiles of the scale that part small, middling and large meters
 _OUTER = 0.1  # share of values below the band, and above it
 _MOST_STRETCH = 4.0
+_FARTHEST = 20.0  # scales that count in a profile; beyond it more is a damaged reading
 
 DayOff = Callable[[date], bool]
 Forecast = dict[str, Floats]
@@ -188,6 +190,7 @@ class Forecaster:
         """Forecast the HORIZON hours from an origin on; parameters as of `features`."""
         if self.uses_temperature and temperature is None:
             temperature = np.full(CONTEXT + HORIZON, np.nan, np.float32)
+        context = sound(context)
         rows = features(context, origin, day_off, temperature if self.uses_temperature else None)
         known, idle = ~np.isnan(rows.scale), is_idle(context)
         found = {name: self._of_the_others(name, context, origin, day_off) for name in QUANTITIES}
@@ -284,7 +287,7 @@ def _profile(sample: Sample, sizes: Sequence[float]) -> dict[str, NDArray[np.flo
             if here.any():
                 break
         values = scaled[here]
-        found["mean"][number, off, hour] = values.mean()
+        found["mean"][number, off, hour] = np.clip(values, -_FARTHEST, _FARTHEST).mean()
         for name, level in zip(QUANTITIES[1:], QUANTILES, strict=True):
             found[name][number, off, hour] = np.quantile(values, level)
     return found

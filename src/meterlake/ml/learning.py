@@ -15,7 +15,7 @@ from meterlake.errors import BadInput
 from meterlake.lake.layout import Piece
 from meterlake.lake.store import Store
 from meterlake.ml.calendar import days_off, holidays_of
-from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
+from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features, sound
 from meterlake.ml.forecaster import (
     KINDS,
     METERS_OF_A_GROUP,
@@ -140,7 +140,7 @@ def learnt(series: Series, unit: Learning, day_off: DayOff) -> Learnt:
     for number, origin in enumerate(unit.origins.learn):
         temperature = temperature_at(unit.temperature, origin, hide_ahead=number % 2 == 0)
         for _, energy, sizes in kinds:
-            context = context_of(energy, origin)
+            context = sound(context_of(energy, origin))
             rows = features(context, unit.hours.wall(origin), day_off, temperature)
             actual = energy[:, origin : origin + HORIZON]
             samples.append(take_sample(rows, actual, origin, sizes, unit.share, random))

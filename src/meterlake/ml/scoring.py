@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from meterlake.lake.layout import HOUR, Piece
 from meterlake.lake.store import Store
 from meterlake.lake.table import DataFile, write_file
-from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES
+from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, sound
 from meterlake.ml.forecaster import DayOff, Forecast, Forecaster
 from meterlake.ml.known import Floats
 from meterlake.ml.known import mean as mean_known
@@ -190,8 +190,9 @@ def _of_hours(found: Mapping[str, NDArray[np.floating]], target: Target) -> dict
 def _sums(series: Series, mean: Floats, above: pl.DataFrame) -> tuple[NodeSums, ...]:
     number: Mapping[str, int] = {meter: i for i, meter in enumerate(series.meters)}
     here = above.filter(pl.col("meter_id").is_in(list(number)))
-    usual = np.nan_to_num(mean_known(np.abs(series.energy), axis=1))
-    known = ~np.isnan(series.energy)
+    energy = sound(series.energy)
+    usual = np.nan_to_num(mean_known(np.abs(energy), axis=1))
+    known = ~np.isnan(energy)
     stored = np.round(mean.astype(np.float64), _DIGITS)  # what is added up is what is stored
     parts = []
     for kind in NODES:
@@ -205,7 +206,7 @@ def _sums(series: Series, mean: Floats, above: pl.DataFrame) -> tuple[NodeSums, 
                 tuple(grouped[column].to_list()),
                 np.array([len(m) for m in members], np.int64),
                 _stacked(
-                    [np.nansum(series.energy[m], axis=0, dtype=np.float64) for m in members],
+                    [np.nansum(energy[m], axis=0, dtype=np.float64) for m in members],
                     CONTEXT,
                 ),
                 _stacked([(known[m] * usual[m, None]).sum(axis=0) for m in members], CONTEXT),

@@ -115,6 +115,7 @@ def test_what_is_not_known_or_far_out_is_answered_within_what_was_seen() -> None
     values, base, target = skewed()
     known = values.copy()
     known[::5, 1] = np.nan
+    known[:, 0] = np.nan
     known[:, 2] = 7.0  # the same everywhere
     found = fit_nets(known, base, target, np.ones(ROWS, np.float32), threads=1)
     usual = known[:1].copy()
@@ -124,6 +125,10 @@ def test_what_is_not_known_or_far_out_is_answered_within_what_was_seen() -> None
     answer = found(strange, base[:4])
     np.testing.assert_allclose(answer[0], answer[3], rtol=1e-3, atol=1e-3)
     assert np.isfinite(answer).all() and np.abs(answer).max() < 20
+    for column in (0, 2):  # nothing was learnt from these
+        other = usual.copy()
+        other[0, column] = 9.0
+        np.testing.assert_allclose(found(other, base[:1]), answer[3:], rtol=1e-4)
 
 
 def test_a_damaged_reading_does_not_spoil_what_is_learnt() -> None:

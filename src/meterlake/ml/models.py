@@ -1,4 +1,4 @@
-"""Models as they are stored: trees as LightGBM's text, numbers as JSON, and a card of checksums.
+"""Models as they are stored: numbers as JSON, and a card of checksums.
 
 Nothing that is executed when it is loaded. The table `models` names each model and the checksum
 of its card; the card has those of the files. What does not agree is not loaded.

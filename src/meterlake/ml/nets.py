@@ -31,6 +31,7 @@ _DECAY = 1e-4  # of weights, at each step, in units of the learning rate
 _MEAN_WEIGHT = 0.1  # of the squared error beside the pinball losses
 _FARTHEST = 20.0  # error of a mean that counts; beyond it more is a damaged reading
 _HEAVIEST = 30.0  # weight of a row, where the mean is 1
+_ENDLESS = 1e30  # spread of an input that counts for nothing
 _CLIP = 5.0  # standard deviations that an input may be away from its mean
 
 
@@ -106,7 +107,8 @@ def fit_nets(values: Floats, base: Floats, target: Floats, weight: Floats, *, th
         centre = np.where(known, values, 0).sum(axis=0, dtype=np.float64) / count
         off = np.where(known, values - centre.astype(np.float32), 0)
         spread = np.sqrt((off.astype(np.float32) ** 2).sum(axis=0, dtype=np.float64) / count)
-    spread = np.where(spread > 1e-6, spread, 1.0)  # what is the same everywhere says nothing
+    # What is the same everywhere, or not known anywhere, says nothing, whatever it is later.
+    spread = np.where(spread > 1e-6, spread, _ENDLESS)
     empty = Nets(centre.astype(np.float32), spread.astype(np.float32), ())
     inputs = empty._inputs(values)
     weight = np.minimum(weight / weight.mean(), _HEAVIEST).astype(np.float32)

@@ -397,7 +397,8 @@ def test_the_stretch_leaves_a_tenth_beyond_each_side() -> None:
     assert (actual > stretched["p90"])[known].mean() == pytest.approx(0.1, abs=0.002)
 
 
-def test_where_no_meter_has_a_week_nothing_can_be_learnt() -> None:
-    unit = unit_of(DAYS, 2)
+@pytest.mark.parametrize("energy", [np.nan, 4e-4])  # of the second there are sums alone
+def test_where_no_meter_has_a_week_nothing_can_be_learnt(energy: float) -> None:
+    unit = unit_of(DAYS, 20)
     with pytest.raises(BadInput, match="meters with a week of complete hours"):
-        trained([learn(np.full((2, DAYS * 24), np.nan), unit)], unit, is_off, 1)
+        trained([learn(np.full((20, DAYS * 24), energy), unit)], unit, is_off, 1)

@@ -258,9 +258,10 @@ def fit(sample: Sample, threads: int) -> Forecaster:
     Raises
     ------
     BadInput
-        There are no rows, or a package is not installed.
+        There are no rows of meters, or a package is not installed.
     """
-    if not len(sample.actual):
+    is_meter = sample.size == 1
+    if not is_meter.any():
         raise BadInput(
             "Training needs meters with a week of complete hours before a week of known ones; "
             "found none"
@@ -269,7 +270,7 @@ def fit(sample: Sample, threads: int) -> Forecaster:
     # A sum counts as much as one of its meters does.
     weight = (sample.scale / sample.size).astype(np.float32)
     nets = fit_nets(sample.values, sample.base, scaled, weight, threads=threads)
-    one = sample.where(sample.size == 1)
+    one = sample.where(is_meter)
     sizes = tuple(map(float, np.quantile(one.scale, _SIZES)))
     return Forecaster(sample.names, nets, _profile(one, sizes), sizes, float(np.median(one.scale)))
 

@@ -88,6 +88,8 @@ def test_an_idle_meter_has_no_scale_and_export_counts_as_much_as_load() -> None:
     context[2] = -context[0]
     scale = scale_of(context)
     assert np.isnan(scale[1]) and scale[2] == scale[0] > 0
+    context[2, ::2] *= -1  # by day out, by night in
+    assert scale_of(context)[2] == scale[0]
 
 
 def test_a_few_readings_many_times_as_large_as_all_others_are_gaps() -> None:
@@ -140,6 +142,67 @@ def test_a_days_kind_is_learnt_from_days_of_that_kind() -> None:
     of_kind = np.sinh(rows.values[:, number("kind_q50")]) / 2 * scale
     assert set(np.round(of_kind[off & middle], 4)) == {3.0}
     assert set(np.round(of_kind[~off & middle], 4)) == {1.0}
+
+
+def column(rows: Rows, name: str) -> Floats:
+    return rows.values[:HORIZON, rows.names.index(name)]
+
+
+def test_first_guesses_are_halfway_between_days_of_the_kind_and_all_days() -> None:
+    random = np.random.default_rng(1)
+    context = random.exponential(1, (1, CONTEXT)).astype(np.float32)
+    rows = features(context, ORIGIN, is_off)
+    past = [ORIGIN + timedelta(hours=h - CONTEXT) for h in range(CONTEXT)]
+    far, off = np.arange(CONTEXT) < CONTEXT - 28 * 24, np.array([is_off(p.date()) for p in past])
+    off = np.repeat(off[::24], 24)  # a day begins at the hour of the origin
+    for ahead in (5, 30):
+        then = ORIGIN + timedelta(hours=ahead)
+        beside = np.abs(np.arange(CONTEXT) % 24 - ahead % 24) <= 1  # an hour and those beside it
+        of_kind = (off if is_off(then.date()) else ~off & ~far) & beside
+        both = [context[0, chosen] / rows.scale[0] for chosen in (of_kind, ~far & beside)]
+        guesses = [np.mean([values.mean() for values in both])]
+        guesses += [np.mean([np.quantile(v, q) for v in both]) for q in (0.1, 0.5, 0.9)]
+        np.testing.assert_allclose(rows.base[ahead], guesses, rtol=0.03)
+
+
+def test_an_hour_that_was_never_known_is_guessed_as_all_hours_are() -> None:
+    context = contexts(1)
+    context.reshape(1, -1, 24)[:, :, 3:9] = np.nan
+    rows = features(context, ORIGIN, is_off)
+    level = np.nanmean(context) / rows.scale[0]
+    np.testing.assert_allclose(rows.base[5], level, rtol=1e-5)
+
+
+def test_levels_are_of_the_last_hours_and_days() -> None:
+    context = contexts(1)
+    rows = features(context, ORIGIN, is_off)
+    scaled = context[0] / rows.scale[0]
+    for name, hours in (("hours_6", 6), ("level_1", 24), ("level_3", 72), ("level_7", 168)):
+        expected = np.arcsinh(2 * scaled[-hours:].mean())
+        np.testing.assert_allclose(column(rows, name), expected, rtol=1e-4)
+    assert column(rows, "log_scale")[0] == np.log(rows.scale[0])
+    step = np.arange(HORIZON)
+    for fades in (12, 36):
+        nearness = column(rows, f"nearness_{fades}")
+        np.testing.assert_allclose(nearness, np.exp(-step / fades), rtol=1e-5)
+
+
+def test_weather_features_compare_the_hours_ahead_with_those_before() -> None:
+    temperature = np.random.default_rng(1).normal(10, 5, CONTEXT + HORIZON).astype(np.float32)
+    temperature[CONTEXT + 7] = np.nan
+    rows = features(contexts(1), ORIGIN, is_off, temperature)
+    before, ahead = temperature[:CONTEXT].reshape(-1, 24), temperature[CONTEXT:]
+    usual = np.tile(before[-28:].mean(axis=0), 7)
+    of_day = np.repeat(np.nanmean(ahead.reshape(7, 24), axis=1), 24)
+    for name, expected in (
+        ("is_temperature_known", ~np.isnan(ahead)),
+        ("temperature", ahead),
+        ("temperature_of_day", of_day),
+        ("warmer_than_usual", ahead - usual),
+        ("usual_temperature", usual),
+        ("temperature_day_1", np.tile(before[-1], 7)),
+    ):
+        np.testing.assert_allclose(column(rows, name), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_weather_ahead_is_known_only_where_it_is_not_hidden() -> None:

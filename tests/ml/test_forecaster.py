@@ -1,6 +1,8 @@
 """The model: in order, calibrated, the same twice, and blind for what comes later."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -12,9 +14,19 @@ from support.ml import Energy, fleet, names, wall
 from meterlake.errors import BadInput
 from meterlake.ml import forecaster, learning, nets
 from meterlake.ml.features import CONTEXT, HORIZON, QUANTITIES, features
-from meterlake.ml.forecaster import Forecaster, Sample, fit, in_order, stretch_for, take_sample
+from meterlake.ml.forecaster import (
+    KINDS,
+    Forecaster,
+    Sample,
+    fit,
+    groups_of,
+    in_order,
+    stretch_for,
+    take_sample,
+)
 from meterlake.ml.known import Floats
 from meterlake.ml.learning import (
+    Hindcast,
     Learning,
     Learnt,
     Trained,
@@ -24,6 +36,7 @@ from meterlake.ml.learning import (
     scored,
     share_of_rows,
     step_of,
+    stretches,
     trained,
 )
 from meterlake.ml.series import Series
@@ -228,13 +241,16 @@ def test_a_sum_counts_as_much_as_one_of_its_meters(
     assert part.sample is not None
     with pytest.raises(StopIteration):
         fit(part.sample, 1)
+    np.testing.assert_allclose(given[0] * part.sample.size, part.sample.scale, rtol=1e-5)
     is_sum = part.sample.size > 1
     assert given[0][is_sum].mean() == pytest.approx(given[0][~is_sum].mean(), rel=0.5)
 
 
 def test_the_first_model_sees_nothing_of_the_weeks_held_out(
-    part: Learnt, unit: Learning, monkeypatch: pytest.MonkeyPatch
+    mixed: Energy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unit = unit_of(DAYS, 16, rows=40_000)
+    part = learn(mixed, unit)
     monkeypatch.setattr(nets, "_MOST_STEPS", 2)
     seen: list[Sample] = []
 
@@ -243,13 +259,15 @@ def test_the_first_model_sees_nothing_of_the_weeks_held_out(
         return fit(sample, threads)
 
     monkeypatch.setattr(learning, "fit", spied)
-    trained([part], unit, is_off, 1)
+    done = trained([part], unit, is_off, 1)
     first, last = seen
     held = min(unit.origins.held_out)
     assert held == DAYS * 24 - len(unit.origins.held_out) * HORIZON
+    assert any(held - HORIZON < origin < held for origin in unit.origins.learn)
     assert first.origin.max() + HORIZON <= held
     assert last.origin.max() + HORIZON == DAYS * 24  # the second sees all
     assert len(first.actual) < len(last.actual)
+    assert done.model.stretch == stretches(done.hindcasts) != dict.fromkeys(KINDS, (1.0, 1.0))
 
 
 def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
@@ -290,6 +308,10 @@ def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_orig
     assert before.any()
     model = fit(part.sample, 1)
     assert model.uses_temperature
+    context = mixed[:, -CONTEXT:].astype(np.float32)
+    nothing = np.full(CONTEXT + HORIZON, np.nan, np.float32)
+    without, unknown = (model.forecast(context, FIRST, is_off, t) for t in (None, nothing))
+    np.testing.assert_array_equal(without["mean"], unknown["mean"])
     hot = weather.copy()
     hot[unit.origins.held_out[-1] :] += 30
     hidden, hotter = (
@@ -313,6 +335,12 @@ def test_origins_have_a_week_before_and_a_week_after_and_come_at_all_hours(
     if days >= 40:
         assert {origin % 24 for origin in origins.learn} == set(range(24))
     assert any(origin + HORIZON <= origins.held_out[0] for origin in origins.learn)
+
+
+@pytest.mark.parametrize("meters", [1, 32, 100, 400])
+def test_from_origin_to_origin_are_hours_that_meet_all_of_the_week(meters: int) -> None:
+    for days in (21, 84, 200, 395):
+        assert math.gcd(step_of(days * 24, meters, 100_000), HORIZON) == 1
 
 
 @pytest.mark.parametrize(("meters", "rows"), [(2, 800_000), (32, 800_000), (400, 800_000)])
@@ -395,6 +423,65 @@ def test_the_stretch_leaves_a_tenth_beyond_each_side() -> None:
     known = ~np.isnan(actual)
     assert (actual < stretched["p10"])[known].mean() == pytest.approx(0.1, abs=0.002)
     assert (actual > stretched["p90"])[known].mean() == pytest.approx(0.1, abs=0.002)
+
+
+def test_a_band_is_never_stretched_without_end() -> None:
+    flat = np.zeros((2, HORIZON), np.float32)
+    found = {"mean": flat, "p10": flat - 1, "p50": flat, "p90": flat + 1}
+    assert stretch_for(flat + 1000, found) == (0.0, 4.0)
+    assert stretch_for(flat - 1000, found) == (4.0, 0.0)
+
+
+def test_each_kind_has_its_own_stretch(done: Trained, mixed: Energy) -> None:
+    flat = np.zeros((2, HORIZON), np.float32)
+    actual = np.linspace(-1, 1, HORIZON * 2, dtype=np.float32).reshape(2, HORIZON)
+    found = {"mean": flat, "p10": flat - 0.4, "p50": flat, "p90": flat + 0.4}
+    wide = {"mean": flat, "p10": flat - 0.8, "p50": flat, "p90": flat + 0.8}
+    asked = stretches([Hindcast("meter", 1, actual, found), Hindcast("sum", 1, actual, wide)])
+    assert asked["meter"] == pytest.approx((1.5, 1.5), abs=0.02)  # half of 2
+    assert asked["sum"] == pytest.approx((1, 1), abs=0.02)
+    model = replace(done.model, stretch={"meter": (1.0, 2.0), "sum": (3.0, 1.0)})
+    context = mixed[:3, -CONTEXT:].astype(np.float32)
+    meter, total, plain = (
+        model.forecast(context, FIRST, is_off, kind=kind, calibrated=calibrated)
+        for kind, calibrated in (("meter", True), ("sum", True), ("sum", False))
+    )
+    up, down = plain["p90"] - plain["p50"], plain["p50"] - plain["p10"]
+    for found, low, high in ((meter, 1, 2), (total, 3, 1)):
+        np.testing.assert_allclose(found["p90"] - found["p50"], high * up, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(found["p50"] - found["p10"], low * down, rtol=1e-3, atol=1e-5)
+
+
+def test_groups_are_of_different_meters_and_of_all_sizes() -> None:
+    groups = list(groups_of(500, np.random.default_rng(1)))
+    assert len(groups) == 100
+    assert all(len(set(group)) == len(group) for group in groups)
+    sizes = [len(group) for group in groups]
+    assert min(sizes) < 5 and max(sizes) > 300
+
+
+def test_of_a_sum_nothing_is_known_where_one_of_its_meters_is_not() -> None:
+    energy = fleet(5, DAYS)
+    energy[range(5), [-1, -2, -3, -4, -5]] = np.nan
+    last = learn(energy, unit_of(DAYS, 5)).held_out[-1]
+    assert last.kind == "sum" and 2 <= np.isnan(last.actual).sum() <= 5
+
+
+def test_others_are_the_meters_and_days_off_are_apart() -> None:
+    """A profile is of meters alone; of days off that of days off."""
+    off = np.repeat(np.arange(DAYS) % 7 >= 5, 24)
+    energy = np.where(off, 3.0, 1.0) * np.random.default_rng(1).lognormal(0, 0.5, (20, DAYS * 24))
+    sample = learn(energy, unit_of(DAYS, 20)).sample
+    assert sample is not None
+    model = fit(sample, 1)
+    one = sample.where((sample.size == 1) & ~sample.is_day_off)
+    scaled = one.actual / one.scale
+    for name, level in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
+        found = model.profile[name][-1, 0].mean()
+        assert found == pytest.approx(np.quantile(scaled, level), rel=0.05)
+    context = np.full((1, CONTEXT), np.nan, np.float32)
+    of_day = model.forecast(context, FIRST, is_off)["mean"].reshape(7, 24).mean(axis=1)
+    assert of_day[5:].min() > 2 * of_day[:5].max()
 
 
 @pytest.mark.parametrize("energy", [np.nan, 4e-4])  # of the second there are sums alone

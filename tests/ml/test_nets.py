@@ -176,3 +176,27 @@ def test_one_thread_lasts_until_the_last_has_left() -> None:
     with one_thread():
         assert threads() == {1}
     assert threads() == {2}
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_networks_are_fitted_and_asked_with_one_thread_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[set[int]] = []
+
+    def counted(*_: Any) -> Net:
+        seen.append(threads())
+        return Net((np.zeros((3, 4), np.float32),), (np.zeros(4, np.float32),))
+
+    monkeypatch.setattr(nets, "_fit", counted)
+    values, base, target = skewed()
+    fit_nets(values, base, target, np.ones(ROWS, np.float32), threads=2)
+    assert seen == [{1}, {1}] and threads() == {2}
+
+
+def test_the_first_step_is_as_long_as_the_rate_and_only_weights_decay() -> None:
+    weight, bias = np.full(3, 2.0, np.float32), np.full(3, 2.0, np.float32)
+    slope = np.array([1e-3, -5.0, 0.0], np.float32)
+    nets._Adam([weight, bias], decayed=1).step([slope, slope], 0.5)
+    np.testing.assert_allclose(bias, [1.5, 2.5, 2.0], rtol=1e-4)
+    np.testing.assert_allclose(bias - weight, 2 * 0.5 * nets._DECAY, rtol=1e-2)

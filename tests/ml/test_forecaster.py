@@ -181,6 +181,13 @@ def test_a_model_comes_back_from_its_texts(done: Trained, mixed: Energy) -> None
     assert all(not text.startswith("\x80") for text in done.model.to_texts().values())
 
 
+def test_a_model_of_other_features_is_refused(done: Trained) -> None:
+    names = done.model.names
+    for other in (names[1:], (*names[1:], names[0]), (*names, "temperature")):
+        with pytest.raises(ValueError, match="other features"):
+            Forecaster.from_texts(replace(done.model, names=other).to_texts())
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_weeks_held_out_four_fifths_lie_in_the_band(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -180,6 +180,14 @@ def features(
     return Rows((*by_hour, *by_meter, *by_time), values, scale, guesses, hour, off)
 
 
+def names_of(*, with_temperature: bool) -> tuple[str, ...]:
+    """The names of the features, in their order."""
+    nothing = np.full((1, CONTEXT + HORIZON), np.nan, np.float32)
+    temperature = nothing[0] if with_temperature else None
+    some_day = datetime.fromisoformat("2024-01-01")
+    return features(nothing[:, :CONTEXT], some_day, lambda _: False, temperature).names
+
+
 def sound(context: Floats) -> Floats:
     """The energies without damaged readings, which are gaps then.
 

@@ -27,6 +27,7 @@ from meterlake.ml.features import (
     Rows,
     features,
     is_idle,
+    names_of,
     sound,
 )
 from meterlake.ml.known import Floats
@@ -159,6 +160,9 @@ class Forecaster:
     def from_texts(texts: Mapping[str, str]) -> "Forecaster":
         """What `to_texts` gave. Raises KeyError, ValueError or TypeError where it did not."""
         model = json.loads(texts["model.json"])
+        names = tuple(model["features"])
+        if names != names_of(with_temperature="temperature" in names):
+            raise ValueError("it was trained on other features")
         nets = Nets(
             np.array(model["centre"], np.float32),
             np.array(model["spread"], np.float32),
@@ -169,7 +173,7 @@ class Forecaster:
             ),
         )
         return Forecaster(
-            tuple(model["features"]),
+            names,
             nets,
             {name: np.array(model["profile"][name], np.float64) for name in QUANTITIES},
             tuple(map(float, model["sizes"])),

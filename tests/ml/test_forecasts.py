@@ -20,9 +20,10 @@ from meterlake.jobs.train import TrainResult, train
 from meterlake.lake.commit import snapshot
 from meterlake.lake.sql import query
 from meterlake.lake.store import Store, open_store
-from meterlake.ml import models
+from meterlake.ml import models, scoring
 from meterlake.ml.features import CONTEXT
 from meterlake.ml.scoring import Target
+from meterlake.ml.series import Series
 from meterlake.periods import LocalHours
 from meterlake.schema import FORECASTS, NODE_FORECASTS
 from meterlake.settings import Settings
@@ -268,6 +269,20 @@ def test_a_node_of_idle_meters_has_nothing_to_expect(
     run(lake, conf)
     found = query(lake, "SELECT DISTINCT mean, p10, p50, p90 FROM node_forecasts")
     assert found.rows() == [(0, 0, 0, 0)]
+
+
+def test_a_damaged_reading_makes_no_hour_of_a_node_unknown(energy: Energy) -> None:
+    """Its meter would else count for nearly all of the node's energy, and its gaps for gaps."""
+    damaged = energy[:, -CONTEXT:].astype(np.float32)
+    damaged[3, -300], damaged[3, :-400] = 1e6, np.nan
+    damaged[0] *= 40
+    hours = LocalHours("UTC", ml.wall(2024, 1, 1), CONTEXT)
+    nodes = {f"{kind}_id": ["n"] * 14 for kind in scoring.NODES}
+    above = pl.DataFrame({"meter_id": ml.names(14), **nodes})
+    series = Series(tuple(ml.names(14)), hours, damaged)
+    for node in scoring._sums(series, np.zeros((14, 168), np.float32), above):
+        assert (node.known >= 0.9 * node.usual).all()
+        assert node.energy.max() < 1000
 
 
 @pytest.mark.proof

@@ -96,13 +96,12 @@ def test_a_few_readings_many_times_as_large_as_all_others_are_gaps() -> None:
     context = np.repeat(contexts(1), 5, axis=0)
     context[0, -300], context[1, [5, -1]] = 1e6, (-np.inf, np.inf)
     context[2, 100:109] = 1e6  # too often for that
-    context[3, 5:] = 0.0
+    context[3, 5:] = 0.0  # a few hours of a usual load are no damage
     context[3, -300] = 1e6
     context[4, ::3] = np.nan
     found = sound(context)
     assert np.argwhere(np.isnan(found[:4])).tolist() == [
-        [0, CONTEXT - 300], [1, 5], [1, CONTEXT - 1], *([3, n] for n in (0, 1, 2, 3, 4)),
-        [3, CONTEXT - 300],
+        [0, CONTEXT - 300], [1, 5], [1, CONTEXT - 1], [3, CONTEXT - 300],
     ]  # fmt: skip
     np.testing.assert_array_equal(found[~np.isnan(found)], context[~np.isnan(found)])
     np.testing.assert_array_equal(found[[2, 4]], context[[2, 4]])

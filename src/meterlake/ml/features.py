@@ -31,6 +31,7 @@ _NEAR = (12, 36)  # hours in which what is known of the last ones fades
 LEAST_SCALE = 1e-3  # kWh; below it a meter has no load to speak of
 _FEW = 8  # hours of eight weeks; what no more of them have is no habit
 _FARTHEST = 10.0  # times what the others have at most; beyond it the few are damaged readings
+_CARRIED = 20.0  # kWh that the line to a home carries in an hour; up to it no reading is damaged
 
 
 QUANTITIES = ("mean", "p10", "p50", "p90")
@@ -196,7 +197,7 @@ def sound(context: Floats) -> Floats:
     size = np.abs(context)
     known = np.where(np.isnan(size), 0, size)
     usual = np.partition(known, -_FEW - 1, axis=1)[:, -_FEW - 1]
-    most = _FARTHEST * np.maximum(usual, LEAST_SCALE)
+    most = np.maximum(_FARTHEST * usual, _CARRIED)
     return np.where(size > most[:, None], np.float32(np.nan), context).astype(np.float32)
 
 

@@ -131,6 +131,7 @@ def test_a_meter_with_little_history_is_forecast_as_those_of_its_size() -> None:
     assert of_day[0].mean() == pytest.approx(energy[0].mean(), rel=0.2)
     assert of_day[1].mean() == pytest.approx(energy[-1].mean(), rel=0.2)
     assert of_day[2].mean() == pytest.approx(model.usual_scale, rel=0.2)
+    assert of_day[2, [2, 12]].min() > 0.2 * model.usual_scale  # as all do
 
 
 def test_a_damaged_reading_spoils_no_forecast(
@@ -139,7 +140,11 @@ def test_a_damaged_reading_spoils_no_forecast(
     monkeypatch.setattr(nets, "_MOST_STEPS", 200)
     energy = mixed.copy()
     energy[0, -300] = energy[1, -100] = 1e6
-    model = trained([learn(energy, unit)], unit, is_off, 1).model
+    part = learn(energy, unit)
+    assert part.sample is not None and part.sample.scale.max() < 100
+    part.sample.actual[:10] = 1e6
+    model = trained([part], unit, is_off, 1).model
+    assert model.profile["mean"].max() < 20
     context = energy[:, -CONTEXT:].astype(np.float32)
     found = model.forecast(context, wall(2024, 3, 25), is_off)
     usual = np.nanmedian(np.abs(energy[:15]), axis=1)

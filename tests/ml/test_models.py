@@ -1,6 +1,7 @@
 """Models as they are stored, which one is current, and the gate before a new one is."""
 
 import json
+import math
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.ml import DAY, NOW, START, Energy, wall
 
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, MeterlakeError
+from meterlake.jobs import train as training
 from meterlake.jobs.models import choose, forget
 from meterlake.jobs.train import TrainResult, backtest, train
 from meterlake.jobs.upkeep import check, vacuum
@@ -252,6 +254,26 @@ def test_a_worse_model_does_not_become_current_but_by_force(
     assert models.load(lake, bad.name).name == bad.name  # it can be pinned all the same
     forced = train(lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, force=True)
     assert forced.name == bad.name == current(lake) and forced.is_current
+
+
+def test_one_that_cannot_be_loaded_is_not_compared_with(
+    lake: Store, first: TrainResult, conf: Settings
+) -> None:
+    flipped(lake, f"ml/models/{first.name}/net_1.json")
+    other = conf.model_copy(update={"ml": conf.ml.model_copy(update={"train_rows": 3000})})
+    newer = train(lake, engine=ENGINE, settings=other, now=NOW + DAY)
+    assert newer.compared_by == "nothing: the model before cannot be loaded"
+    assert newer.is_current and current(lake) == newer.name != first.name
+
+
+@pytest.mark.parametrize(
+    ("wql", "before", "is_better"),
+    [(0.3, 0.3, True), (0.3, 0.2, False), (0.3, math.nan, True), (math.nan, 0.3, True)],
+)
+def test_a_loss_that_tells_nothing_keeps_no_model_back(
+    wql: float, before: float, is_better: bool
+) -> None:
+    assert training._Compared(wql, before, "").is_better is is_better
 
 
 def test_a_better_model_becomes_current(lake: Store, conf: Settings) -> None:

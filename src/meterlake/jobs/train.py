@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -130,6 +130,8 @@ def train(
             return False, None
         before = None if current is None else _loaded(store, current["name"])
         compared = _compared(before, done, parts, unit, settings)
+        if current is not None and before is None:
+            compared = replace(compared, by="nothing: the model before cannot be loaded")
         return force or compared.is_better, compared.wql_before
 
     enter(store, row, judged, now=now)
@@ -335,7 +337,8 @@ class _Compared:
 
     @property
     def is_better(self) -> bool:
-        return self.wql_before is None or self.wql <= self.wql_before
+        # Not worse: also where weeks without a load tell nothing, and a loss is NaN.
+        return self.wql_before is None or not self.wql > self.wql_before
 
 
 def _compared(

@@ -132,7 +132,9 @@ class MlSettings(BaseModel):
         description="Meters that training sees, about: runs of 20, spread evenly over all",
     )
     train_rows: int = Field(
-        800_000, ge=1000, description="Hours of meters that training learns from, about"
+        800_000,
+        ge=1000,
+        description="Rows to learn from, about: hours of meters, each as seen from an origin",
     )
 
 

@@ -174,7 +174,7 @@ def test_a_gap_is_no_day_and_the_days_after_it_are_judged_by_those_before(band: 
 
 
 def test_a_band_needs_days_to_learn_from_and_comes_back_from_json(band: Band) -> None:
-    with pytest.raises(BadInput, match="complete days of meters to learn from"):
+    with pytest.raises(BadInput, match="needs 100 complete days of meters to learn from"):
         fit_band(days_of(daily(3, 100)), IS_OFF)
     assert Band.from_json(band.to_json()) == band
     assert band.below > 0 and band.above > 0 and min(band.spread) >= 0

@@ -56,7 +56,7 @@ def refused(store: Store, *args: str) -> str:
 def test_the_path_from_training_to_anomalies(untrained: Store) -> None:
     done = told(untrained, "train", "--window-days", "140")
     assert set(done) >= {
-        "model", "is_current", "trained_from", "trained_until", "meters", "hours_learnt_from",
+        "model", "is_current", "trained_from", "trained_until", "meters", "rows_learnt_from",
         "held_out_weeks", "wql", "nd", "coverage", "model_before", "seconds",
     }  # fmt: skip
     assert done["is_current"] is True and done["meters"] == 14
@@ -117,9 +117,10 @@ def test_one_model_is_made_current_by_name(lake: Store, first: TrainResult) -> N
         (["forecast", "--all", "--output", "csv"], "--output table or json; found csv"),
         (["forecast", "--all", "--start", "soon"], "--start"),
         (["forecast", "m01", "--use", "no-such"], "There is no model 'no-such'; the lake has:"),
-        (["forecast", "m99"], "found none of meter m99"),
+        (["forecast", "m99"], "found none of meter 'm99'. Which meters there are"),
         (["backtest", "--horizon", "24"], "--horizon needs to be 168; found 24"),
-        (["backtest", "--origins", "20"], "Training needs 21 days of readings"),
+        (["backtest", "--origins", "20"], "Give fewer --origins"),
+        (["forecast", "--all", "--start", "2024-05-20+02:00"], "--start needs a date or time"),
         (["models", "--use", "no-such"], "There is no model 'no-such'"),
         (["models", "--forget", "no-such"], "There is no model 'no-such'"),
         (["anomalies"], "no anomalies yet: meterlake detect judges its days"),

@@ -499,5 +499,5 @@ def test_others_are_the_meters_and_days_off_are_apart() -> None:
 @pytest.mark.parametrize("energy", [np.nan, 4e-4])  # of the second there are sums alone
 def test_where_no_meter_has_a_week_nothing_can_be_learnt(energy: float) -> None:
     unit = unit_of(DAYS, 20)
-    with pytest.raises(BadInput, match="meters with a week of complete hours"):
+    with pytest.raises(BadInput, match="a meter with complete hours for a week"):
         trained([learn(np.full((20, DAYS * 24), energy), unit)], unit, is_off, 1)

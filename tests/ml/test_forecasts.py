@@ -176,7 +176,7 @@ def test_the_start_is_after_the_last_reading_and_one_before_all_is_an_error(
     assert one["date_time"][0] == END
     with pytest.raises(BadInput, match=r"readings of the 56 days before its start, 2023-12-31"):
         run(lake, conf, start=START - DAY)
-    with pytest.raises(BadInput, match="found none of meter nobody"):
+    with pytest.raises(BadInput, match="found none of meter 'nobody'"):
         forecast_meters(lake, ["m00", "nobody"], settings=conf)
     bare = open_store(str(tmp_path / "bare"))
     for file in lake.list("ml/models"):

@@ -266,6 +266,29 @@ def test_one_that_cannot_be_loaded_is_not_compared_with(
     assert newer.is_current and current(lake) == newer.name != first.name
 
 
+def test_one_of_another_zone_is_replaced(lake: Store, first: TrainResult) -> None:
+    """Else nothing could be forecast by the new zone, however often it is trained."""
+    newer = train(lake, engine=ENGINE, settings=ml.settings("Europe/London"), now=NOW + DAY)
+    assert newer.compared_by == "nothing: the model before is of hours in UTC"
+    assert newer.before == first.name and newer.wql_before is None
+    assert newer.is_current and current(lake) == newer.name
+
+
+def test_one_without_a_band_does_not_replace_one_that_has_it(
+    lake: Store, first: TrainResult, conf: Settings
+) -> None:
+    short = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY, window_days=21)
+    assert short.no_band is not None and "found " in short.no_band
+    assert short.compared_by.startswith("the band for anomalies, which the model before has")
+    assert not short.is_current and current(lake) == first.name
+    card = models.load(lake, short.name).card
+    assert card["settings"]["window_days"] == 21  # and not what is usual
+    forced = train(
+        lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, window_days=21, force=True
+    )
+    assert forced.is_current and current(lake) == short.name
+
+
 @pytest.mark.parametrize(
     ("wql", "before", "is_better"),
     [(0.3, 0.3, True), (0.3, 0.2, False), (0.3, math.nan, True), (math.nan, 0.3, True)],
@@ -273,7 +296,7 @@ def test_one_that_cannot_be_loaded_is_not_compared_with(
 def test_a_loss_that_tells_nothing_keeps_no_model_back(
     wql: float, before: float, is_better: bool
 ) -> None:
-    assert training._Compared(wql, before, "").is_better is is_better
+    assert training._Compared("weeks", wql, before).is_better is is_better
 
 
 def test_a_better_model_becomes_current(lake: Store, conf: Settings) -> None:
@@ -296,7 +319,9 @@ def test_models_are_compared_on_the_same_weeks(
     usual = ml.fleet(14, 157, noise=0.0)[:, 150 * 24 :]
     ml.fill(lake, ml.readings(ml.by_meter(ml.names(14), usual), START + 150 * DAY))
     newer = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
-    assert newer.wql_before is not None
+    assert newer.wql_before is not None and newer.wql_compared is not None
+    assert newer.wql_compared <= newer.wql_before  # of one week, and not of the four
+    assert newer.wql_compared != newer.scores.wql
     assert newer.is_current
 
 

@@ -74,14 +74,21 @@ def train(
             "trained_from": _moment(done.trained_from),
             "trained_until": _moment(done.trained_until),
             "meters": done.meters,
-            "hours_learnt_from": done.rows,
+            "rows_learnt_from": done.rows,
             "held_out_weeks": done.held_out_weeks,
             "wql": round(done.scores.wql, 4),
             "nd": round(done.scores.nd, 4),
             "coverage": round(done.scores.coverage, 4),
             "model_before": done.before or "none",
             "compared_on": done.compared_by,
-            **({} if done.wql_before is None else {"wql_before": round(done.wql_before, 4)}),
+            **{
+                name: round(loss, 4)
+                for name, loss in (
+                    ("wql_compared", done.wql_compared),
+                    ("wql_before", done.wql_before),
+                )
+                if loss is not None
+            },
             "anomaly_band": done.no_band or "yes",
             "seconds": round(time.perf_counter() - began, 3),
         }
@@ -166,7 +173,7 @@ def backtest(
             )
         facts: dict[str, Any] = {
             "meters": done.meters,
-            "hours_learnt_from": done.rows,
+            "rows_learnt_from": done.rows,
             "wql_by_origin": {
                 f"{start:%Y-%m-%dT%H:%M}": round(found.wql, 4) for start, found in done.by_origin
             },

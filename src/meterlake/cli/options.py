@@ -186,6 +186,8 @@ def to_moment(text: str, flag: str, zone: str = "UTC") -> datetime:
     from zoneinfo import ZoneInfo
 
     try:
+        if text[10:11] in ("+", "-"):  # 2024-01-31+05:30 has an offset and no time
+            raise ValueError(text)
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadInput(

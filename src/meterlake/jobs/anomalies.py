@@ -68,8 +68,8 @@ def detect(
     check_model_zone(model, settings.timezone)
     if model.band is None:
         raise BadInput(
-            f"Model '{model.name}' has no band: {model.card['no_band']}. Train again when there is "
-            "more: meterlake train"
+            f"Model '{model.name}' has no band: {model.card['no_band']}. Train again then, or "
+            "with a longer window: meterlake train"
         )
     return persistently(lambda: _detect(store, engine, settings, now, model, rebuild, progress))
 

@@ -43,6 +43,11 @@ from meterlake.schema import (
 )
 from meterlake.settings import Settings
 
+_WHICH = (
+    "Which meters there are is answered by: "
+    "meterlake query 'select distinct meter_id from readings'"
+)
+
 
 @dataclass(frozen=True)
 class Forecasted:
@@ -107,9 +112,10 @@ def forecast_meters(
     series = read_series(store, pieces, target.context, keep=pl.col("meter_id").is_in(list(meters)))
     missing = sorted(set(meters) - set(series.meters))
     if missing:
+        names = ", ".join(f"'{meter}'" for meter in missing[:3])
         raise BadInput(
             f"A forecast needs readings of the {CONTEXT // 24} days before "
-            f"{target.start:%Y-%m-%d %H:%M} UTC; found none of meter {', '.join(missing[:3])}"
+            f"{target.start:%Y-%m-%d %H:%M} UTC; found none of meter {names}. {_WHICH}"
         )
     found = forecast_of(model.forecaster, series, target, day_off_of(settings.ml))
     return forecast_rows(series.meters, found, target).with_columns(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -54,9 +54,9 @@ _RANGE_METERS = 20  # meters next to each other, which a file has in one or two 
 class TrainResult:
     """What a training gave. `is_current`: whether the model is now the one that forecasts.
 
-    `before` is the model that was current, None where there was none that can be loaded;
-    `compared_by` says how both were compared, and `wql_before` is its loss then. `no_band` says
-    why there is no band for anomalies, None where there is one.
+    `before` is the model that was current, None where there was none; `compared_by` says how both
+    were compared, and `wql_compared` and `wql_before` are their losses then. `no_band` says why
+    there is no band for anomalies, None where there is one.
     """
 
     name: str
@@ -68,6 +68,7 @@ class TrainResult:
     held_out_weeks: int
     is_current: bool
     before: str | None
+    wql_compared: float | None
     wql_before: float | None
     compared_by: str
     no_band: str | None
@@ -92,7 +93,11 @@ def train(
     """
     needed_packages()
     live = LiveLayout(store)
-    work = _work(store, live, settings, window_days or settings.ml.window_days, None)
+    days = window_days or settings.ml.window_days
+    settings = settings.model_copy(
+        update={"ml": settings.ml.model_copy(update={"window_days": days})}
+    )
+    work = _work(store, live, settings, days, None)
     parts = _learnt(store, engine, settings, work, progress)
     unit = work.unit(settings)
     day_off = day_off_of(settings.ml)
@@ -119,19 +124,19 @@ def train(
         "card_sha256": digest,
     }
 
-    before: Model | None = None
-    compared = _Compared(done.scores.wql, None, "")
+    before: str | None = None
+    compared = _Compared("")
 
     def judged(current: Row | None) -> tuple[bool, float | None]:
         nonlocal before, compared
-        if current is not None and current["name"] == name:
-            before, by = models.load(store, name), "nothing: it is the current model already"
-            compared = _Compared(done.scores.wql, None, by)
+        before = None if current is None else current["name"]
+        if before is None:
+            compared = _Compared("nothing: there was no model before")
+        elif before == name:
+            compared = _Compared("nothing: it is the current model already")
             return False, None
-        before = None if current is None else _loaded(store, current["name"])
-        compared = _compared(before, done, parts, unit, settings)
-        if current is not None and before is None:
-            compared = replace(compared, by="nothing: the model before cannot be loaded")
+        else:
+            compared = _compared(store, before, done, band, parts, unit, settings)
         return force or compared.is_better, compared.wql_before
 
     enter(store, row, judged, now=now)
@@ -144,7 +149,8 @@ def train(
         row["trained_until"],
         row["held_out_weeks"],
         force or compared.is_better,
-        None if before is None else before.name,
+        before,
+        compared.wql,
         compared.wql_before,
         compared.by,
         no_band,
@@ -268,9 +274,10 @@ def _work(
     first = local_hour(zone, layout.days(READING_TYPE)[0])
     count = min((end - first) // timedelta(hours=1), window_days * 24)
     if count < _LEAST_DAYS * 24:
+        fewer = "" if without is None else ". Give fewer --origins, where there are more"
         raise BadInput(
             f"Training needs {_LEAST_DAYS} days of readings of type kw or more; found "
-            f"{max(count, 0) // 24} before {end:%Y-%m-%d %H:%M} ({zone})"
+            f"{max(count, 0) // 24} before {end:%Y-%m-%d %H:%M} ({zone}){fewer}"
         )
     hours = LocalHours(zone, end - timedelta(hours=count), count)
     pieces = tuple(layout.pieces(READING_TYPE, hours.start(), hours.end()))
@@ -318,55 +325,58 @@ def _band(store: Store, settings: Settings, work: _Work) -> tuple[bands.Band | N
         return None, str(error)
 
 
-def _loaded(store: Store, name: str) -> Model | None:
-    """The current model; None where its files are damaged."""
-    try:
-        return models.load(store, name)
-    except BadInput as error:
-        log.warning("The current model is not compared with: %s", error)
-        return None
-
-
 @dataclass(frozen=True)
 class _Compared:
-    """Losses of the new model and of the one before on the same weeks, and which those are."""
+    """What two models were compared by, and losses of the new one and of the one before by that."""
 
-    wql: float
-    wql_before: float | None
     by: str
+    wql: float | None = None
+    wql_before: float | None = None
+    has_less: bool = False
 
     @property
     def is_better(self) -> bool:
+        if self.has_less:
+            return False
         # Not worse: also where weeks without a load tell nothing, and a loss is NaN.
-        return self.wql_before is None or not self.wql > self.wql_before
+        if self.wql is None or self.wql_before is None:
+            return True
+        return not self.wql > self.wql_before
 
 
 def _compared(
-    before: Model | None,
+    store: Store,
+    name: str,
     done: Trained,
+    band: bands.Band | None,
     parts: Sequence[Learnt],
     unit: Learning,
     settings: Settings,
 ) -> _Compared:
     """How the new model does beside the one before, on weeks that neither has seen."""
-    if before is None:
-        return _Compared(done.scores.wql, None, "nothing: there was no model before")
+    try:
+        before = models.load(store, name)
+    except BadInput as error:
+        log.warning("The model before is not compared with: %s", error)
+        return _Compared("nothing: the model before cannot be loaded")
+    card = before.card
+    if card["timezone"] != settings.timezone:
+        return _Compared(f"nothing: the model before is of hours in {card['timezone']}")
+    if before.band is not None and band is None:
+        by = "the band for anomalies, which the model before has: --force does without"
+        return _Compared(by, has_less=True)
     unseen = _unseen(before, unit)
     if unseen:
-        day_off = day_off_of(settings.ml)
-        found = hindcasts(before.forecaster, parts, unit, day_off)
+        found = hindcasts(before.forecaster, parts, unit, day_off_of(settings.ml))
         wql = scored(found, stretch=before.forecaster.stretch["meter"], origins=unseen).wql
         new = scored(done.hindcasts, origins=unseen).wql
-        return _Compared(new, wql, "the held-out weeks that the model before had not seen")
-    card = before.card
+        return _Compared("the held-out weeks that the model before had not seen", new, wql)
     held_out = len(unit.origins.held_out)
     same = card["trained_until"], card["held_out_weeks"], card["meters"]
     if same == (unit.hours.end().isoformat(), held_out, sum(p.meters for p in parts)):
         wql = float(card["scores"]["wql"])
-        return _Compared(done.scores.wql, wql, "the weeks that both have held out")
-    return _Compared(
-        done.scores.wql, None, "nothing: the model before has seen the weeks held out now"
-    )
+        return _Compared("the weeks that both have held out", done.scores.wql, wql)
+    return _Compared("nothing: the model before has seen the weeks held out now")
 
 
 def _unseen(model: Model, unit: Learning) -> tuple[int, ...]:

@@ -158,8 +158,9 @@ def fit_band(days: Days, day_off: DayOff) -> Band:
     cut = int(known.shape[1] * _FITTED_SHARE)
     if known[:, :cut].sum() < _LEAST_KNOWN or known[:, cut + _MONTH :].sum() < _LEAST_KNOWN:
         raise BadInput(
-            f"Anomalies need complete days of meters to learn from, {HISTORY} days and more "
-            f"in a row; found {int(known.sum())} with enough days before them"
+            f"A band needs {_LEAST_KNOWN} complete days of meters to learn from, and as many at "
+            f"the end of the window to calibrate with; found {int(known[:, :cut].sum())} and "
+            f"{int(known[:, cut + _MONTH :].sum())}. More days give them, or more meters"
         )
     here = known[:, :cut]
     blend = _quantile_mix(found.parts[:, :cut][here], wanted[:, :cut][here], 0.5)

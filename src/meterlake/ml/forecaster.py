@@ -267,8 +267,8 @@ def fit(sample: Sample, threads: int) -> Forecaster:
     is_meter = sample.size == 1
     if not is_meter.any():
         raise BadInput(
-            "Training needs meters with a week of complete hours before a week of known ones; "
-            "found none"
+            "Training needs a meter with complete hours for a week, and known hours in the week "
+            "after it; found none"
         )
     scaled = sample.actual / sample.scale
     # A sum counts as much as one of its meters does.

@@ -110,6 +110,7 @@ def test_a_disk_that_is_full_is_said_so_and_loses_nothing(
     record_property("full disks", 1)
 
 
+@pytest.mark.proof
 @needs_mounts
 def test_a_read_only_disk_is_said_so_and_can_still_be_asked(
     tmp_path: Path, files: list[str]

@@ -305,7 +305,10 @@ def test_openssh_lists_and_fetches_a_file(running: Hes, tmp_path: Path) -> None:
 # --- stopped and started again
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "times",
+    [pytest.param(2, marks=pytest.mark.proof), pytest.param(40, marks=pytest.mark.soak)],
+)
 def test_neither_a_stop_nor_a_kill_leaves_a_gap_or_a_double(
     tmp_path: Path, times: int, record_property: Callable[[str, object], None]
 ) -> None:

@@ -366,6 +366,7 @@ def test_it_ends_at_once_while_it_waits_for_an_answer(
     assert json.loads(out)["integrations"][0]["state"] == "idle"
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs leave to mount a tmpfs")
 def test_a_full_disk_is_said_so_and_the_next_pull_goes_on(shell: Shell) -> None:
     """The parts of files lie on a disk of a few kB; then there is space."""

@@ -483,6 +483,7 @@ def test_an_answer_that_is_too_large_is_refused_before_it_is_whole(lake: Store) 
         query_within(lake, wide.format(10**12), limits)
 
 
+@pytest.mark.proof
 def test_where_the_storage_is_away_it_may_come_back(tmp_path: Path, run: Run[None]) -> None:
     rows = "2024-01-01 00:00:00,2024-01-01 00:05:00,m1,readings,,,,,1.5,"
     (tmp_path / "a.csv").write_text(f"{HEADER}\n{rows}\n")

@@ -18,7 +18,7 @@ import numpy as np
 
 from meterlake.errors import BadInput
 from meterlake.ml.features import QUANTILES
-from meterlake.ml.known import Floats
+from meterlake.ml.known import Floats, deviation, mean
 
 _NETS = 4
 _HIDDEN = (128, 64, 32)
@@ -101,15 +101,10 @@ def fit_nets(values: Floats, base: Floats, target: Floats, weight: Floats, *, th
     target : what was, in the unit of `base`
     weight : how much each row counts
     """
-    with np.errstate(invalid="ignore"):
-        known = ~np.isnan(values)
-        count = np.maximum(known.sum(axis=0), 1)
-        centre = np.where(known, values, 0).sum(axis=0, dtype=np.float64) / count
-        off = np.where(known, values - centre.astype(np.float32), 0)
-        spread = np.sqrt((off.astype(np.float32) ** 2).sum(axis=0, dtype=np.float64) / count)
+    centre, spread = np.nan_to_num(mean(values, axis=0)), deviation(values, axis=0)
     # What is the same everywhere, or not known anywhere, says nothing, whatever it is later.
-    spread = np.where(spread > 1e-6, spread, _ENDLESS)
-    empty = Nets(centre.astype(np.float32), spread.astype(np.float32), ())
+    spread = np.where(spread > 1e-6, spread, np.float32(_ENDLESS))
+    empty = Nets(centre, spread, ())
     inputs = empty._inputs(values)
     weight = np.minimum(weight / weight.mean(), _HEAVIEST).astype(np.float32)
 
@@ -118,7 +113,7 @@ def fit_nets(values: Floats, base: Floats, target: Floats, weight: Floats, *, th
 
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         nets = tuple(pool.map(fitted, range(_NETS)))
-    return Nets(empty.centre, empty.spread, nets)
+    return Nets(centre, spread, nets)
 
 
 def _fit(

@@ -31,13 +31,13 @@ import duckdb
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.questions.sql import query
 from meterlake.settings import Settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
@@ -83,8 +83,8 @@ def lake_of(folder: Path, topology: Path, meters: int, days: int, *, truth: bool
     store = open_store(str(folder / "lake"))
     now = START + (days + 1) * DAY
     conf = settings(store)
-    jobs.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
-    jobs.integrate(store, engine=ENGINE, settings=conf, now=now)
+    pipeline.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
+    pipeline.integrate(store, engine=ENGINE, settings=conf, now=now)
     cluster(store, engine=ENGINE, settings=conf, now=now)
     run_dataflow(store, "topology", settings=conf, now=now, source=str(topology))
     return store

@@ -32,16 +32,12 @@ import polars as pl
 from numpy.typing import NDArray
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.forecast import forecast_all
-from meterlake.jobs.train import train
-from meterlake.lake.store import Store, open_store
-from meterlake.ml.bands import HISTORY, Days, fit_band, judge
-from meterlake.ml.features import HORIZON, features
-from meterlake.ml.known import Floats, quantiles
-from meterlake.ml.learning import (
+from meterlake.forecast.bands import HISTORY, Days, fit_band, judge
+from meterlake.forecast.features import HORIZON, features
+from meterlake.forecast.learning import (
     Learning,
     Learnt,
     context_of,
@@ -52,9 +48,13 @@ from meterlake.ml.learning import (
     step_of,
     trained,
 )
-from meterlake.ml.scores import scores
-from meterlake.ml.series import Series
+from meterlake.forecast.scores import scores
+from meterlake.forecast.series import Series
+from meterlake.forecast.statistics import Floats, quantiles
 from meterlake.periods import LocalHours
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.train import train
 from meterlake.settings import MlSettings, Settings
 
 HOMES = Path(__file__).resolve().parents[2] / "shared" / "data" / "sgsc" / "sgsc_50.parquet"
@@ -399,7 +399,7 @@ def _lake(folder: Path, meters: int, size: Size) -> Store:
         frame.write_parquet(inbox / f"day_{day:03d}.parquet")
     settings = _settings(store, size)
     now = START + 60 * DAY
-    done = jobs.ingest(
+    done = pipeline.ingest(
         store,
         [str(inbox)],
         engine=engine,
@@ -409,7 +409,7 @@ def _lake(folder: Path, meters: int, size: Size) -> Store:
     )
     if done.failures:
         raise SystemExit(f"the files were not taken in: {done.failures}")
-    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    pipeline.integrate(store, engine=engine, settings=settings, now=now)
     cluster(store, engine=engine, settings=settings, now=now)
     return store
 

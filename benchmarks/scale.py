@@ -30,16 +30,16 @@ from deltalake import DeltaTable
 from reporting import Figures, Target, conclude, machine
 from rivals import Stopwatch
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.integrate import cluster
 from meterlake.integrate.hours import hour_partition, integrate_hours, integrated_rows, plan_hours
-from meterlake.jobs import cluster as clustering
-from meterlake.lake.commit import commit, snapshot
-from meterlake.lake.layout import LiveLayout
-from meterlake.lake.meters import RANGE_ROWS, meter_ranges
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import DataFile, write_file
+from meterlake.pipeline import cluster as clustering
+from meterlake.readings.layout import LiveLayout
+from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table, polars_schema
 from meterlake.settings import Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -256,9 +256,9 @@ def whole_day(store: Store) -> Figures:
     settings = Settings(lake=store.url, late_hooks=())
     engine, now = LocalEngine(1), START + 2 * DAY
     watch = Stopwatch()
-    taken = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    taken = pipeline.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     ingest = watch.figures()
-    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    pipeline.integrate(store, engine=engine, settings=settings, now=now)
     integrate = watch.figures()
     clustering.cluster(store, engine=engine, settings=settings, now=now)
     whole = watch.figures()

@@ -33,10 +33,10 @@ import numpy as np
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.lake.store import open_store
+from meterlake.pipeline.cluster import cluster
 from meterlake.settings import Settings
 from meterlake.simulate.readings import device_id
 
@@ -95,10 +95,10 @@ def lake_of(cache: Path, size: Size) -> Path:
         )
         file = folder / "day.csv"
         rows.select(COLUMNS).write_csv(file)
-        done = jobs.ingest(store, [str(file)], engine=engine, settings=settings, now=evening)
+        done = pipeline.ingest(store, [str(file)], engine=engine, settings=settings, now=evening)
         if done.failures or done.quarantined:
             raise SystemExit(f"the lake could not be made: {done.failures}")
-        jobs.integrate(store, engine=engine, settings=settings, now=evening)
+        pipeline.integrate(store, engine=engine, settings=settings, now=evening)
         file.unlink()
     cluster(store, engine=engine, settings=settings, now=START + (size.days + 2) * DAY)
     (folder / "done").touch()

@@ -31,14 +31,14 @@ import polars as pl
 from arro3.core import Table as ArrowTable
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.integrate.cluster import clustered
-from meterlake.jobs import cluster as clustering
-from meterlake.lake.commit import snapshot
-from meterlake.lake.layout import LiveLayout
-from meterlake.lake.reader import Reader
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import cluster as clustering
+from meterlake.readings.layout import LiveLayout
+from meterlake.readings.reader import Reader
 from meterlake.schema import READINGS, SERVING_READINGS
 from meterlake.settings import Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -83,13 +83,13 @@ def deliver(day: int, size: Size, folder: Path) -> Path:
 
 
 def ingest(store: Store, inbox: Path, now: datetime) -> None:
-    done = jobs.ingest(store, [str(inbox)], engine=ENGINE, settings=settings(store), now=now)
+    done = pipeline.ingest(store, [str(inbox)], engine=ENGINE, settings=settings(store), now=now)
     if done.failures or done.quarantined:
         raise SystemExit(f"the simulated files were not taken in: {done.failures}")
 
 
 def integrate(store: Store, now: datetime) -> None:
-    jobs.integrate(store, engine=ENGINE, settings=settings(store), now=now)
+    pipeline.integrate(store, engine=ENGINE, settings=settings(store), now=now)
 
 
 def settings(store: Store) -> Settings:

@@ -63,13 +63,13 @@ def load_meterlake(inbox: Path, folder: Path, master: str) -> Figures:
     """Ingest and integrate the files of a folder, on Spark or (no master) on this engine."""
     import polars as pl
 
-    from meterlake import jobs
+    from meterlake import pipeline
+    from meterlake.delta.commit import snapshot
+    from meterlake.delta.store import open_store
+    from meterlake.delta.table import scan
     from meterlake.engine import Engine
     from meterlake.engine.local import LocalEngine
     from meterlake.engine.spark import spark_engine
-    from meterlake.lake.commit import snapshot
-    from meterlake.lake.store import open_store
-    from meterlake.lake.table import scan
     from meterlake.schema import READINGS
     from meterlake.settings import Settings
 
@@ -86,9 +86,9 @@ def load_meterlake(inbox: Path, folder: Path, master: str) -> Figures:
     store, now = open_store(settings.lake), datetime.now(UTC)
     with engine() as running:
         began = time.perf_counter()
-        taken = jobs.ingest(store, [str(inbox)], engine=running, settings=settings, now=now)
+        taken = pipeline.ingest(store, [str(inbox)], engine=running, settings=settings, now=now)
         ingested = time.perf_counter()
-        brought = jobs.integrate(store, engine=running, settings=settings, now=now)
+        brought = pipeline.integrate(store, engine=running, settings=settings, now=now)
         ended = time.perf_counter()
     if taken.failures or taken.quarantined or brought.added != taken.readings:
         raise SystemExit(f"meterlake's counts do not balance: {taken}, {brought}")

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import polars as pl
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.anomalies import detect
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.forecast import forecast_meters
-from meterlake.jobs.train import train
-from meterlake.lake.reader import read_readings
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline.anomalies import detect
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.forecast import forecast_meters
+from meterlake.pipeline.train import train
+from meterlake.questions.sql import query
+from meterlake.readings.reader import read_readings
 from meterlake.settings import MlSettings, Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
 
@@ -133,8 +133,8 @@ def main() -> None:
 def bring(store: Store, settings: Settings, files: Sequence[str]) -> None:
     now = START + 11 * WEEK
     engine = LocalEngine(2)
-    jobs.ingest(store, files, engine=engine, settings=settings, now=now)
-    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    pipeline.ingest(store, files, engine=engine, settings=settings, now=now)
+    pipeline.integrate(store, engine=engine, settings=settings, now=now)
     cluster(store, engine=engine, settings=settings, now=now)
 
 

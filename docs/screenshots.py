@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from meterlake.serve.console.pages import VIEWS
+from meterlake.console.pages import VIEWS
 from meterlake.simulate.readings import device_id
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from isal import igzip
 from support.seaweed import SeaweedFS
 
-from meterlake.lake.store import Store, open_store
+from meterlake.delta.store import Store, open_store
 
 # Several processes share few cores, and little data needs no threads: children take this over.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

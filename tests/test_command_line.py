@@ -9,7 +9,7 @@ import pytest
 from isal import igzip
 from typer.testing import CliRunner
 
-from meterlake import cli, jobs
+from meterlake import cli, pipeline
 from meterlake.cli import app
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
@@ -340,7 +340,7 @@ def test_a_command_that_is_interrupted_says_what_stays(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "ingest", interrupted)
+    monkeypatch.setattr(pipeline, "ingest", interrupted)
     result = CliRunner().invoke(cli.app, ["ingest", "x.csv", "--lake", str(tmp_path / "lake")])
     assert result.exit_code == 130
     assert "stopped. What was committed stays; run the command again" in result.stderr

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store
+from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -47,9 +47,9 @@ def oracle_keys(raw: pl.DataFrame) -> int:
 def check(store: Store, path: Path, rows: int) -> None:
     raw = pl.read_parquet(path)
     engine = LocalEngine(2)
-    taken = jobs.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    taken = pipeline.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
     assert (taken.rows, taken.quarantined) == (rows, 0)
-    done = jobs.integrate(store, engine=engine, settings=CONF, now=NOW)
+    done = pipeline.integrate(store, engine=engine, settings=CONF, now=NOW)
     assert done.added == oracle_keys(raw)
     assert taken.readings == done.added + done.replaced + done.duplicates
     found = query(
@@ -58,10 +58,10 @@ def check(store: Store, path: Path, rows: int) -> None:
         "sum(reading_value) filter (where reading_type = 'kw') from readings",
     ).row(0)
     assert found[:2] == (done.added, done.added)
-    again = jobs.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    again = pipeline.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
     assert (again.already_ingested, again.rows) == (1, 0)
-    repeated = jobs.integrate(store, engine=engine, settings=CONF, now=NOW)
-    assert repeated == jobs.IntegrationResult()
+    repeated = pipeline.integrate(store, engine=engine, settings=CONF, now=NOW)
+    assert repeated == pipeline.IntegrationResult()
 
 
 @ON_A_FOLDER

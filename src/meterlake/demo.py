@@ -8,21 +8,21 @@ from typing import Any
 
 import polars as pl
 
-from meterlake import jobs, show
+from meterlake import pipeline, show
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
-from meterlake.jobs.anomalies import detect
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import forecast_all
-from meterlake.jobs.grid import JOBS as GRID_JOBS
-from meterlake.jobs.grid import update_grid
-from meterlake.jobs.train import TrainResult, train
-from meterlake.lake.catalog import tables
-from meterlake.lake.consumption import read_consumption
-from meterlake.lake.reader import Reader
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline.anomalies import detect
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.grid import JOBS as GRID_JOBS
+from meterlake.pipeline.grid import update_grid
+from meterlake.pipeline.train import TrainResult, train
+from meterlake.questions.catalog import tables
+from meterlake.questions.sql import query
+from meterlake.readings.consumption import read_consumption
+from meterlake.readings.reader import Reader
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -116,10 +116,12 @@ def run_demo(
             bad_percent=BAD_PERCENT,
         )
         made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
-        taken = jobs.ingest(
+        taken = pipeline.ingest(
             store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
         )
-        merged = jobs.integrate(store, engine=engine, settings=settings, now=now, progress=progress)
+        merged = pipeline.integrate(
+            store, engine=engine, settings=settings, now=now, progress=progress
+        )
         served = cluster(store, engine=engine, settings=settings, now=now, progress=progress)
         for flow, source, start in (("topology", topology, None), ("weather", weather, START)):
             run_dataflow(
@@ -145,7 +147,7 @@ def run_demo(
             learnt = {
                 "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
             }
-    again = jobs.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    again = pipeline.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     meter = device_id(0)
     reader = Reader(store)
     day = reader.readings([meter], start=START, end=START + timedelta(days=1))

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from support import console, served
 
-from meterlake.lake.store import Store, open_store
+from meterlake.delta.store import Store, open_store
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from support.console import ADDRESSES, HOSTILE, PATHS, opened
 from typer.main import get_command
 
 from meterlake.cli import app
+from meterlake.console import router
 from meterlake.schema import known_tables
-from meterlake.serve.console import router
 
 LOOKS = {"by day": (1280, 900), "by night on a phone": (390, 844)}
 COUNTED = {

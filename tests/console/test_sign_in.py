@@ -12,7 +12,7 @@ from playwright.sync_api import Cookie, Page
 from support import console, ml
 from support.console import ADDRESSES, METER, opened
 
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
 from meterlake.serve.access import COOKIE
 from meterlake.serve.keys import create_key, revoke_key
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meterlake.lake.store import Store, open_store
+from meterlake.delta.store import Store, open_store
 
 
 @pytest.fixture

@@ -20,18 +20,18 @@ from typer.testing import CliRunner
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
+from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.delta import commit as commits
+from meterlake.delta import upsert
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Conflict
-from meterlake.jobs import upkeep
-from meterlake.jobs.dataflow import Run, run_dataflow
-from meterlake.lake import commit as commits
-from meterlake.lake import upsert
-from meterlake.lake.commit import snapshot
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.topology import topology_at, ways_up
+from meterlake.pipeline import upkeep
+from meterlake.questions.sql import query
 from meterlake.schema import TOPOLOGY, WEATHER, Table
 from meterlake.settings import load_settings
+from meterlake.topology.upstream import topology_at, ways_up
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Command = Callable[..., tuple[int, str, str]]

@@ -11,23 +11,24 @@ import polars as pl
 import pytest
 from support.grids import Grid, small_grid, write_grid
 
-from meterlake import jobs
-from meterlake.dataflows.topology import FINDINGS
+from meterlake import pipeline
+from meterlake.dataflows import run as dataflow
+from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.delta import commit as commits
+from meterlake.delta import upsert
+from meterlake.delta.commit import snapshot
+from meterlake.delta.lock import LASTS
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
+from meterlake.delta.upsert import SINCE_EVER
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
-from meterlake.jobs import dataflow, upkeep
-from meterlake.jobs.dataflow import Run, run_dataflow
-from meterlake.lake import commit as commits
-from meterlake.lake import upsert
-from meterlake.lake.claims import LASTS
-from meterlake.lake.commit import snapshot
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
-from meterlake.lake.topology import moment_of_topology, topology_at, ways_up
-from meterlake.lake.upsert import SINCE_EVER
+from meterlake.pipeline import upkeep
+from meterlake.questions.sql import query
 from meterlake.schema import TOPOLOGY, TOPOLOGY_FINDINGS, Table
 from meterlake.settings import load_settings
+from meterlake.topology.dataflow import FINDINGS
+from meterlake.topology.upstream import moment_of_topology, topology_at, ways_up
 
 CONF = load_settings(late_hooks=())
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
@@ -349,8 +350,8 @@ def test_meters_are_compared_with_the_readings_of_the_last_days(
 
     read = [row("02", "old"), row("03", "first"), row("09", "m1"), row("09", "stranger")]
     path = deliver("a.csv.gz", *read)
-    jobs.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
-    jobs.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    pipeline.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    pipeline.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
     load(store, small_grid(m1="t1", old="t1", first="t1", never="t2"), FIRST)
     since = "in the last 7 days of readings"
     assert findings(store) == [
@@ -650,8 +651,8 @@ def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
     before, was = versions(store), view(store)
     # Other findings, since there are readings by now: of the lake, not of what is loaded.
     read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
-    jobs.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
-    jobs.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    pipeline.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    pipeline.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
     for grid, at in ((second, SECOND), (first, FIRST)):
         again = load(store, grid, at)
         assert (again.added, again.changed, again.ended) == (0, 0, 0)

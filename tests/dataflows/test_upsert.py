@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
+from meterlake.delta.upsert import SINCE_EVER, Change, keep_history, replace_rows
 from meterlake.errors import BadInput
-from meterlake.lake.commit import snapshot
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
-from meterlake.lake.upsert import SINCE_EVER, Change, keep_history, replace_rows
+from meterlake.questions.sql import query
 from meterlake.schema import VOLTAGE_CONTROL_ZONE, WEATHER, Table, polars_schema
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

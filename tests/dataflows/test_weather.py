@@ -15,14 +15,14 @@ import pytest
 from support.files_server import FilesServer, Mood
 from support.grids import small_grid, write_grid
 
+from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
-from meterlake.jobs import upkeep
-from meterlake.jobs.dataflow import Run, run_dataflow
-from meterlake.lake.commit import snapshot
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
+from meterlake.pipeline import upkeep
+from meterlake.questions.sql import query
 from meterlake.schema import WEATHER
 from meterlake.settings import load_settings
 

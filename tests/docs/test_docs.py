@@ -26,14 +26,14 @@ import pytest
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from meterlake import jobs
+from meterlake import pipeline
 from meterlake.cli import app
+from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.formats.profile import _ENERGY_UNITS, _POWER_UNITS, Long, Profile, Time, Value
 from meterlake.formats.registry import known_formats
 from meterlake.integrate.events import LateReads
-from meterlake.lake.sql import query
-from meterlake.lake.store import open_store
+from meterlake.questions.sql import query
 from meterlake.schema import LATE_ARRIVALS, READING_TYPES, TABLES
 from meterlake.settings import Settings, load_settings
 from meterlake.simulate.faults import FAULT_KINDS
@@ -120,8 +120,8 @@ def tutorial_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate_readings(plan, folder / "inbox")
     store, engine = open_store(str(folder / "lake")), LocalEngine(2)
     settings, now = load_settings(late_hooks=()), datetime.now(UTC)
-    jobs.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
-    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    pipeline.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
+    pipeline.integrate(store, engine=engine, settings=settings, now=now)
     return folder
 
 
@@ -356,8 +356,8 @@ def test_the_docs_name_every_table_and_the_glossary_every_column_and_reading_typ
 
 def test_the_how_to_on_ingest_explains_every_figure_and_every_format() -> None:
     page = (HOWTO / "ingest.md").read_text(encoding="utf-8")
-    figures = {f.name for f in fields(jobs.Ingested)} | {"seconds"}
-    figures |= {f.name for f in fields(jobs.IntegrationResult)}
+    figures = {f.name for f in fields(pipeline.Ingested)} | {"seconds"}
+    figures |= {f.name for f in fields(pipeline.IntegrationResult)}
     for name in [*sorted(figures - {"failures"}), *known_formats(default_zone="UTC")]:
         assert f"`{name}`" in page, name
 

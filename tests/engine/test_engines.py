@@ -25,7 +25,10 @@ from support.seaweed import SeaweedFS
 from support.spark_cluster import SparkCluster
 from typer.testing import CliRunner
 
-from meterlake import __version__, cli, jobs
+from meterlake import __version__, cli, pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.commit import snapshots
+from meterlake.delta.store import Store, open_store
 from meterlake.engine import Engine, Result, Unit
 from meterlake.engine.local import LocalEngine
 from meterlake.engine.spark import SparkEngine, _Raised, _Task, require_java, spark_engine
@@ -36,13 +39,10 @@ from meterlake.formats.source import Source
 from meterlake.ingest import land
 from meterlake.ingest.stage import cut
 from meterlake.integrate import hours
-from meterlake.jobs import anomalies, forecast, train, upkeep
-from meterlake.jobs.cluster import cluster as run_cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.grid import JOBS as GRID_JOBS
-from meterlake.jobs.grid import update_grid
-from meterlake.lake.commit import snapshots
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import anomalies, forecast, train, upkeep
+from meterlake.pipeline.cluster import cluster as run_cluster
+from meterlake.pipeline.grid import JOBS as GRID_JOBS
+from meterlake.pipeline.grid import update_grid
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import simulate_grid
@@ -62,9 +62,9 @@ def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str
     files = inbox(tmp_path / "inbox")[:4]
     alike = open_store(str(tmp_path / "alike"))
     for one in (store, alike):
-        jobs.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+        pipeline.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
     before = work.contents(store)
-    jobs.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    pipeline.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
     return before, work.contents(alike)
 
 
@@ -95,7 +95,7 @@ def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
         os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
     assert work.contents(store) == before
-    jobs.integrate(store, engine=driver.engine(), settings=work.CONF, now=NOW)
+    pipeline.integrate(store, engine=driver.engine(), settings=work.CONF, now=NOW)
     assert work.contents(store) == after
     assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
     removed = upkeep.vacuum(
@@ -331,14 +331,14 @@ def live_through(store: Store, engine: Engine, files: list[str]) -> dict[str, An
     said: dict[str, Any] = {}
 
     def integrate(name: str, now: datetime) -> None:
-        done = jobs.integrate(store, engine=engine, settings=work.CONF, now=now)
+        done = pipeline.integrate(store, engine=engine, settings=work.CONF, now=now)
         said[f"{name} integrate"] = vars(done)
         clustered = run_cluster(store, engine=engine, settings=work.CONF, now=now)
         said[f"{name} cluster"] = vars(clustered)
 
     half = len(files) // 2
     for name, some in (("first", files[:half]), ("second", files[half:])):
-        done = jobs.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
+        done = pipeline.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
         said[f"{name} ingest"] = done
         integrate(name, NOW + HOUR)
     grid = Path(files[0]).with_name("grid")
@@ -426,8 +426,8 @@ def test_units_that_are_worked_on_twice_give_the_same_lake(tmp_path: Path) -> No
     files = inbox(tmp_path / "inbox")[:3]
     twice, once = (open_store(str(tmp_path / name)) for name in ("twice", "once"))
     for store, engine in ((twice, Twice(2)), (once, LocalEngine(2))):
-        jobs.ingest(store, files, engine=engine, settings=work.CONF, now=NOW)
-        jobs.integrate(store, engine=engine, settings=work.CONF, now=NOW)
+        pipeline.ingest(store, files, engine=engine, settings=work.CONF, now=NOW)
+        pipeline.integrate(store, engine=engine, settings=work.CONF, now=NOW)
         run_cluster(store, engine=engine, settings=work.CONF, now=NOW)
     assert work.contents(twice) == work.contents(once)
     later = datetime.now(UTC) + timedelta(days=1)
@@ -491,7 +491,9 @@ def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     before, after = waiting(store, tmp_path)
     done = []
     thread = threading.Thread(
-        target=lambda: done.append(jobs.integrate(store, engine=spark, settings=work.CONF, now=NOW))
+        target=lambda: done.append(
+            pipeline.integrate(store, engine=spark, settings=work.CONF, now=NOW)
+        )
     )
     cluster.stop_worker()  # what it is given it holds, so that the job cannot end before it
     thread.start()

@@ -23,7 +23,10 @@ import pytest
 import zstandard
 from isal import igzip
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.commit import snapshots
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import NotReadable
 from meterlake.formats import lines, probe, tabular
@@ -32,9 +35,6 @@ from meterlake.formats.port import REJECTED, Block, Format, Parsed
 from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
 from meterlake.ingest import land
 from meterlake.ingest.stage import Portion, Refused, Staged, stage
-from meterlake.lake.commit import snapshots
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
 from meterlake.schema import QUARANTINE, STAGING
 from meterlake.settings import load_settings
 
@@ -45,7 +45,7 @@ HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 ROW = "2024-01-01 00:00:00,2024-01-01 00:00:09,{},readings,1,1,1,1,{},220"
 
 Quarantined = list[tuple[int, str, str]]
-Take = Callable[..., tuple[jobs.Ingested, dict[int, tuple[str, float]], Quarantined]]
+Take = Callable[..., tuple[pipeline.Ingested, dict[int, tuple[str, float]], Quarantined]]
 
 
 def row(meter: str, kw: object = 1) -> str:
@@ -68,9 +68,9 @@ def take(store: Store, tmp_path: Path) -> Take:
 
     def ingest(
         data: bytes, name: str = "a.csv", profile: str | None = None
-    ) -> tuple[jobs.Ingested, dict[int, tuple[str, float]], Quarantined]:
+    ) -> tuple[pipeline.Ingested, dict[int, tuple[str, float]], Quarantined]:
         (tmp_path / name).write_bytes(data)
-        done = jobs.ingest(
+        done = pipeline.ingest(
             store,
             [str(tmp_path / name)],
             engine=LocalEngine(2),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.lake.store import Store
 from meterlake.settings import Settings, load_settings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,8 +40,8 @@ def take(tmp_path: Path, conf: Settings) -> Callable[..., None]:
         path = tmp_path / f"{len(list(tmp_path.glob('*.csv')))}.csv"
         path.write_text("\n".join([*lines, ""]))
         engine = LocalEngine(2)
-        jobs.ingest(store, [str(path)], engine=engine, settings=conf, now=arrival)
-        jobs.integrate(store, engine=engine, settings=conf, now=arrival)
+        pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=arrival)
+        pipeline.integrate(store, engine=engine, settings=conf, now=arrival)
 
     return taken
 

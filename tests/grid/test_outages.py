@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.grids import small_grid, write_grid
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.grid.outages import outage_rows
 from meterlake.grid.supply import supply_rows
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.questions.sql import query
 from meterlake.settings import GridSettings, Settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
@@ -215,8 +215,8 @@ def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
         kept.write_csv(path.with_suffix(""))
     store = open_store(str(tmp_path / "lake"))
     engine = LocalEngine(2)
-    jobs.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
-    jobs.integrate(store, engine=engine, settings=conf, now=NOW)
+    pipeline.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
+    pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
     run_dataflow(store, "topology", settings=conf, now=NOW, source=str(grid))
     for name in ("meter-supply", "outages"):
         update_grid(store, name, engine=engine, settings=conf.grid, now=NOW)

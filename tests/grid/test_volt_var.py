@@ -9,13 +9,13 @@ import pytest
 from grid.conftest import NOW, QUARTER, START, Row
 from support.grids import small_grid, write_grid
 
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
-from meterlake.jobs import upkeep
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.lake.commit import snapshot
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import upkeep
+from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.questions.sql import query
 from meterlake.schema import VOLT_VAR
 from meterlake.settings import GridSettings
 

@@ -13,13 +13,13 @@ from support import work
 from support.fault_proxy import Fault, FaultProxy, share
 from support.grids import START, WORKS, Life, life_of_a_grid
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta import lock, upsert
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.jobs import grid, upkeep
-from meterlake.lake import claims, upsert
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import grid, upkeep
+from meterlake.questions.sql import query
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -121,7 +121,7 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
     sizes = {}
     for file in files:
         alone = open_store(str(tmp_path / "alone" / Path(file).name))
-        done = jobs.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+        done = pipeline.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
         sizes[Path(file).name] = (done.stored, done.quarantined)
     context = work.processes()
     children = [
@@ -236,7 +236,7 @@ def test_a_job_that_the_same_job_overtakes_before_each_of_its_commits_changes_no
     refused = suppress(Unavailable) if job == "topology" else nullcontext()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims, "WAITS", ())
+        patch.setattr(lock, "WAITS", ())
 
         def overtaken(*args: Any, **options: Any) -> Any:
             if args[1].name not in overtakings:

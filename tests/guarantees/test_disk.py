@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import work
 
-from meterlake.lake.sql import query
-from meterlake.lake.store import open_store
+from meterlake.delta.store import open_store
+from meterlake.questions.sql import query
 from meterlake.schema import TABLES
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 

@@ -16,12 +16,12 @@ from support import work
 from support.fault_proxy import Fault, FaultProxy, from_nth, nth, share
 from support.grids import START, Life, life_of_a_grid
 
-from meterlake import jobs, storage
+from meterlake import pipeline, storage
+from meterlake.delta import commit as commits
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.jobs import upkeep
-from meterlake.lake import commit as commits
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import upkeep
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Deliver = Callable[..., Path]
@@ -40,7 +40,9 @@ def files(deliver: Deliver) -> list[str]:
 
 
 def take(lake: str, file: str) -> None:
-    done = jobs.ingest(open_store(lake), [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    done = pipeline.ingest(
+        open_store(lake), [file], engine=LocalEngine(1), settings=work.CONF, now=NOW
+    )
     if done.failures:
         raise Unavailable(done.failures[0].reason)
 

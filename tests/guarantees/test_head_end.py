@@ -18,8 +18,8 @@ import polars as pl
 import pytest
 from support.hes import Hes, moment, serving
 
-from meterlake.lake.sql import query
-from meterlake.lake.store import open_store
+from meterlake.delta.store import open_store
+from meterlake.questions.sql import query
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TYPES = ("crrnt", "kva", "kw", "load", "pf", "vltg")

@@ -11,11 +11,11 @@ import pytest
 from support import work
 from support.grids import after_works, read_grid, write_grid
 
+from meterlake.delta.commit import snapshots
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs import upkeep
-from meterlake.lake.commit import snapshots
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.pipeline import upkeep
+from meterlake.questions.sql import query
 from meterlake.schema import DATAFLOW_RUNS, TABLES
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings

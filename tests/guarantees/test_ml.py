@@ -23,14 +23,14 @@ from support.fault_proxy import Fault, FaultProxy, share
 from support.grids import small_grid, write_grid
 from support.ml import DAY, NOW, START
 
+from meterlake.delta import commit as commits
+from meterlake.delta import upsert
+from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.jobs import anomalies, forecast, upkeep
-from meterlake.lake import commit as commits
-from meterlake.lake import upsert
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.ml import learning, models
+from meterlake.forecast import learning, models
+from meterlake.pipeline import anomalies, forecast, upkeep
+from meterlake.questions.sql import query
 from meterlake.schema import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
 
 Record = Callable[[str, object], None]
@@ -156,8 +156,8 @@ def _learnt_once() -> Iterator[None]:
         return results[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("meterlake.jobs.train.learn", learn_once)
-        patch.setattr("meterlake.jobs.train.trained", train_once)
+        patch.setattr("meterlake.pipeline.train.learn", learn_once)
+        patch.setattr("meterlake.pipeline.train.trained", train_once)
         yield
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.energy_oracle import energy_by_day
 
-from meterlake.energy import daily_energy, period_energy
 from meterlake.periods import periods
+from meterlake.readings.energy import daily_energy, period_energy
 from meterlake.schema import POLARS_TYPES
 
 ZONES = ["UTC", "Europe/London", "Australia/Lord_Howe", "America/Havana", "Asia/Kathmandu"]

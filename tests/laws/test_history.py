@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import work
 
-from meterlake.lake.history import AsOf
-from meterlake.lake.reader import read_readings
-from meterlake.lake.sql import balance, query
-from meterlake.lake.store import Store, open_store
+from meterlake.delta.store import Store, open_store
+from meterlake.questions.sql import balance, query
+from meterlake.readings.history import AsOf
+from meterlake.readings.reader import read_readings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from support import work
 from support.energy_oracle import energy_by_day
 
+from meterlake.delta import commit as commits
+from meterlake.delta.commit import snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.integrate import consumption
-from meterlake.jobs import cluster as jobs_cluster
-from meterlake.jobs import upkeep
-from meterlake.lake import commit as commits
-from meterlake.lake import kept
-from meterlake.lake.commit import snapshot
-from meterlake.lake.consumption import read_consumption
-from meterlake.lake.reader import Reader
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
+from meterlake.pipeline import cluster as jobs_cluster
+from meterlake.pipeline import upkeep
+from meterlake.questions.sql import query
+from meterlake.readings import file_cache
+from meterlake.readings.consumption import read_consumption
+from meterlake.readings.reader import Reader
 from meterlake.schema import READINGS, SERVING_READINGS
 from meterlake.settings import load_settings
 
@@ -84,7 +84,7 @@ histories = st.lists(st.one_of(delivery, delivery, clustering, clustering), min_
 
 @pytest.fixture(autouse=True)
 def files_are_kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "ASKED", 1)
+    monkeypatch.setattr(file_cache, "ASKED", 1)
 
 
 class Life:

@@ -23,13 +23,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.formats.cells import type_rows
 from meterlake.formats.profile import read_profile
-from meterlake.lake.sql import query
-from meterlake.lake.store import open_store
+from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
 TZDATA = resources.files("tzdata")
@@ -503,9 +503,9 @@ def _lake_at(folder: Path, moments: Sequence[datetime]) -> tuple[list[int], pl.D
     for number, (first, second) in enumerate(zip(moments[::2], moments[1::2], strict=True)):
         path = folder / f"reads_{number}.csv"
         path.write_text(_file(number))
-        taken = jobs.ingest(store, [str(path)], engine=engine, settings=conf, now=first)
+        taken = pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=first)
         assert taken.failures == []
-        done = jobs.integrate(store, engine=engine, settings=conf, now=second)
+        done = pipeline.integrate(store, engine=engine, settings=conf, now=second)
         counts = (
             taken.rows, taken.quarantined, done.added, done.replaced, done.duplicates, done.late
         )  # fmt: skip

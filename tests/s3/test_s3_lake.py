@@ -15,10 +15,10 @@ from support.seaweed import SeaweedFS
 from typer.testing import CliRunner
 
 from meterlake import cli
-from meterlake.lake.topology import VIEWS
 from meterlake.schema import TABLES
 from meterlake.simulate.weather import simulate_weather
 from meterlake.storage import cause
+from meterlake.topology.upstream import VIEWS
 
 ROW = "2024-01-01 00:00:00,2024-01-01 00:05:00,m1,readings,,,,,1.5,"
 NEXT_DAY = datetime(2024, 1, 2, tzinfo=UTC)

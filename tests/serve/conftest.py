@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from support import ml, served
 
-from meterlake.lake.store import Store, open_store
+from meterlake.delta.store import Store, open_store
 from meterlake.serve.app import create_app
 from meterlake.settings import ServeSettings
 

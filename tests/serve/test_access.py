@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from support.issuer import AUDIENCE, LocalIssuer, ec_key, public_jwk
 
+from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput, Unavailable
-from meterlake.lake.store import Store, open_store
 from meterlake.serve.access import (
     Access,
     Caller,

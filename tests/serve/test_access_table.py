@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from serve.conftest import LOOPBACK, app_of
 from support import ml
 
-from meterlake.lake.listings import LISTINGS
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
+from meterlake.questions.listings import LISTINGS
 from meterlake.serve.keys import create_key, revoke_key
 
 CALLERS = ("nobody", "made up", "expired", "revoked", "read", "sql", "admin")

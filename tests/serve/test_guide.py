@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from support import served
 from support.served import CLOCK, HOUR
 
-from meterlake.jobs.forecast import forecast_meters
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
+from meterlake.pipeline.forecast import forecast_meters
+from meterlake.questions.sql import query
 from meterlake.schema import STAGING
 
 

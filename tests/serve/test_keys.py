@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from meterlake.cli import app
 from meterlake.cli.keys import KeyScope
+from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput, Unavailable
-from meterlake.lake.store import Store, open_store
 from meterlake.serve.keys import (
     FOLDER,
     REMEMBERED,

@@ -13,11 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from support import served
 
-from meterlake.lake.commit import commit, snapshot
-from meterlake.lake.listings import LISTINGS, Listing
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store
-from meterlake.lake.table import write_file
+from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.store import Store
+from meterlake.delta.table import write_file
+from meterlake.questions.listings import LISTINGS, Listing
+from meterlake.questions.sql import query
 from meterlake.schema import WEATHER, known_tables, polars_schema
 
 Rows = list[dict[str, Any]]

@@ -11,12 +11,12 @@ from support import ml, served
 from support.grids import small_grid, write_grid
 from support.served import CLOCK, HOUR
 
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import forecast_meters
-from meterlake.lake.consumption import read_consumption
-from meterlake.lake.reader import Reader
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store
+from meterlake.pipeline.forecast import forecast_meters
+from meterlake.questions.sql import query
+from meterlake.readings.consumption import read_consumption
+from meterlake.readings.reader import Reader
 
 Rows = list[dict[str, Any]]
 

@@ -13,8 +13,8 @@ from schemathesis.schemas import BaseSchema
 from serve.conftest import app_of
 from serve.test_access_table import MAY
 
-from meterlake.lake.listings import LISTINGS
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
+from meterlake.questions.listings import LISTINGS
 from meterlake.serve.keys import create_key
 
 _METHODS = {"get", "post", "put", "delete", "patch"}

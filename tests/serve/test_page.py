@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from serve.test_access_table import FREE, MAY
 
 from meterlake.serve.keys import SCOPES
-from meterlake.serve.told import _PROBLEMS, EXAMPLE_METER
+from meterlake.serve.openapi import _PROBLEMS, EXAMPLE_METER
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 ASKED = re.findall(r"localhost:8080(/[^\s']*)", PAGE)

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import pytest
 from support import work
 
+from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput, Unavailable
-from meterlake.lake import sql as lake_sql
-from meterlake.lake.history import AsOf
-from meterlake.lake.sql import Limits, query, query_within
-from meterlake.lake.store import Store, open_store
+from meterlake.questions import sql as lake_sql
+from meterlake.questions.sql import Limits, query, query_within
+from meterlake.readings.history import AsOf
 from meterlake.serve.sandbox import MOST_CHARACTERS, MOST_WAITING, Answer, Sandbox
 from meterlake.settings import ServeSettings
 

@@ -24,7 +24,7 @@ from support import served
 from typer.testing import CliRunner
 
 from meterlake.cli import app
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
 from meterlake.serve.app import MOST_BYTES
 from meterlake.serve.keys import create_key
 

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from meterlake.cli import app
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
+from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings

@@ -19,14 +19,14 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, R
 from support import ml, served
 from support.grids import small_grid, write_grid
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.console.pages import VIEWS
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import forecast_all
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.lake.store import Store
-from meterlake.serve.console.pages import VIEWS
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.grid import JOBS, update_grid
 
 # The one without windows takes half the time for a page.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -179,8 +179,8 @@ def make_hostile(lake: Store, folder: Path) -> Store:
             rows.append(f"{time:%FT%TZ},{late:%FT%TZ},{name},readings,,,,2,1.5,{215 + time.hour}")
     rows.append(f'"{quoted}",,"{quoted}",readings,,,,,1.0,220')
     path.write_text("\n".join([*rows, ""]), encoding="utf-8")
-    jobs.ingest(store, [str(path)], engine=engine, settings=settings, now=now)
-    jobs.integrate(store, engine=engine, settings=settings, now=now)
+    pipeline.ingest(store, [str(path)], engine=engine, settings=settings, now=now)
+    pipeline.integrate(store, engine=engine, settings=settings, now=now)
     cluster(store, engine=engine, settings=settings, now=now)
     for name in JOBS:
         update_grid(store, name, engine=engine, settings=settings.grid, now=now)

@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.lake.commit import commit, snapshot
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import write_file
-from meterlake.ml import nets
+from meterlake.forecast import nets
+from meterlake.pipeline.cluster import cluster
 from meterlake.schema import READINGS, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 

@@ -11,19 +11,19 @@ from typing import Any
 import polars as pl
 import pytest
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.delta.commit import snapshot
+from meterlake.delta.journal import entries
+from meterlake.delta.store import Store
+from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.jobs import pull as job
-from meterlake.jobs.pull import Means, Pulled, pull
-from meterlake.lake.commit import snapshot
-from meterlake.lake.journal import entries
-from meterlake.lake.store import Store
-from meterlake.lake.table import fetched, scan
-from meterlake.pull.head_end import Extent, File, Gone
 from meterlake.schema import INTEGRATIONS, STAGING
 from meterlake.settings import Settings, load_settings
 from meterlake.source_settings import IntegrationSettings
+from meterlake.sources import pull as job
+from meterlake.sources.head_end import Extent, File, Gone
+from meterlake.sources.pull import Means, Pulled, pull
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -204,7 +204,7 @@ def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:
     """Take a file's content in, as somebody else might."""
     path = folder / "by-hand.csv.gz"
     path.write_bytes(content)
-    done = jobs.ingest(
+    done = pipeline.ingest(
         puller.store, [str(path)], engine=ENGINE, settings=puller.settings, now=puller.now
     )
     assert not done.failures

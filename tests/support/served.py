@@ -19,16 +19,16 @@ import pytest
 from support import ml
 from support.grids import small_grid, write_grid
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs.cluster import cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import forecast_all
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.jobs.train import train
-from meterlake.lake.commit import commit, snapshot
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import write_file
+from meterlake.pipeline.cluster import cluster
+from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.pipeline.train import train
 from meterlake.schema import ANOMALIES, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 from meterlake.simulate.weather import simulate_weather
@@ -111,8 +111,8 @@ def make(folder: Path) -> Store:
         start=DELIVERED,
     )  # fmt: skip
     files = _deliveries(folder)
-    jobs.ingest(store, files, engine=engine, settings=settings, now=NOW)
-    jobs.integrate(store, engine=engine, settings=settings, now=NOW)
+    pipeline.ingest(store, files, engine=engine, settings=settings, now=NOW)
+    pipeline.integrate(store, engine=engine, settings=settings, now=NOW)
     cluster(store, engine=engine, settings=settings, now=NOW)
     for name in JOBS:
         update_grid(store, name, engine=engine, settings=settings.grid, now=NOW)

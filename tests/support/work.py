@@ -14,21 +14,21 @@ from multiprocessing.process import BaseProcess
 import polars as pl
 from support import ml
 
-from meterlake import jobs
+from meterlake import pipeline
+from meterlake.dataflows.run import run_dataflow
+from meterlake.delta.commit import snapshot, snapshots
+from meterlake.delta.store import Store, open_store
+from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
-from meterlake.jobs import anomalies, upkeep
-from meterlake.jobs.cluster import cluster as run_cluster
-from meterlake.jobs.dataflow import run_dataflow
-from meterlake.jobs.forecast import forecast_all
-from meterlake.jobs.grid import JOBS, update_grid
-from meterlake.jobs.train import train as run_train
-from meterlake.lake.commit import snapshot, snapshots
-from meterlake.lake.sql import query
-from meterlake.lake.store import Store, open_store
-from meterlake.lake.table import fetched, scan
-from meterlake.lake.topology import METER_TOPOLOGY
+from meterlake.pipeline import anomalies, upkeep
+from meterlake.pipeline.cluster import cluster as run_cluster
+from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.pipeline.train import train as run_train
+from meterlake.questions.sql import query
 from meterlake.schema import CLAIMS, READINGS, known_tables
 from meterlake.settings import load_settings
+from meterlake.topology.upstream import METER_TOPOLOGY
 
 CONF = load_settings(late_hooks=())
 NOTHING = "none"  # what a table without rows has, there or not
@@ -65,14 +65,16 @@ def _run(job: str, args: tuple[object, ...], options: dict[str, object]) -> None
 
 def ingest(lake: str, paths: Sequence[str], now: datetime) -> None:
     """Take files in, one moment for all."""
-    done = jobs.ingest(open_store(lake), list(paths), engine=LocalEngine(2), settings=CONF, now=now)
+    done = pipeline.ingest(
+        open_store(lake), list(paths), engine=LocalEngine(2), settings=CONF, now=now
+    )
     if done.failures:
         raise SystemExit(3)
 
 
 def integrate(lake: str, now: datetime) -> None:
     """Integrate once."""
-    jobs.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
+    pipeline.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
 
 
 def cluster(lake: str, now: datetime) -> None:

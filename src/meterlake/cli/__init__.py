@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, flow, grid, hes, keys, make, ml, pull, serve, watch
+from meterlake.cli import about, ask, change, grid, keys, make, pull, serve, watch
+from meterlake.cli import dataflow as flow
+from meterlake.cli import forecast as ml
+from meterlake.cli import head_end as hes
 
 app = typer.Typer(
     name="meterlake",

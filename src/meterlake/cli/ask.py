@@ -37,7 +37,7 @@ def catalog(
 
     Example: meterlake catalog readings
     """
-    from meterlake.lake.catalog import describe, tables
+    from meterlake.questions.catalog import describe, tables
 
     with plain_errors(), lake_context(lake) as context:
         if table is None:
@@ -73,7 +73,7 @@ def readings(
 
     Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
     """
-    from meterlake.lake.reader import read_readings
+    from meterlake.readings.reader import read_readings
     from meterlake.schema import READING_TYPES
 
     with plain_errors(), lake_context(lake) as context:
@@ -122,8 +122,8 @@ def consumption(
 
     Example: meterlake consumption 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --by month
     """
-    from meterlake.lake.consumption import read_consumption
-    from meterlake.lake.reader import Reader
+    from meterlake.readings.consumption import read_consumption
+    from meterlake.readings.reader import Reader
     from meterlake.schema import POWER_TYPES
 
     with plain_errors(), lake_context(lake) as context:
@@ -162,7 +162,7 @@ def query(
 
     Example: meterlake query "select reading_type, count(*) from readings group by all"
     """
-    from meterlake.lake.sql import query as run
+    from meterlake.questions.sql import query as run
 
     with plain_errors(), lake_context(lake) as context:
         moment = as_of_moment(as_of, clock, context.settings.timezone)
@@ -177,7 +177,7 @@ def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> 
 
     Example: meterlake balance
     """
-    from meterlake.lake.sql import balance as run
+    from meterlake.questions.sql import balance as run
 
     with plain_errors(), lake_context(lake) as context:
         show.frame(run(context.store), output.value)
@@ -189,7 +189,7 @@ def late(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> Non
 
     Example: meterlake late --output json
     """
-    from meterlake.lake.sql import query as run
+    from meterlake.questions.sql import query as run
 
     with plain_errors(), lake_context(lake) as context:
         show.frame(

@@ -40,12 +40,12 @@ def ingest(
     """
     import polars as pl
 
-    from meterlake import jobs
+    from meterlake import pipeline
 
     with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = jobs.ingest(
+            done = pipeline.ingest(
                 context.store,
                 locations,
                 engine=context.engine,
@@ -99,14 +99,14 @@ def integrate(
 
     Example: meterlake integrate --lake ./lake
     """
-    from meterlake import jobs
-    from meterlake.jobs.cluster import cluster as run_cluster
+    from meterlake import pipeline
+    from meterlake.pipeline.cluster import cluster as run_cluster
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
         with show.progress(quiet=output is Output.json) as progress:
-            done = jobs.integrate(
+            done = pipeline.integrate(
                 context.store,
                 engine=context.engine,
                 settings=context.settings,
@@ -151,7 +151,7 @@ def cluster(
 
     Example: meterlake cluster --lake ./lake
     """
-    from meterlake.jobs.cluster import cluster as run
+    from meterlake.pipeline.cluster import cluster as run
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
@@ -186,7 +186,7 @@ def check(
 
     Example: meterlake check --repair
     """
-    from meterlake.jobs import upkeep
+    from meterlake.pipeline import upkeep
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
@@ -231,7 +231,7 @@ def vacuum(
 
     Example: meterlake vacuum --retain 7d --dry-run
     """
-    from meterlake.jobs.upkeep import vacuum as run
+    from meterlake.pipeline.upkeep import vacuum as run
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()

@@ -27,7 +27,7 @@ commands = typer.Typer()
 
 def _must_be_there(store: Any, table: Table) -> None:
     """Raise BadInput where the grid's table has not been worked out yet."""
-    from meterlake.lake.commit import snapshot
+    from meterlake.delta.commit import snapshot
 
     if snapshot(store, table).version < 0:
         raise BadInput(f"The lake has no {table.name} yet: meterlake grid update works it out")
@@ -65,7 +65,7 @@ def update(
 
     Example: meterlake grid update --lake ./lake
     """
-    from meterlake.jobs.grid import JOBS, update_grid
+    from meterlake.pipeline.grid import JOBS, update_grid
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
@@ -97,7 +97,7 @@ def volt_var(
 
     Example: meterlake grid volt-var --hour 2024-01-01T18:00Z
     """
-    from meterlake.lake.sql import query
+    from meterlake.questions.sql import query
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, VOLT_VAR)
@@ -136,7 +136,7 @@ def transformer_load(
     """
     import polars as pl
 
-    from meterlake.lake.listings import LISTINGS, listed
+    from meterlake.questions.listings import LISTINGS, listed
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, TRANSFORMER_LOAD)
@@ -166,7 +166,7 @@ def outages(
 
     Example: meterlake grid outages --from 2024-01-01 --to 2024-01-08
     """
-    from meterlake.lake.sql import query
+    from meterlake.questions.sql import query
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)
@@ -196,7 +196,7 @@ def indices_command(
     Example: meterlake grid indices --from 2024-01-01 --to 2025-01-01
     """
     from meterlake.grid.indices import indices
-    from meterlake.lake.sql import query
+    from meterlake.questions.sql import query
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)

@@ -112,7 +112,7 @@ class JobContext(Context):
 @contextmanager
 def lake_context(lake: str | None) -> Iterator[Context]:
     """The context of a command that asks a lake that is there."""
-    from meterlake.lake.store import existing_store
+    from meterlake.delta.store import existing_store
 
     found = load_settings(lake=lake)
     yield Context(found, existing_store(found.lake), datetime.now(UTC))
@@ -127,7 +127,7 @@ def job_context(
     may_be_new: bool = False,
 ) -> Iterator[JobContext]:
     """The context of a job on a lake; but for `may_be_new` on one that is there."""
-    from meterlake.lake.store import existing_store, open_store
+    from meterlake.delta.store import existing_store, open_store
 
     name = None if engine is None else engine.value
     found = load_settings(lake=lake, engine=name, spark_master=master)
@@ -169,7 +169,7 @@ def plain_errors() -> Iterator[None]:
 
 def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:
     """What --as-of and --clock mean; None without them."""
-    from meterlake.lake.history import AsOf
+    from meterlake.readings.history import AsOf
 
     return None if text is None else AsOf(to_moment(text, "--as-of", zone), clock.value)
 

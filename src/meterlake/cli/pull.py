@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meterlake import show
+from meterlake.cli.loop import Stop, integrated, moment, say, stoppable
 from meterlake.cli.options import (
     EngineOption,
     JobContext,
@@ -21,12 +22,11 @@ from meterlake.cli.options import (
     to_duration,
     told,
 )
-from meterlake.cli.turns import Stop, integrated, moment, say, stoppable
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.settings import config_file, load_settings
 
 if TYPE_CHECKING:
-    from meterlake.jobs.pull import Pulled
+    from meterlake.sources.pull import Pulled
 
 commands = typer.Typer()
 
@@ -79,8 +79,8 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
     Example: meterlake hes status
     """
-    from meterlake.jobs.integrations import statuses
-    from meterlake.lake.store import open_store
+    from meterlake.delta.store import open_store
+    from meterlake.sources.integrations import statuses
 
     with plain_errors():
         settings = load_settings(lake=lake)
@@ -100,7 +100,7 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
 
 def _wanted(context: JobContext, names: Sequence[str]) -> list[str]:
-    from meterlake.jobs.integrations import named_integration
+    from meterlake.sources.integrations import named_integration
 
     for name in names:
         named_integration(context.settings, name)
@@ -130,8 +130,8 @@ class _Job:
 
     def once(self) -> None:
         """Pull from each, trying again what fails for a while; the last error ends it."""
-        from meterlake.jobs.integrations import pause_of
-        from meterlake.lake.claims import Taken
+        from meterlake.delta.lock import Taken
+        from meterlake.sources.integrations import pause_of
 
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
@@ -163,7 +163,7 @@ class _Job:
 
     def until_stopped(self, turn: float) -> None:
         """Pull from each that is due, turn by turn; failures are told, and tried again in time."""
-        from meterlake.lake.claims import Taken
+        from meterlake.delta.lock import Taken
 
         last: dict[str, float] = {}
         while True:
@@ -190,7 +190,7 @@ class _Job:
 
     def _seconds_until_due(self, name: str, last: dict[str, float], turn: float) -> float:
         """When a failed one may be tried again; of others, when both turn and interval say so."""
-        from meterlake.jobs.integrations import has_failed, pause_of
+        from meterlake.sources.integrations import has_failed, pause_of
 
         try:
             seconds = pause_of(self.context.store, name, now=datetime.now(UTC))
@@ -203,7 +203,7 @@ class _Job:
         return max(seconds, last[name] + turn - time.monotonic())
 
     def _pull(self, name: str) -> None:
-        from meterlake.jobs.pull import Means, pull
+        from meterlake.sources.pull import Means, pull
 
         with show.progress(quiet=self.as_json) as progress:
             done = pull(

@@ -35,7 +35,7 @@ def serve(
 
 def serve_lake(lake: str | None, flags: Mapping[str, Any], *, or_free_port: bool = False) -> None:
     """Serve a lake until Ctrl-C, telling where; `or_free_port`: elsewhere if the port is taken."""
-    from meterlake.lake.store import existing_store
+    from meterlake.delta.store import existing_store
     from meterlake.settings import load_settings
 
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meterlake import show
+from meterlake.cli.loop import Stop, integrated, moment, say, stoppable
 from meterlake.cli.options import (
     EngineOption,
     JobContext,
@@ -20,14 +21,13 @@ from meterlake.cli.options import (
     plain_errors,
     to_duration,
 )
-from meterlake.cli.turns import Stop, integrated, moment, say, stoppable
 from meterlake.errors import BadInput, MeterlakeError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meterlake.jobs.taken import Looked
-    from meterlake.jobs.watch import Watched
+    from meterlake.sources.ledger import Looked
+    from meterlake.sources.watch import Watched
 
 commands = typer.Typer()
 
@@ -74,8 +74,8 @@ def watch_command(
 
 
 def _wanted(context: JobContext, names: Sequence[str], stop: Stop) -> "list[Watched]":
-    from meterlake.jobs.taken import Means
-    from meterlake.jobs.watch import Watched
+    from meterlake.sources.ledger import Means
+    from meterlake.sources.watch import Watched
 
     known = {source.label: source for source in context.settings.source}
     if not known:
@@ -135,7 +135,7 @@ class _Job:
 
     def until_stopped(self, pause: float) -> None:
         """Look at each that is due, turn by turn; failures are told and tried again."""
-        from meterlake.lake.claims import Taken
+        from meterlake.delta.lock import Taken
 
         is_behind = True
         while True:

@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from meterlake.lake.store import Store
+from meterlake.delta.store import Store
 from meterlake.schema import Table
 
 

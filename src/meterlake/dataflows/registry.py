@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from meterlake.dataflows.port import Dataflow, Options
-from meterlake.dataflows.topology import TOPOLOGY_FLOW
-from meterlake.dataflows.weather import WEATHER_FLOW
 from meterlake.errors import BadInput
 from meterlake.schema import DATAFLOWS, known_tables
+from meterlake.topology.dataflow import TOPOLOGY_FLOW
+from meterlake.weather.dataflow import WEATHER_FLOW
 
 
 def known_dataflows() -> dict[str, Dataflow]:

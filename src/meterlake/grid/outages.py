@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, fetched, scan, write_file
 from meterlake.grid.supply import joined
-from meterlake.lake.layout import DAY, EARLIEST, start_of_day
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, scan, write_file
-from meterlake.lake.topology import topology_at, ways_up
+from meterlake.readings.layout import DAY, EARLIEST, start_of_day
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
+from meterlake.topology.upstream import topology_at, ways_up
 
 LEVELS = ("service_transformer", "distribution_transformer", "substation")  # from below
 

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from meterlake.lake.layout import DAY, Piece, scan_pieces
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, write_file
-from meterlake.lake.topology import topology_at, ways_up
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, fetched, write_file
+from meterlake.readings.layout import DAY, Piece, scan_pieces
 from meterlake.schema import Table
 from meterlake.settings import GridSettings
+from meterlake.topology.upstream import topology_at, ways_up
 
 _DIGITS = 9
 

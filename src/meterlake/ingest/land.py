@@ -18,9 +18,9 @@ import zstandard
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
+from meterlake.delta.store import Store
 from meterlake.errors import BadInput, NotReadable, Unavailable
 from meterlake.formats.source import Range, Source, chunks, compression_of
-from meterlake.lake.store import Store
 
 FRAME_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 1024 * 1024

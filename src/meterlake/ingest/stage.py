@@ -13,12 +13,12 @@ from datetime import datetime
 
 import polars as pl
 
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, write_file
 from meterlake.errors import MeterlakeError, NotReadable
 from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Block, Format, Parsed
 from meterlake.formats.source import Source
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, write_file
 from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
 
 KEY_PREFIX = "ingest/"  # idempotency key: this and the content's SHA-256

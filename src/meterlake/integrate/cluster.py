@@ -11,10 +11,10 @@ from datetime import datetime
 
 import polars as pl
 
-from meterlake.lake.layout import DAY, Day, Layout, Piece, Span, scan_pieces
-from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, write_file
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, fetched, write_file
+from meterlake.readings.layout import DAY, Day, Layout, Piece, Span, scan_pieces
+from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.schema import READINGS, SERVING_READINGS
 
 COLUMNS = [c.name for c in SERVING_READINGS.file_columns]

@@ -11,14 +11,14 @@ from datetime import date, datetime
 
 import polars as pl
 
-from meterlake.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
-from meterlake.lake.consumption import month_of, pending_days, runs_of
-from meterlake.lake.journal import entries
-from meterlake.lake.layout import DAY, Layout, Piece, scan_pieces
-from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, fetched, scan, write_file
+from meterlake.delta.journal import entries
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, Snapshot, fetched, scan, write_file
 from meterlake.periods import By, Period, first_date, local_date, local_midnight, next_date
+from meterlake.readings.consumption import month_of, pending_days, runs_of
+from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
+from meterlake.readings.layout import DAY, Layout, Piece, scan_pieces
+from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.schema import (
     CONSUMPTION_DAILY,
     CONSUMPTION_MONTHLY,

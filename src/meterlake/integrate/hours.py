@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, scan, write_file
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, fetched, scan, write_file
 from meterlake.schema import (
     BATCH_SOURCE,
     LATE_ARRIVALS,

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from meterlake.delta.check import Finding
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, fetched, partition_path, scan, write_file
 from meterlake.integrate.hours import (
     HOUR,
     Hours,
@@ -15,9 +18,6 @@ from meterlake.integrate.hours import (
     plan_hours,
     standing_reads,
 )
-from meterlake.lake.check import Finding
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, fetched, partition_path, scan, write_file
 from meterlake.schema import READINGS
 
 _HOUR_COLUMNS = ("year", "month", "day", "hour")

@@ -6,7 +6,9 @@ from datetime import datetime
 
 import polars as pl
 
-from meterlake.energy import CONSUMPTION_SCHEMA
+from meterlake.delta.check import Finding
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile, Snapshot, fetched, scan
 from meterlake.integrate.cluster import COLUMNS
 from meterlake.integrate.consumption import (
     PERIOD_TABLES,
@@ -19,13 +21,11 @@ from meterlake.integrate.consumption import (
     plan_months,
     plan_periods,
 )
-from meterlake.lake.check import Finding
-from meterlake.lake.consumption import month_of, pending_days
-from meterlake.lake.layout import DAY, HOUR, Layout, Piece, Span, scan_pieces
-from meterlake.lake.meters import RANGE_ROWS, MeterOrder, meter_ranges
-from meterlake.lake.store import Store
-from meterlake.lake.table import DataFile, Snapshot, fetched, scan
 from meterlake.periods import periods
+from meterlake.readings.consumption import month_of, pending_days
+from meterlake.readings.energy import CONSUMPTION_SCHEMA
+from meterlake.readings.layout import DAY, HOUR, Layout, Piece, Span, scan_pieces
+from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
 
 TOLERANCE = 1e-6  # [kWh], [kW]: sums of the same numbers in another order

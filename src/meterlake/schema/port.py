@@ -33,7 +33,7 @@ class Table:
 
     `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
     `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
-    another table, come in by this table's commits: both are there, or neither (lake/commit.py).
+    another table, come in by this table's commits: both are there, or neither (delta/commit.py).
     The rows of a partition are in the order of `sorted_by`, no two with the same; with
     `by_meter_range` they may lie in several files, each with its own range of meters.
     """

@@ -7,18 +7,18 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from meterlake import __version__
+from meterlake.delta.commit import snapshots
 from meterlake.errors import BadInput
 from meterlake.grid.indices import indices
-from meterlake.lake import catalog, sql
-from meterlake.lake.commit import snapshots
-from meterlake.lake.topology import METER_TOPOLOGY, VIEWS
+from meterlake.questions import catalog, sql
 from meterlake.schema import OUTAGES, known_tables
 from meterlake.serve.access import needs
 from meterlake.serve.answers import Refused
-from meterlake.serve.listed import LONGEST
+from meterlake.serve.listings import LONGEST
+from meterlake.serve.openapi import Moment, problems
 from meterlake.serve.state import Here
-from meterlake.serve.told import Moment, problems
 from meterlake.settings import settings_table
+from meterlake.topology.upstream import METER_TOPOLOGY, VIEWS
 
 router = APIRouter(tags=["lake"], dependencies=[Depends(needs("read"))])
 

@@ -17,8 +17,8 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from meterlake.delta.store import Store
 from meterlake.errors import BadInput
-from meterlake.lake.store import Store
 from meterlake.serve.keys import PREFIX, Keys, Scope, granted
 from meterlake.serve.oidc import Issuer, NotAccepted, is_loopback
 from meterlake.settings import ServeSettings

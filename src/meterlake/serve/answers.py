@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from meterlake import __version__
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
-from meterlake.lake.listings import Value
+from meterlake.questions.listings import Value
 
 JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"

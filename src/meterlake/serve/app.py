@@ -12,11 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meterlake import __version__
+from meterlake import __version__, console
+from meterlake.console.pages import is_page, problem_page
+from meterlake.console.sign_in import SignInFirst, to_sign_in
+from meterlake.delta.store import Store
 from meterlake.errors import MeterlakeError
-from meterlake.lake.reader import Reader
-from meterlake.lake.store import Store
-from meterlake.serve import about, ask_sql, console, guide, listed, meters, watch
+from meterlake.readings.reader import Reader
+from meterlake.serve import about, guide, health, meters
+from meterlake.serve import listings as listed
+from meterlake.serve import sql as ask_sql
 from meterlake.serve.access import Access, NotAllowed, NotAuthenticated, allowed_host, opens
 from meterlake.serve.answers import (
     Refused,
@@ -26,8 +30,6 @@ from meterlake.serve.answers import (
     of_validation,
     problem,
 )
-from meterlake.serve.console.pages import is_page, problem_page
-from meterlake.serve.console.sign_in import SignInFirst, to_sign_in
 from meterlake.serve.sandbox import Sandbox
 from meterlake.serve.state import Served
 from meterlake.settings import Settings
@@ -83,8 +85,8 @@ def create_app(store: Store, settings: Settings) -> FastAPI:
         store, settings, Reader(store, keep_mb=settings.serve.keep_mb), sandbox
     )
     app.state.access = access
-    app.state.metrics = watch.Metrics()
-    for room in (guide, meters, listed, about, ask_sql, watch, console):
+    app.state.metrics = health.Metrics()
+    for room in (guide, meters, listed, about, ask_sql, health, console):
         app.include_router(room.router)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=1)
     app.add_middleware(Guard, app=app, listen_host=settings.serve.host)

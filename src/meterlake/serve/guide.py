@@ -11,14 +11,13 @@ from typing import Annotated, Literal
 import polars as pl
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from meterlake.lake.commit import snapshots
-from meterlake.lake.consumption import read_consumption
-from meterlake.lake.layout import meets
-from meterlake.lake.listings import LISTINGS, Value, listed, states_of, version_of
-from meterlake.lake.sql import answer
-from meterlake.lake.table import Snapshot
-from meterlake.lake.topology import METER_TOPOLOGY, VIEWS
+from meterlake.delta.commit import snapshots
+from meterlake.delta.table import Snapshot
 from meterlake.periods import By
+from meterlake.questions.listings import LISTINGS, Value, listed, states_of, version_of
+from meterlake.questions.sql import answer
+from meterlake.readings.consumption import read_consumption
+from meterlake.readings.layout import meets
 from meterlake.schema import (
     ANOMALIES,
     CONSUMPTION_DAILY,
@@ -31,10 +30,11 @@ from meterlake.schema import (
 )
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, is_known, rows_answer
-from meterlake.serve.listed import LONGEST
+from meterlake.serve.listings import LONGEST
 from meterlake.serve.meters import MeterId, forecast_of, known_or_refused, readings_answer
+from meterlake.serve.openapi import MOST_ROWS, problems, rows_told
 from meterlake.serve.state import Here
-from meterlake.serve.told import MOST_ROWS, problems, rows_told
+from meterlake.topology.upstream import METER_TOPOLOGY, VIEWS
 
 HOURS_AHEAD = 72
 

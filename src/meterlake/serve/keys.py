@@ -18,8 +18,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
+from meterlake.delta.store import Store
 from meterlake.errors import BadInput, Unavailable
-from meterlake.lake.store import Store
 
 Scope = Literal["read", "sql", "admin"]
 

@@ -8,14 +8,14 @@ import polars as pl
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from meterlake.delta.commit import snapshot
+from meterlake.delta.table import fetched, scan
 from meterlake.errors import BadInput
-from meterlake.jobs.forecast import forecast_meters
-from meterlake.lake.commit import snapshot
-from meterlake.lake.consumption import read_consumption
-from meterlake.lake.listings import LISTINGS, Value, listed
-from meterlake.lake.table import fetched, scan
-from meterlake.ml import models
+from meterlake.forecast import models
 from meterlake.periods import By
+from meterlake.pipeline.forecast import forecast_meters
+from meterlake.questions.listings import LISTINGS, Value, listed
+from meterlake.readings.consumption import read_consumption
 from meterlake.schema import (
     CONSUMPTION_DAILY,
     FORECASTS,
@@ -25,9 +25,9 @@ from meterlake.schema import (
 )
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, from_cursor, is_known, rows_answer
-from meterlake.serve.listed import LONGEST
+from meterlake.serve.listings import LONGEST
+from meterlake.serve.openapi import EXAMPLE_METER, MOST_ROWS, LocalDate, Moment, problems, rows_told
 from meterlake.serve.state import Here, Served, check_days
-from meterlake.serve.told import EXAMPLE_METER, MOST_ROWS, LocalDate, Moment, problems, rows_told
 
 MeterId = Annotated[
     str,

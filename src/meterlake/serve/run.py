@@ -11,8 +11,8 @@ from time import sleep
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from meterlake.delta.store import Store
 from meterlake.errors import Unavailable
-from meterlake.lake.store import Store
 from meterlake.serve.access import check_address
 from meterlake.serve.app import create_app
 from meterlake.serve.keys import has_valid_key

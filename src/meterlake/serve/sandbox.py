@@ -1,6 +1,6 @@
 """SQL of strangers, each query in a child process that can be killed at any moment.
 
-What a query may ask for is decided in lake/sql.py. Here is what holds even where that or DuckDB
+What a query may ask is decided in questions/sql.py. Here is what holds even where that or DuckDB
 has a hole: a child has no more memory than its limit, writes no file (RLIMIT_FSIZE), knows of
 this process's environment only how to reach the lake, and is gone when its time is over, when
 nobody waits for its answer any more and when this process ends, in whatever way. A child's
@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import polars as pl
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.lake.history import AsOf
+from meterlake.readings.history import AsOf
 
 if TYPE_CHECKING:
     from meterlake.settings import ServeSettings
@@ -295,8 +295,8 @@ def answer_queries() -> None:
     told = _Told(**json.loads(line))
     _end_with(told.parent)
     # Not before: the parent has no use for them.
-    from meterlake.lake.sql import Limits, TooMuchMemory, query_within
-    from meterlake.lake.store import Store
+    from meterlake.delta.store import Store
+    from meterlake.questions.sql import Limits, TooMuchMemory, query_within
     from meterlake.schema import READINGS
 
     store = Store(told.url)

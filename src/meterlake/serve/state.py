@@ -9,17 +9,17 @@ from typing import Annotated
 import polars as pl
 from fastapi import Depends, Request
 
+from meterlake.delta.commit import snapshots
+from meterlake.delta.store import Store
 from meterlake.errors import Unavailable
-from meterlake.lake.commit import snapshots
-from meterlake.lake.reader import Reader
-from meterlake.lake.sql import answer
-from meterlake.lake.store import Store
-from meterlake.lake.topology import VIEWS
 from meterlake.periods import local_midnight, zone_rules
+from meterlake.questions.sql import answer
+from meterlake.readings.reader import Reader
 from meterlake.schema import known_tables
 from meterlake.serve.answers import Refused
 from meterlake.serve.sandbox import Sandbox
 from meterlake.settings import Settings
+from meterlake.topology.upstream import VIEWS
 
 
 def _now() -> datetime:

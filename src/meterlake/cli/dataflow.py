@@ -1,0 +1,100 @@
+"""Commands of dataflows: data from elsewhere."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    LakeOption,
+    Output,
+    OutputOption,
+    lake_context,
+    plain_errors,
+    to_moment,
+    told,
+)
+from meterlake.settings import load_settings
+
+commands = typer.Typer()
+dataflow_app = typer.Typer(
+    help="Data from elsewhere: weather, the grid's topology, and your own.", no_args_is_help=True
+)
+commands.add_typer(dataflow_app, name="dataflow")
+
+
+@dataflow_app.command("list")
+def list_command(output: OutputOption = Output.table) -> None:
+    """List the dataflows: what each is for, its tables, source and options.
+
+    Example: meterlake dataflow list
+    """
+    from meterlake.dataflows.run import list_dataflows
+
+    with plain_errors():
+        show.rows("dataflows", list_dataflows(load_settings()), output is Output.json)
+
+
+@dataflow_app.command("run")
+def run_command(
+    name: Annotated[str, typer.Argument(help="Name of the dataflow.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="DIR|FILE|URL", help="Where to load from.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Load from here on; default: what is due.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Load up to here, not included.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Since when the state holds; default: now.")
+    ] = None,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Load what a dataflow's source has; what fails leaves the last good data in place.
+
+    Example: meterlake dataflow run topology --source ./topology
+    """
+    from meterlake.dataflows.run import run_dataflow
+    from meterlake.delta.store import open_store
+
+    with plain_errors():
+        began = time.perf_counter()
+        settings = load_settings(lake=lake)
+        first, last, moment = (
+            None if text is None else to_moment(text, flag, settings.timezone)
+            for flag, text in (("--from", start), ("--to", end), ("--at", at))
+        )
+        with show.progress(quiet=output is Output.json) as progress:
+            done = run_dataflow(
+                open_store(settings.lake),
+                name,
+                settings=settings,
+                now=datetime.now(UTC),
+                source=source,
+                start=first,
+                end=last,
+                at=moment,
+                progress=progress,
+            )
+        facts = {k: told(v) for k, v in vars(done).items() if v is not None}
+        facts["odd"] = [{"reason": text} for text in done.odd]
+        if not done.odd and output is Output.table:
+            del facts["odd"]
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        show.result(facts, output is Output.json)
+
+
+@dataflow_app.command("status")
+def status_command(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
+    """Show each dataflow's last run, when it last succeeded, and what was wrong since.
+
+    Example: meterlake dataflow status
+    """
+    from meterlake.dataflows.run import dataflow_status
+
+    with plain_errors(), lake_context(lake) as context:
+        listed = [{k: told(v) for k, v in f.items()} for f in dataflow_status(context.store)]
+        show.rows("dataflows", listed, output is Output.json)

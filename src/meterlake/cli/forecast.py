@@ -1,0 +1,318 @@
+"""Commands of forecasts and anomalies."""
+
+import time
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from meterlake import show
+from meterlake.cli.options import (
+    EngineOption,
+    LakeOption,
+    MasterOption,
+    Output,
+    OutputOption,
+    RowsOption,
+    TableOutput,
+    job_context,
+    lake_context,
+    plain_errors,
+    to_date,
+    to_moment,
+)
+from meterlake.errors import BadInput
+from meterlake.schema import ANOMALIES
+
+commands = typer.Typer()
+
+UseOption = Annotated[
+    str | None, typer.Option("--use", metavar="NAME", help="The model; default: the current one.")
+]
+
+
+@commands.command()
+def train(
+    window_days: Annotated[
+        int | None,
+        typer.Option(
+            "--window-days",
+            min=21,
+            help="Days of readings to learn from; default: the setting ml.window_days.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it current even where it is worse.")
+    ] = False,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Train a model on the last days of readings; it becomes current where it is not worse.
+
+    Example: meterlake train --window-days 395
+    """
+    from meterlake.pipeline import train as job
+
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = job.train(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                window_days=window_days,
+                force=force,
+                progress=progress,
+            )
+        facts = {
+            "model": done.name,
+            "is_current": done.is_current,
+            "trained_from": _moment(done.trained_from),
+            "trained_until": _moment(done.trained_until),
+            "meters": done.meters,
+            "rows_learnt_from": done.rows,
+            "held_out_weeks": done.held_out_weeks,
+            "wql": round(done.scores.wql, 4),
+            "nd": round(done.scores.nd, 4),
+            "coverage": round(done.scores.coverage, 4),
+            "model_before": done.before or "none",
+            "compared_on": done.compared_by,
+            **{
+                name: round(loss, 4)
+                for name, loss in (
+                    ("wql_compared", done.wql_compared),
+                    ("wql_before", done.wql_before),
+                )
+                if loss is not None
+            },
+            "anomaly_band": done.no_band or "yes",
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        show.result(facts, output is Output.json)
+
+
+@commands.command()
+def models(
+    use: Annotated[
+        str | None, typer.Option("--use", metavar="NAME", help="Make this model current.")
+    ] = None,
+    forgotten: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="NAME", help="Take this one out; vacuum frees its space."),
+    ] = None,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """List the models, the newest first, make one current, or forget one.
+
+    Example: meterlake models --lake ./lake
+    """
+    import polars as pl
+
+    from meterlake.forecast.models import listed
+    from meterlake.pipeline.models import choose, forget
+
+    with plain_errors(), lake_context(lake) as context:
+        if use is not None:
+            choose(context.store, use, now=context.now)
+        if forgotten is not None:
+            forget(context.store, forgotten, now=context.now)
+        rows = listed(context.store)
+        if rows.is_empty():
+            raise BadInput("The lake has no model yet: meterlake train makes one")
+        chosen = pl.col("chosen_at")
+        shown = rows.select(
+            "name",
+            is_current=(chosen == chosen.max()).fill_null(False),
+            trained_from="trained_from",
+            trained_until="trained_until",
+            meters="meters",
+            wql=rows["wql"].round(4),
+            nd=rows["nd"].round(4),
+            coverage=rows["coverage"].round(4),
+            created_at="created_at",
+        )
+        show.frame(shown, output)
+
+
+@commands.command()
+def backtest(
+    origins: Annotated[
+        int, typer.Option("--origins", min=1, max=26, help="Weeks to forecast, the last ones.")
+    ] = 4,
+    horizon: Annotated[
+        int, typer.Option("--horizon", help="Hours ahead; 168 alone: models are made for it.")
+    ] = 168,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Say how good forecasts would have been: train without the last weeks, then forecast them.
+
+    Example: meterlake backtest --origins 4 --horizon 168
+    """
+    from meterlake.forecast.features import HORIZON
+    from meterlake.pipeline import train as job
+
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
+        if horizon != HORIZON:
+            raise BadInput(f"--horizon needs to be {HORIZON}; found {horizon}")
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = job.backtest(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                origins=origins,
+                progress=progress,
+            )
+        facts: dict[str, Any] = {
+            "meters": done.meters,
+            "rows_learnt_from": done.rows,
+            "wql_by_origin": {
+                f"{start:%Y-%m-%dT%H:%M}": round(found.wql, 4) for start, found in done.by_origin
+            },
+            **{name: _rounded(value) for name, value in asdict(done.all).items()},
+            "wql_of_last_week_again": round(done.naive.wql, 4),
+            "nd_of_last_week_again": round(done.naive.nd, 4),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        show.result(facts, output is Output.json)
+
+
+@commands.command()
+def forecast(
+    meter: Annotated[str | None, typer.Argument(help="Meter id; none with --all.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of all meters and nodes, into the lake's tables.")
+    ] = False,
+    start: Annotated[
+        str | None, typer.Option("--start", help="First hour; default: after the last reading.")
+    ] = None,
+    use: UseOption = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="With --all: also where it is there already.")
+    ] = False,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Forecast a meter's energy of the next 168 hours, or that of all meters into the lake.
+
+    Example: meterlake forecast --all --start 2024-02-01
+    """
+    from meterlake.pipeline import forecast as job
+
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
+        if (meter is None) is not everything:
+            found = "both" if everything else "neither"
+            raise BadInput(f"meterlake forecast needs a meter id, or --all; found {found}")
+        zone = context.settings.timezone
+        begin = None if start is None else to_moment(start, "--start", zone)
+        if meter is not None:
+            rows = job.forecast_meters(
+                context.store, [meter], settings=context.settings, start=begin, use=use
+            )
+            show.frame(rows, output)
+            return
+        if output not in (TableOutput.table, TableOutput.json):
+            raise BadInput(f"--all prints a summary: --output table or json; found {output.value}")
+        began = time.perf_counter()
+        with show.progress(quiet=output is TableOutput.json) as progress:
+            done = job.forecast_all(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                start=begin,
+                use=use,
+                rebuild=rebuild,
+                progress=progress,
+            )
+        facts = {**asdict(done), "start": _moment(done.start)}
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        show.result(facts, output is TableOutput.json)
+
+
+@commands.command()
+def detect(
+    use: UseOption = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Judge every day anew.")] = False,
+    lake: LakeOption = None,
+    engine: EngineOption = None,
+    spark_master: MasterOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Judge the days whose energy is new or has changed, by the days before them.
+
+    Example: meterlake detect --lake ./lake
+    """
+    from meterlake.pipeline import anomalies as job
+
+    with plain_errors(), job_context(lake, engine, spark_master) as context:
+        began = time.perf_counter()
+        with show.progress(quiet=output is Output.json) as progress:
+            done = job.detect(
+                context.store,
+                engine=context.engine,
+                settings=context.settings,
+                now=context.now,
+                use=use,
+                rebuild=rebuild,
+                progress=progress,
+            )
+        facts = {**asdict(done), "seconds": round(time.perf_counter() - began, 3)}
+        show.result(facts, output is Output.json)
+
+
+@commands.command()
+def anomalies(
+    meter: Annotated[str | None, typer.Argument(help="Meter id; default: all.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="First local day; default: the first.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="End, not included.")] = None,
+    limit: Annotated[int, typer.Option(help="So many, the most important ones.")] = 50,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """List anomalies that meterlake detect has found, the most important first.
+
+    Example: meterlake anomalies --from 2024-01-01 --to 2024-02-01
+    """
+    import polars as pl
+
+    from meterlake.delta.commit import snapshot
+    from meterlake.delta.table import fetched, scan
+
+    with plain_errors(), lake_context(lake) as context:
+        state = snapshot(context.store, ANOMALIES)
+        if state.version < 0:
+            raise BadInput("The lake has no anomalies yet: meterlake detect judges its days")
+        rows = scan(context.store, ANOMALIES, state.files).filter(pl.col("anomaly") != 0)
+        first, last = to_date(start, "--from"), to_date(end, "--to")
+        if meter is not None:
+            rows = rows.filter(pl.col("meter_id") == meter)
+        if first is not None:
+            rows = rows.filter(pl.col("ds") >= first)
+        if last is not None:
+            rows = rows.filter(pl.col("ds") < last)
+        columns = [c.name for c in ANOMALIES.file_columns if c.name != "day_start"]
+        found = fetched(rows.select(columns)).sort(
+            "importance", "meter_id", "ds", descending=[True, False, False]
+        )
+        show.frame(found.head(max(0, limit)), output)
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _moment(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

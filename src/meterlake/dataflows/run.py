@@ -1,0 +1,380 @@
+"""A dataflow's run: load, prepare, keep, and write down how it went.
+
+A state is of several tables and holds when its run is written down, so runs that keep states do
+so one at a time, by a claim (delta/lock.py). Rows need none: of two runs both have theirs.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from meterlake import __version__
+from meterlake.dataflows.port import Dataflow, HistoryOptions, Loaded, Options, Request
+from meterlake.dataflows.registry import known_dataflows, named_dataflow, options_of
+from meterlake.delta.commit import snapshot
+from meterlake.delta.lock import Claim, Clock, claimed, utc_now
+from meterlake.delta.store import Store
+from meterlake.delta.table import fetched, scan
+from meterlake.delta.upsert import (
+    SINCE_EVER,
+    VALIDITY,
+    Change,
+    append,
+    keep_history,
+    replace_rows,
+    state_at,
+)
+from meterlake.engine.progress import Progress, silent
+from meterlake.errors import BadInput, Unavailable
+from meterlake.schema import (
+    DATAFLOW_RUNS,
+    TOPOLOGY_FINDINGS,
+    known_tables,
+    polars_schema,
+)
+from meterlake.settings import Settings
+from meterlake.storage import without_secrets
+
+Pause = Callable[[float], None]
+
+_OF_THE_LAKE_TOO = {TOPOLOGY_FINDINGS.name}  # rows that depend on more than on what is loaded
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run went; see the table dataflow_runs for the meaning of the figures."""
+
+    dataflow: str
+    window_start: datetime | None
+    window_end: datetime
+    source: str
+    rows: int = 0
+    added: int = 0
+    changed: int = 0
+    ended: int = 0
+    attempts: int = 1
+    odd: tuple[str, ...] = field(default=())
+
+
+def run_dataflow(
+    store: Store,
+    name: str,
+    *,
+    settings: Settings,
+    now: datetime,
+    source: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    at: datetime | None = None,
+    progress: Progress = silent,
+    pause: Pause = time.sleep,
+    clock: Clock = utc_now,
+) -> Run:
+    """Load what a dataflow's source has, and keep it; what fails leaves its tables as they are.
+
+    The same state of the same moment may be loaded again, and changes nothing.
+
+    Parameters
+    ----------
+    source : where to load from, in place of what the settings say
+    start, end : the window of a dataflow that keeps rows. By default from its option `since` on
+        where it has none, and later from `reload_days` before the newest row; to `now`
+    at : the moment of a state, of a dataflow that keeps states; by default `now`
+    pause : waits so many seconds
+    clock : tells the time while it runs
+
+    Raises
+    ------
+    BadInput
+        The source is wrong, or an option; or there is another state of that moment, or a later
+        one.
+    Unavailable
+        The source could not be had, however often it was tried; or another run of a dataflow
+        that keeps states does not end.
+    """
+    flow = named_dataflow(name)
+    told = dict(settings.dataflow.get(name, {}))
+    options = options_of(flow, told | ({} if source is None else {"source": source}))
+    location = options.source or flow.source
+    if location is None:
+        raise BadInput(
+            f"Dataflow '{name}' needs a source: give --source, or set source under "
+            f"[dataflow.{name}] in meterlake.toml"
+        )
+    first, last = _window(store, flow, options, start, end, at, now)
+    request = Request(location, options, first, last, settings.timezone, store)
+    run = _Recorded(store, flow, request, now, time.perf_counter())
+    attempts = 0
+
+    def load() -> Loaded:
+        nonlocal attempts
+        for attempts in range(1, settings.dataflow_attempts):
+            try:
+                return flow.load(request)
+            except Unavailable:
+                progress(f"{name}, try {attempts + 1}", None, 0)
+                pause(settings.dataflow_pause_seconds * 2 ** (attempts - 1))
+        attempts = settings.dataflow_attempts
+        return flow.load(request)
+
+    def waiting(seconds: float) -> None:
+        progress(f"{name}, after another run", None, 0)
+        pause(seconds)
+
+    with ExitStack() as stack:
+        claim = None
+        try:
+            loaded = load()
+            frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
+            if flow.keeps == "states":
+                tables = (DATAFLOW_RUNS, *flow.tables)
+                alone = claimed(
+                    store, f"dataflow/{name}", tables=tables, clock=clock, pause=waiting
+                )
+                claim = stack.enter_context(alone)
+                change = _keep_states(store, flow, frames, last, claim, now, progress)
+            else:
+                change = _keep_rows(store, flow, frames, now, progress)
+        except Exception as error:
+            run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
+            raise
+        figures = {"rows": sum(f.height for f in frames.values()), **vars(change)}
+        message = "; ".join(loaded.odd)[:2000]
+        run.record(attempts=attempts, outcome="succeeded", message=message, claim=claim, **figures)
+    return Run(
+        name,
+        None if flow.keeps == "states" else first,
+        last,
+        without_secrets(location),
+        attempts=attempts,
+        odd=loaded.odd,
+        **figures,
+    )
+
+
+def list_dataflows(settings: Settings) -> list[dict[str, Any]]:
+    """Each dataflow's tables, source and options."""
+    return [
+        {
+            "dataflow": flow.name,
+            "meaning": flow.meaning,
+            "tables": ", ".join(t.name for t in flow.tables),
+            "source": without_secrets(
+                settings.dataflow.get(flow.name, {}).get("source") or flow.source or ""
+            ),
+            "options": ", ".join(flow.options.model_fields),
+        }
+        for flow in known_dataflows().values()
+    ]
+
+
+def dataflow_status(store: Store) -> list[dict[str, Any]]:
+    """Each dataflow's last run, when it last succeeded, and how often it has failed since."""
+    runs = _runs(store)
+    listed = []
+    for name in known_dataflows():
+        mine = runs.filter(pl.col("dataflow") == name)
+        good = mine.filter(pl.col("outcome") == "succeeded")
+        last = mine.row(-1, named=True) if mine.height else {}
+        since = good["started_at"][-1] if good.height else None
+        failed = mine.height if since is None else mine.filter(pl.col("started_at") > since).height
+        listed.append(
+            {
+                "dataflow": name,
+                "last_run": last.get("started_at"),
+                "outcome": last.get("outcome", "never run"),
+                "rows": last.get("rows"),
+                "last_success": since,
+                "loaded_until": good["window_end"].max() if good.height else None,
+                "failures_since": failed,
+                "message": last.get("message", ""),
+            }
+        )
+    return listed
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A run's row of the table of runs, written when it has ended."""
+
+    store: Store
+    flow: Dataflow
+    request: Request
+    now: datetime
+    began: float
+
+    def record(
+        self,
+        *,
+        attempts: int,
+        outcome: str,
+        message: str,
+        claim: Claim | None = None,
+        **figures: int,
+    ) -> None:
+        run_id = uuid.uuid4().hex
+        row = {
+            "run_id": run_id,
+            "dataflow": self.flow.name,
+            "started_at": self.now,
+            "seconds": round(time.perf_counter() - self.began, 3),
+            "window_start": None if self.flow.keeps == "states" else self.request.start,
+            "window_end": self.request.end,
+            "source": without_secrets(self.request.source),
+            "attempts": attempts,
+            "outcome": outcome,
+            "message": message,
+            "run_month": self.now.strftime("%Y-%m"),
+            **figures,
+        }
+        schema = polars_schema(DATAFLOW_RUNS)
+        rows = pl.DataFrame({name: [row.get(name)] for name in schema}, schema=schema)
+        key = f"run/{run_id}"
+        append(self.store, DATAFLOW_RUNS, rows, key=key, claim=claim, now=self.now)
+
+
+def _window(
+    store: Store,
+    flow: Dataflow,
+    options: Options,
+    start: datetime | None,
+    end: datetime | None,
+    at: datetime | None,
+    now: datetime,
+) -> tuple[datetime, datetime]:
+    if flow.keeps == "states":
+        if start is not None or end is not None:
+            raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
+        moment = (at or now).astimezone(UTC)
+        if moment > now:
+            raise BadInput(f"--at needs a moment that is not in the future; found {moment}")
+        _refuse_earlier(flow, moment, _moments(store, flow))
+        return moment, moment
+    if at is not None:
+        raise BadInput(f"Dataflow '{flow.name}' loads a window: give --from and --to, not --at")
+    if not isinstance(options, HistoryOptions):
+        raise TypeError(f"dataflow {flow.name} keeps rows and needs HistoryOptions")
+    end = end or now
+    if start is None:
+        newest = [snapshot(store, table).newest for table in flow.tables]
+        start = options.since
+        if not any(at is None for at in newest):
+            known = min(at for at in newest if at is not None)
+            start = max(start, min(known, end) - timedelta(days=options.reload_days))
+    if start >= end:
+        raise BadInput(f"--from needs to be before --to; found {start} and {end}")
+    return start, end
+
+
+def _moments(store: Store, flow: Dataflow) -> set[datetime]:
+    """The moments of the states that were kept whole."""
+    mine = pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
+    return set(_runs(store).filter(*mine)["window_end"])
+
+
+def _refuse_earlier(flow: Dataflow, moment: datetime, kept: set[datetime]) -> None:
+    """Raise BadInput where a state is of before the last one, and not one that was kept."""
+    if kept and moment not in kept and moment < max(kept):
+        raise BadInput(
+            f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
+            f"{max(kept)}; found {moment}. Give a later --at"
+        )
+
+
+def _runs(store: Store) -> pl.DataFrame:
+    files = snapshot(store, DATAFLOW_RUNS).files
+    return fetched(scan(store, DATAFLOW_RUNS, files)).sort("started_at")
+
+
+def _conformed(flow: Dataflow, name: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the table's columns, in their types and order. Raises BadInput."""
+    if name not in {t.name for t in flow.tables}:
+        raise BadInput(f"Dataflow '{flow.name}' loaded rows of '{name}', which is no table of it")
+    table = known_tables()[name]
+    schema: Mapping[str, pl.DataType] = {
+        column: dtype
+        for column, dtype in polars_schema(table).items()
+        if flow.keeps == "rows" or column not in VALIDITY
+    }
+    strange = set(rows.columns) - set(schema)
+    if strange:
+        raise BadInput(
+            f"Table '{name}' has no column {', '.join(sorted(strange))}; correct the dataflow "
+            f"'{flow.name}'"
+        )
+    try:
+        frame = rows.select(
+            (pl.col(column) if column in rows.columns else pl.lit(None)).cast(dtype).alias(column)
+            for column, dtype in schema.items()
+        )
+    except pl.exceptions.PolarsError as error:
+        found = str(error).splitlines()[0]
+        raise BadInput(
+            f"Table '{name}' needs other types than dataflow '{flow.name}' loaded: {found}"
+        ) from error
+    return frame.with_columns(pl.selectors.float().fill_nan(None))
+
+
+def _keep_states(
+    store: Store,
+    flow: Dataflow,
+    frames: Mapping[str, pl.DataFrame],
+    at: datetime,
+    claim: Claim,
+    now: datetime,
+    progress: Progress,
+) -> Change:
+    kept = _moments(store, flow)
+    _refuse_earlier(flow, at, kept)
+    if at in kept:
+        for name, rows in frames.items():
+            if name not in _OF_THE_LAKE_TOO and not _is_state(store, name, rows, at):
+                raise BadInput(
+                    f"Dataflow '{flow.name}' needs states in the order of time, one of a moment: "
+                    f"the one of {at} has other rows in '{name}'. Give a later --at"
+                )
+        return Change()
+    change = Change()
+    for done, (name, rows) in enumerate(frames.items(), start=1):
+        change += keep_history(
+            store,
+            known_tables()[name],
+            rows,
+            at=at,
+            since=at if kept else SINCE_EVER,
+            claim=claim,
+            note=_note(flow),
+            now=now,
+        )
+        progress(flow.name, len(frames), done)
+    return change
+
+
+def _is_state(store: Store, name: str, rows: pl.DataFrame, at: datetime) -> bool:
+    """Whether just these rows are those of a table that held at a moment."""
+    held = state_at(store, known_tables()[name], at).select(rows.columns)
+    return held.sort(pl.all()).equals(rows.sort(pl.all()))
+
+
+def _keep_rows(
+    store: Store,
+    flow: Dataflow,
+    frames: Mapping[str, pl.DataFrame],
+    now: datetime,
+    progress: Progress,
+) -> Change:
+    change = Change()
+    for done, (name, rows) in enumerate(frames.items(), start=1):
+        change += replace_rows(store, known_tables()[name], rows, note=_note(flow), now=now)
+        progress(flow.name, len(frames), done)
+    return change
+
+
+def _note(flow: Dataflow) -> dict[str, str]:
+    return {"job": "dataflow", "dataflow": flow.name, "code_version": __version__}

@@ -1,0 +1,322 @@
+"""The one way to change a table: all of a change in one atomic step of the Delta log, once.
+
+Files are written first and belong to nothing. A commit then adds them, removes those they
+replace and records an idempotency key.
+
+A change of two tables at once (reads and the rows that could not be typed, an integration
+and its late reads) is one commit all the same: the main table's, which names the files that
+the attached table gets. From then on every reader here sees them; `settle` writes them into
+the attached table's own log, right after or, where a job was killed in between, with the
+next job.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.schema import PrimitiveType
+from deltalake.transaction import AddAction, RemoveAction
+
+from meterlake import storage
+from meterlake.delta.journal import Account, attached_since, entries, metadata, statistics
+from meterlake.delta.store import Store
+from meterlake.delta.table import (
+    DataFile,
+    Snapshot,
+    open_delta,
+    recorded_under,
+    state_of,
+    table_at,
+)
+from meterlake.errors import Conflict, Unavailable
+from meterlake.schema import TABLES, Table, known_tables
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 10  # of a change that others keep coming before
+_REQUEST_ATTEMPTS = 3  # of one that an object store does not take
+
+_SETTLED = "settled"  # an attached table's key: version of the main table that it is up to
+_SETTLE_AFTER = 16  # versions of the main table, though none of them brings anything
+
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "20"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A key's version before and after a commit that moves it; -1: there was none."""
+
+    was: int
+    becomes: int
+
+
+_MAIN = {t.attached.name: t for t in TABLES.values() if t.attached is not None}
+
+
+def snapshot(store: Store, table: Table) -> Snapshot:
+    """The table as it is now."""
+    return snapshots(store, [table])[table.name]
+
+
+def snapshots(store: Store, tables: Iterable[Table]) -> dict[str, Snapshot]:
+    """Some tables as they are now, by name; an attached one as of its main table's version.
+
+    What is derived is read before what it is derived from, so no table is ahead of its source.
+    """
+    wanted = {t.name for t in tables}
+    found = {}
+    for main in reversed(known_tables().values()):
+        if main.name in _MAIN:
+            continue
+        attached = main.attached
+        if main.name in wanted:
+            found[main.name] = table_at(store, main)
+        if attached is not None and attached.name in wanted:
+            until = found[main.name].version if main.name in found else _version(store, main)
+            found[attached.name] = _attached_at(store, main, attached, until)
+    return found
+
+
+def persistently(attempted: Callable[[], Result]) -> Result:
+    """Plan and do a change again while other writers come first; in the end Conflict."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return attempted()
+        except Conflict:
+            storage.pause(attempt)
+    return attempted()
+
+
+def commit(
+    store: Store,
+    table: Table,
+    *,
+    add: Iterable[DataFile] = (),
+    remove: Sequence[DataFile] = (),
+    attached: Sequence[DataFile] = (),
+    note: Mapping[str, Any] | None = None,
+    key: str,
+    version: int,
+    read_version: int | None = None,
+    marks: Mapping[str, Step] | None = None,
+    new_data: bool = True,
+    now: datetime,
+) -> tuple[DataFile, ...]:
+    """Add and remove files and record `key` = `version`, all in one atomic step.
+
+    Parameters
+    ----------
+    attached : files of `table.attached` that become part of it in the same step
+    note : what the log keeps of the job, as JSON
+    version : must be higher than what the table has under the key, but for a change that was
+        planned on a `read_version`
+    read_version : version of the table (-1: none yet) that the change was planned on. Where
+        another commit has changed the table since, nothing happens but Conflict. None: an
+        append under a key that is used once, tried again until another commit has it.
+    marks : further keys that move in the same step, each only from where it is told to be
+    new_data : False where the files hold again what the table has held before
+
+    Returns
+    -------
+    What was settled: files that came into the attached table's log, by this commit or by
+    others that were cut off.
+
+    Raises
+    ------
+    Conflict
+        Another writer came first: plan again.
+    Unavailable
+        The storage refuses or fails. Run the job again: where the commit did happen although
+        its answer was lost, it finds the key.
+    """
+    if remove and read_version is None:
+        raise ValueError("removing files needs the version that they were planned on")
+    if attached and table.attached is None:
+        raise ValueError(f"table {table.name} has no attached table")
+    marks = marks or {}
+    recorded = {key: version, **{k: step.becomes for k, step in marks.items()}}
+    account = Account(uuid.uuid4().hex, tuple(attached), note or {})
+    actions: list[AddAction | RemoveAction] = [_add(table, f, now, new_data) for f in add]
+    actions += [_remove(f, now, new_data) for f in remove]
+    for attempt in range(ATTEMPTS):
+        delta = open_delta(store, table) or _create(store, table)
+        base = delta.version()
+        if read_version is None:
+            is_overtaken = recorded_under(delta, key) >= version
+        else:
+            is_overtaken = base != max(read_version, 0)
+        moved = [k for k, step in marks.items() if recorded_under(delta, k) != step.was]
+        if is_overtaken or moved:
+            raise Conflict(_overtaken(table, base))
+        try:
+            _write(delta, table, actions, recorded, account, read_version)
+            break
+        except (DeltaError, OSError) as error:
+            if _landed(store, table, base, account):
+                break
+            is_conflict = isinstance(error, CommitFailedError)
+            if is_conflict and (read_version is not None or attempt == ATTEMPTS - 1):
+                raise Conflict(f"{_overtaken(table, base)} ({storage.cause(error)})") from error
+            if not is_conflict and (store.is_local or attempt == _REQUEST_ATTEMPTS - 1):
+                raise _unavailable(table, "committed", error) from error
+            storage.pause(attempt)
+    return settle(store, table, now=now) if attached else ()
+
+
+def settle(store: Store, table: Table, *, now: datetime) -> tuple[DataFile, ...]:
+    """Write what the table's commits brought to its attached table into that one's own log.
+
+    Returns
+    -------
+    The files that this call wrote there: none where another did, or there is nothing to do.
+    """
+    attached = table.attached
+    if attached is None:
+        return ()
+    for attempt in range(ATTEMPTS):
+        until = _version(store, table)
+        delta = open_delta(store, attached)
+        settled = recorded_under(delta, _SETTLED)
+        files = tuple(attached_since(store, table, after=settled, until=until))
+        if not files and until - settled < _SETTLE_AFTER:
+            return ()
+        try:
+            commit(
+                store,
+                attached,
+                add=files,
+                key=_SETTLED,
+                version=until,
+                read_version=-1 if delta is None else delta.version(),
+                now=now,
+            )
+        except Conflict:
+            storage.pause(attempt)
+            continue
+        return files
+    raise Conflict(f"Table '{attached.name}' is busy: other writers kept coming first. Try again")
+
+
+def _version(store: Store, table: Table) -> int:
+    delta = open_delta(store, table)
+    return -1 if delta is None else delta.version()
+
+
+def _attached_at(store: Store, main: Table, attached: Table, until: int) -> Snapshot:
+    """The attached table as it is at a version of its main table, settled or not."""
+    delta = open_delta(store, attached)
+    state, settled = state_of(attached, delta), recorded_under(delta, _SETTLED)
+    if settled <= until:
+        coming = attached_since(store, main, after=settled, until=until)
+        return replace(state, files=(*state.files, *coming))
+    if until < 0:  # the main table is gone: meterlake check says so
+        return state
+    later = {f.path for f in attached_since(store, main, after=until, until=settled)}
+    return replace(state, files=tuple(f for f in state.files if f.path not in later))
+
+
+def _landed(store: Store, table: Table, base: int, account: Account) -> bool:
+    """Whether a commit that seemed to fail is there: a store's answer can get lost."""
+    until = _version(store, table)
+    return any(
+        e.account is not None and e.account.attempt == account.attempt
+        for e in entries(store, table, after=base, until=until)
+    )
+
+
+def _write(
+    delta: DeltaTable,
+    table: Table,
+    actions: list[AddAction | RemoveAction],
+    recorded: Mapping[str, int],
+    account: Account,
+    read_version: int | None,
+) -> None:
+    delta.create_write_transaction(
+        actions,
+        mode="append",
+        schema=_delta_schema(table),
+        partition_by=list(table.partitioned_by),
+        commit_properties=CommitProperties(
+            custom_metadata=metadata(table, account),
+            max_commit_retries=20 if read_version is None else 0,
+            app_transactions=[Transaction(key, version) for key, version in recorded.items()],
+        ),
+        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+    )
+
+
+def _create(store: Store, table: Table) -> DeltaTable:
+    def created() -> DeltaTable:
+        return DeltaTable.create(
+            store.uri(table.path),
+            _delta_schema(table),
+            mode="ignore",
+            partition_by=list(table.partitioned_by),
+            name=table.name,
+            description=table.meaning,
+            configuration=_CONFIGURATION,
+            storage_options=store.delta_options,
+        )
+
+    failures = (DeltaError, OSError)
+    try:
+        return storage.steadily(created, failures=() if store.is_local else failures)
+    except failures as error:
+        delta = open_delta(store, table)  # another writer may have created it at that moment
+        if delta is None:
+            raise _unavailable(table, "created", error) from error
+        return delta
+
+
+def _delta_schema(table: Table) -> DeltaSchema:
+    return DeltaSchema(
+        [
+            Field(c.name, PrimitiveType(c.type), metadata={"comment": c.meaning, "unit": c.unit})
+            for c in table.columns
+        ]
+    )
+
+
+def _add(table: Table, file: DataFile, now: datetime, new_data: bool) -> AddAction:
+    return AddAction(
+        path=file.path,
+        size=file.size,
+        partition_values=dict(file.partition),
+        modification_time=_millis(now),
+        data_change=new_data,
+        stats=statistics(table, file),
+    )
+
+
+def _remove(file: DataFile, now: datetime, new_data: bool) -> RemoveAction:
+    return RemoveAction(
+        path=file.path,
+        data_change=new_data,
+        deletion_timestamp=_millis(now),
+        size=file.size,
+        partition_values=dict(file.partition),
+    )
+
+
+def _overtaken(table: Table, version: int) -> str:
+    return (
+        f"Table '{table.name}' is at version {version}, where another writer came first. "
+        "Run the command again"
+    )
+
+
+def _unavailable(table: Table, done: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"Table '{table.name}' could not be {done}: {storage.cause(error)}. Check that the lake's "
+        "storage is there, has space and may be written, then run the command again"
+    )
+
+
+def _millis(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

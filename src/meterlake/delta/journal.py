@@ -1,0 +1,162 @@
+"""The Delta log read forward: what each commit added, and what it said of itself.
+
+The log is the lake's journal and is kept whole. Beside its files a commit of ours carries an
+`Account`, in the commit's own metadata, so that it becomes part of the table in the same step.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from meterlake.delta.store import Store
+from meterlake.delta.table import DataFile
+from meterlake.schema import Table
+
+_METADATA_KEY = "meterlake"
+_READ_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a commit says of itself.
+
+    `attempt` is this try's own name; `attached` are files that belong to the attached table
+    from this commit on; `note` is what the job wants on record.
+    """
+
+    attempt: str
+    attached: tuple[DataFile, ...] = ()
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One commit: its added files, those of them that are new data, paths it removed, keys."""
+
+    version: int
+    added: tuple[DataFile, ...]
+    new: tuple[DataFile, ...]
+    removed: tuple[str, ...]
+    keys: Mapping[str, int]
+    account: Account | None
+
+
+def entries(store: Store, table: Table, *, after: int, until: int) -> Iterator[Entry]:
+    """The commits `after` < version <= `until`, in order. Raises Unavailable."""
+    versions = range(after + 1, until + 1)
+    if len(versions) < 2:
+        yield from (_entry(store, table, version) for version in versions)
+        return
+    with ThreadPoolExecutor(min(_READ_AT_ONCE, len(versions))) as pool:
+        yield from pool.map(lambda version: _entry(store, table, version), versions)
+
+
+def added_since(store: Store, table: Table, *, after: int, until: int) -> list[DataFile]:
+    """Files of new data that the commits `after` < version <= `until` added."""
+    return [f for e in entries(store, table, after=after, until=until) for f in e.new]
+
+
+def attached_since(store: Store, table: Table, *, after: int, until: int) -> list[DataFile]:
+    """Files that those commits brought to the attached table."""
+    return [
+        f
+        for e in entries(store, table, after=after, until=until)
+        if e.account is not None
+        for f in e.account.attached
+    ]
+
+
+def written(store: Store, table: Table, *, until: int) -> dict[str, str]:
+    """SHA-256 of every file that the commits up to `until` brought to a table, by path."""
+    return {
+        f.path: f.sha256
+        for entry in entries(store, table, after=-1, until=until)
+        for f in entry.added
+    }
+
+
+def note(store: Store, table: Table, version: int) -> Mapping[str, Any]:
+    """What the job of a commit put on record; empty where it is not one of ours."""
+    (entry,) = entries(store, table, after=version - 1, until=version)
+    return {} if entry.account is None else entry.account.note
+
+
+def metadata(table: Table, account: Account) -> dict[str, str]:
+    """An account as a commit's metadata."""
+    attached = [
+        {
+            "path": f.path,
+            "size": f.size,
+            "partitionValues": dict(f.partition),
+            "stats": statistics(table.attached or table, f),
+        }
+        for f in account.attached
+    ]
+    said = {"attempt": account.attempt, "attached": attached, "note": dict(account.note)}
+    return {_METADATA_KEY: json.dumps(said)}
+
+
+def statistics(table: Table, file: DataFile) -> str:
+    """A file's statistics as the log keeps them."""
+    stats: dict[str, Any] = {"numRecords": file.rows, "minValues": {}, "maxValues": {}}
+    if file.first is not None and file.last is not None:
+        stats["minValues"][table.time_column] = _iso(file.first)
+        stats["maxValues"][table.time_column] = _iso(file.last)
+    if file.meters is not None:
+        stats["minValues"]["meter_id"], stats["maxValues"]["meter_id"] = file.meters
+    return json.dumps({**stats, "sha256": file.sha256})
+
+
+def log_path(table: Table, version: int) -> str:
+    """Path of a commit below the lake."""
+    return f"{table.path}/_delta_log/{version:020d}.json"
+
+
+def _entry(store: Store, table: Table, version: int) -> Entry:
+    added, new, removed, keys, account = [], [], [], {}, None
+    for line in store.read(log_path(table, version)).splitlines():
+        action = json.loads(line)
+        if add := action.get("add"):
+            file = _data_file(table, add)
+            added.append(file)
+            if add["dataChange"]:
+                new.append(file)
+        elif remove := action.get("remove"):
+            removed.append(remove["path"])
+        elif txn := action.get("txn"):
+            keys[txn["appId"]] = txn["version"]
+        elif said := action.get("commitInfo", {}).get(_METADATA_KEY):
+            account = _account(table, json.loads(said))
+    return Entry(version, tuple(added), tuple(new), tuple(removed), keys, account)
+
+
+def _account(table: Table, said: dict[str, Any]) -> Account:
+    attached = () if table.attached is None else said["attached"]
+    return Account(
+        said["attempt"],
+        tuple(_data_file(table.attached or table, file) for file in attached),
+        said["note"],
+    )
+
+
+def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
+    stats = json.loads(action["stats"])
+    smallest, largest = stats["minValues"], stats["maxValues"]
+    first, last = smallest.get(table.time_column), largest.get(table.time_column)
+    return DataFile(
+        path=action["path"],
+        size=action["size"],
+        rows=stats["numRecords"],
+        partition=action["partitionValues"],
+        first=None if first is None else datetime.fromisoformat(first),
+        last=None if last is None else datetime.fromisoformat(last),
+        sha256=stats["sha256"],
+        meters=(smallest["meter_id"], largest["meter_id"]) if "meter_id" in smallest else None,
+    )
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,238 @@
+"""Delta tables: what a table holds at a version, and its files. Changing it is delta/commit.py."""
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar, cast
+
+import polars as pl
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from meterlake import storage
+from meterlake.delta.store import Store
+from meterlake.errors import Unavailable
+from meterlake.schema import Table, polars_schema
+
+Result = TypeVar("Result")
+
+COMPRESSION_LEVEL = 1  # zstd; 3 costs 10 % of the time for 4 % of the bytes (docs/performance.md)
+ROW_GROUP = 65_536
+METER_ROW_GROUP = 16_384  # rows; who asks for one meter reads one or two of these in a file
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One immutable Parquet file of a table.
+
+    `path` is relative to the table; `first` and `last` are the smallest and largest value
+    of the table's time column, None where the file has none; `sha256` is of its bytes, known
+    where the file was written or comes from the journal, else empty; `meters` are the smallest
+    and largest meter id of a table `by_meter_range`.
+    """
+
+    path: str
+    size: int
+    rows: int
+    partition: Mapping[str, str]
+    first: datetime | None
+    last: datetime | None
+    sha256: str = ""
+    meters: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A table's live files at one version; version -1 is a table that does not exist yet.
+
+    `id` is another one where a table was lost and made anew.
+    """
+
+    table: Table
+    version: int
+    files: tuple[DataFile, ...]
+    id: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(f.rows for f in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files [B]."""
+        return sum(f.size for f in self.files)
+
+    @property
+    def newest(self) -> datetime | None:
+        """Largest value of the table's time column."""
+        return max((f.last for f in self.files if f.last is not None), default=None)
+
+
+def partition_path(partition: Mapping[str, str]) -> str:
+    """Hive form of a partition: `reading_type=kw/year=2024/…`."""
+    return "/".join(f"{name}={value}" for name, value in partition.items())
+
+
+def write_file(
+    store: Store, table: Table, frame: pl.DataFrame, *, partition: Mapping[str, str], name: str
+) -> DataFile:
+    """Write a frame as one Parquet file of a partition; nobody sees it before a commit.
+
+    Parameters
+    ----------
+    frame : the table's columns without the partition columns, at least one row
+    name : unique in the partition, without extension
+    """
+    path = "/".join(filter(None, [partition_path(partition), f"{name}.parquet"]))
+    buffer = io.BytesIO()
+    frame.write_parquet(
+        buffer,
+        compression="zstd",
+        compression_level=COMPRESSION_LEVEL,
+        row_group_size=METER_ROW_GROUP if table.by_meter_range else ROW_GROUP,
+    )
+    size = buffer.tell()
+    sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.seek(0)
+    store.put(f"{table.path}/{path}", buffer)
+    times = frame[table.time_column]
+    first, last = cast(datetime | None, times.min()), cast(datetime | None, times.max())
+    meters = (frame["meter_id"][0], frame["meter_id"][-1]) if table.by_meter_range else None
+    return DataFile(path, size, frame.height, dict(partition), first, last, sha256, meters)
+
+
+def table_at(store: Store, table: Table, version: int | None = None) -> Snapshot:
+    """The table's files at a version, by default now; an attached table's without those to come.
+
+    `snapshot` and `snapshots` of delta/commit.py are what readers use.
+    """
+    return state_of(table, open_delta(store, table, version))
+
+
+def state_of(table: Table, delta: DeltaTable | None) -> Snapshot:
+    """The files of a table that was opened."""
+    if delta is None:
+        return Snapshot(table, -1, ())
+    return Snapshot(table, delta.version(), _live_files(table, delta), str(delta.metadata().id))
+
+
+def consumed_version(store: Store, table: Table, key: str) -> int:
+    """The version recorded under an idempotency key of the table; -1 where there is none."""
+    return recorded_under(open_delta(store, table), key)
+
+
+def key_of(job: str, source: Snapshot) -> str:
+    """The idempotency key of a job that consumes versions of a table that may be made anew."""
+    return f"{job}/{source.id}"
+
+
+def consumed_of(store: Store, state: Snapshot, job: str, source: Snapshot) -> int:
+    """The version of `source` that a job has consumed for this state of a table; -1: none."""
+    if state.version < 0:
+        return -1
+    delta = open_delta(store, state.table, state.version)
+    return recorded_under(delta, key_of(job, source))
+
+
+def recorded_under(delta: DeltaTable | None, key: str) -> int:
+    """The version recorded under a key of a table that was opened; -1 where there is none.
+
+    Raises Unavailable: the log may be read only now.
+    """
+    if delta is None:
+        return -1
+    found = _read_log(lambda: delta.transaction_version(key), delta.table_uri)
+    return -1 if found is None else found
+
+
+def scan(store: Store, table: Table, files: Sequence[DataFile]) -> pl.LazyFrame:
+    """The rows of some of a table's files, every column of its schema present."""
+    dtypes = polars_schema(table)
+    if not files:
+        return pl.LazyFrame(schema=dtypes)
+    return pl.scan_parquet(
+        [store.uri(f"{table.path}/{f.path}") for f in files],
+        schema=dtypes,
+        glob=False,  # a lake's folder may be named [a] or a*
+        hive_partitioning=True,
+        hive_schema={name: dtypes[name] for name in table.partitioned_by},
+        missing_columns="insert",
+        cast_options=pl.ScanCastOptions(datetime_cast="convert-timezone"),
+        storage_options=store.polars_options,
+    )
+
+
+def fetched(rows: pl.LazyFrame) -> pl.DataFrame:
+    """Collect what was scanned. Raises Unavailable where a file cannot be read."""
+    try:
+        return rows.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise Unavailable(
+            f"The lake's files cannot be read: {storage.cause(error)}. Run the command again; "
+            "meterlake check tells whether a file is missing or damaged"
+        ) from error
+
+
+def open_delta(store: Store, table: Table, version: int | None = None) -> DeltaTable | None:
+    """The table as deltalake has it, None where there is none yet. Raises Unavailable."""
+    uri = store.uri(table.path)
+
+    def opened() -> DeltaTable | None:
+        try:
+            return DeltaTable(uri, version=version, storage_options=store.delta_options)
+        except TableNotFoundError:
+            return None
+
+    return _read_log(opened, uri)
+
+
+def _read_log(read: Callable[[], Result], uri: str) -> Result:
+    failures = (DeltaError, OSError)
+    try:
+        return storage.steadily(read, failures=failures if "://" in uri else ())
+    except failures as error:
+        raise Unavailable(
+            f"The table at {uri} cannot be read: {storage.cause(error)}. Check that the lake's "
+            "storage is there, then run the command again"
+        ) from error
+
+
+def _live_files(table: Table, delta: DeltaTable) -> tuple[DataFile, ...]:
+    found = _read_log(lambda: delta.get_add_actions(flatten=True), delta.table_uri)
+    actions = pl.DataFrame(found)
+    if actions.is_empty():
+        return ()
+    time, names = table.time_column, table.partitioned_by
+    columns = actions.select(
+        "path",
+        "size_bytes",
+        "num_records",
+        _or_null(actions, f"min.{time}"),
+        _or_null(actions, f"max.{time}"),
+        pl.concat_list("min.meter_id", "max.meter_id") if table.by_meter_range else pl.lit(None),
+        *(f"partition.{name}" for name in names),
+    )
+    # Python's own UTC: Polars' way to an aware datetime takes ten times as long.
+    rows = zip(*(column.to_list() for column in columns), strict=True)
+    return tuple(
+        DataFile(
+            path,
+            size,
+            count,
+            dict(zip(names, partition, strict=True)),
+            None if first is None else first.replace(tzinfo=UTC),
+            None if last is None else last.replace(tzinfo=UTC),
+            "",
+            None if meters is None else (meters[0], meters[1]),
+        )
+        for path, size, count, first, last, meters, *partition in rows
+    )
+
+
+def _or_null(actions: pl.DataFrame, name: str) -> pl.Expr:
+    if name in actions.columns:
+        return pl.col(name).dt.replace_time_zone(None)
+    return pl.lit(None, pl.Datetime("us")).alias(name)

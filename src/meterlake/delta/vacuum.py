@@ -1,0 +1,126 @@
+"""Space back: files that no version within the retention needs.
+
+A file is superseded when a commit removed it, an orphan when its job was cut off before its
+commit, and a leftover when even its writing was. All of them go once they are older than the
+retention. What is younger stays: it may be of a job that runs, or of a reader's version. The files
+of a model are orphans where no version of the table of models needs it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from meterlake.delta.commit import snapshot
+from meterlake.delta.journal import entries
+from meterlake.delta.store import Store, Stored
+from meterlake.delta.table import DataFile, fetched, scan, table_at
+from meterlake.errors import BadInput
+from meterlake.schema import MODELS, Table, known_tables
+
+SHORTEST_RETENTION = timedelta(hours=1)
+FILES_A_UNIT = 200
+
+_COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What a vacuum removed, or would: numbers of files by kind, and their bytes."""
+
+    superseded: int
+    orphans: int
+    leftovers: int
+    bytes: int
+
+
+def cutoff_of(retain: timedelta, now: datetime, *, nobody_else: bool) -> datetime:
+    """Before when a version must have been superseded. Raises BadInput where that is too late."""
+    if retain < SHORTEST_RETENTION and not nobody_else:
+        raise BadInput(
+            "--retain needs to be at least 1h, since a job or query that runs may need files "
+            f"which look unused; found {retain}. Where nothing runs on the lake, add --nobody-else"
+        )
+    return now - retain
+
+
+def unneeded_files(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The files that no version needs that was current at `cutoff` or later, and their kind."""
+    for table in known_tables().values():
+        # The files first: whatever is committed while we look is then known to be needed.
+        there = [f for f in store.list(table.path) if f.modified < cutoff]
+        if not there:
+            continue
+        needed, ever = _needed(store, table, cutoff)
+        for file in there:
+            path = file.path.removeprefix(f"{table.path}/")
+            if path.startswith("_delta_log/"):
+                if path.endswith(".tmp"):
+                    yield "leftovers", file
+            elif path.endswith(".parquet") and path not in needed:
+                yield ("superseded" if path in ever else "orphans"), file
+    for file in store.leftovers():
+        if file.modified < cutoff:
+            yield "leftovers", file
+
+
+def unneeded_models(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The files of models that no such version names, of trainings that were cut off or forgotten.
+
+    Raises
+    ------
+    Unavailable
+        The table of models cannot be read.
+    """
+    prefix = f"{MODELS.path}/"
+    there = [
+        (path.partition("/")[0], file)
+        for file in store.list(MODELS.path)
+        if file.modified < cutoff
+        and "/" in (path := file.path.removeprefix(prefix))
+        and not path.startswith("_delta_log/")
+    ]
+    if there:
+        needed, _ = _needed(store, MODELS, cutoff)
+        names = set(fetched(scan(store, MODELS, list(needed.values())).select("name"))["name"])
+        for name, file in there:
+            if name not in names:
+                yield "orphans", file
+
+
+def remove_files(store: Store) -> Callable[[tuple[str, ...]], int]:
+    """The work on one unit, some paths: remove them. Removing what is gone is no error."""
+
+    def work(paths: tuple[str, ...]) -> int:
+        for path in paths:
+            store.delete(path)
+        return len(paths)
+
+    return work
+
+
+def _needed(
+    store: Store, table: Table, cutoff: datetime
+) -> tuple[dict[str, DataFile], dict[str, DataFile]]:
+    """The files that a version of the table needs which was current at `cutoff` or later.
+
+    And those that the table ever had; both by path.
+    """
+    state = snapshot(store, table)  # what an attached table is about to get, too
+    needed = {f.path: f for f in state.files}
+    ever = dict(needed)
+    commits = {
+        int(found[1]): file.modified
+        for file in store.list(f"{table.path}/_delta_log")
+        if (found := _COMMIT.search(file.path))
+    }
+    # The storage's own clock: commits at or before the cutoff, each of them before a later one.
+    since = min((v for v, at in commits.items() if at >= cutoff), default=state.version + 1)
+    if 0 < since <= state.version:
+        needed |= {f.path: f for f in table_at(store, table, since - 1).files}
+    for entry in entries(store, table, after=-1, until=state.version):
+        added = {f.path: f for f in entry.added}
+        ever |= added
+        if entry.version >= since:
+            needed |= added
+    return needed, ever

@@ -1,0 +1,285 @@
+"""The job that takes delivered files into staging.
+
+The parts of all files are one stream of units, so that while one file is committed others are
+worked on, and files that cannot be cut keep a cluster busy together. Each file is committed by
+itself, when all of its parts are there; what is wrong with one leaves the others alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from meterlake import __version__
+from meterlake.delta.commit import Step, commit, settle
+from meterlake.delta.store import Store
+from meterlake.delta.table import consumed_version
+from meterlake.engine import Engine
+from meterlake.engine.progress import Progress, silent
+from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
+from meterlake.formats.port import Format
+from meterlake.formats.probe import probe
+from meterlake.formats.registry import format_note, named_format, recognise
+from meterlake.formats.source import Source
+from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
+from meterlake.ingest.stage import KEY_PREFIX, Portion, Refused, Staged, cut, stage
+from meterlake.schema import STAGING
+from meterlake.settings import Settings
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A delivered file that was not taken in, and why: it is bad, or was not to be had."""
+
+    file: str
+    reason: str
+    is_bad: bool
+
+
+@dataclass(frozen=True)
+class FileBalance:
+    """What became of a delivered file's rows: `rows` = `stored` + `quarantined`.
+
+    `readings` are the values in the stored rows. A file that was taken in before has no row
+    counted: all of them are there already.
+    """
+
+    file: str
+    sha256: str
+    rows: int = 0
+    quarantined: int = 0
+    readings: int = 0
+    already_ingested: bool = False
+
+    @property
+    def stored(self) -> int:
+        """Rows that staging has of the file."""
+        return self.rows - self.quarantined
+
+
+@dataclass
+class Ingested:
+    """What an ingest did, over all its files: `rows` = `stored` + `quarantined`."""
+
+    balance: list[FileBalance] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        """Number of files that were taken in."""
+        return sum(not b.already_ingested for b in self.balance)
+
+    @property
+    def already_ingested(self) -> int:
+        """Number of files that had been taken in before."""
+        return len(self.balance) - self.files
+
+    @property
+    def rows(self) -> int:
+        """Rows of the files that were taken in."""
+        return sum(b.rows for b in self.balance)
+
+    @property
+    def stored(self) -> int:
+        """Rows that staging has got."""
+        return sum(b.stored for b in self.balance)
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that the quarantine has got."""
+        return sum(b.quarantined for b in self.balance)
+
+    @property
+    def readings(self) -> int:
+        """Values in the stored rows."""
+        return sum(b.readings for b in self.balance)
+
+
+def ingest(
+    store: Store,
+    locations: Sequence[str],
+    *,
+    engine: Engine,
+    settings: Settings,
+    now: datetime,
+    profile: str | None = None,
+    marks: Mapping[str, Step] | None = None,
+    progress: Progress = silent,
+) -> Ingested:
+    """Take delivered files into staging, each in one commit, each once.
+
+    A file that cannot be read is listed in `failures` and changes nothing; the others are
+    taken in all the same.
+
+    Parameters
+    ----------
+    marks : keys of staging that move in the same step, of a single file; one that was taken in
+        before moves none
+    """
+    if profile is not None:
+        named_format(profile, default_zone=settings.timezone)
+    files = expand(list(locations))
+    if not files:
+        raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
+    settle(store, STAGING, now=now)
+    if marks and len(files) > 1:
+        raise ValueError("marks move with one file")
+    intake = _Intake(store, engine, settings.timezone, now, profile, marks or {})
+    rows = 0
+    progress("ingest", len(files), 0)
+    with closing(intake):
+        for result in engine.map(stage(store, received_at=now), intake.portions(files)):
+            intake.conclude(before=result.number)
+            intake.files[result.number].results.append(result)
+            rows += result.rows if isinstance(result, Staged) else 0
+            progress("rows", None, rows)
+            progress("ingest", len(files), result.number)
+        intake.conclude(before=len(files))
+    progress("ingest", len(files), len(files))
+    done = Ingested()
+    for number in range(len(files)):
+        outcome = intake.outcomes[number]
+        if isinstance(outcome, Failure):
+            done.failures.append(outcome)
+        else:
+            done.balance.append(outcome)
+    return done
+
+
+@dataclass
+class _File:
+    """A delivered file that is being taken in; its bytes are within reach until it is closed."""
+
+    location: str
+    delivery: Delivery
+    held: ExitStack
+    source: Source | None = None
+    format: Format | None = None
+    error: MeterlakeError | None = None
+    results: list[Staged | Refused] = field(default_factory=list)
+
+
+@dataclass
+class _Intake:
+    """The files of one ingest: those that are being taken in, and what became of the others."""
+
+    store: Store
+    engine: Engine
+    zone: str
+    now: datetime
+    profile: str | None
+    marks: Mapping[str, Step]
+    files: dict[int, _File] = field(default_factory=dict)
+    first_of: dict[str, int] = field(default_factory=dict)  # number by content
+    same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)
+    outcomes: dict[int, FileBalance | Failure] = field(default_factory=dict)
+
+    def portions(self, locations: Sequence[str]) -> Iterator[Portion]:
+        """Keep each file under `inbound/` and cut it."""
+        for number, location in enumerate(locations):
+            with ExitStack() as held:
+                try:
+                    delivery = held.enter_context(fetched(location))
+                    if self.first_of.setdefault(delivery.sha256, number) != number:
+                        self.same[number] = location, delivery
+                        continue
+                    if self._is_known(delivery):
+                        self.outcomes[number] = _known(delivery)
+                        continue
+                except MeterlakeError as error:
+                    self.outcomes[number] = _failure(location, error)
+                    continue
+                file = self.files[number] = _File(location, delivery, held.pop_all())
+            try:
+                yield from self._cut(number, file)
+            except MeterlakeError as error:
+                file.error = error
+
+    def _cut(self, number: int, file: _File) -> Iterator[Portion]:
+        file.source = source = land(self.store, file.delivery)
+        probe(source)
+        if self.profile is None:
+            fmt = recognise(source, default_zone=self.zone)
+        else:
+            fmt = named_format(self.profile, default_zone=self.zone)
+        file.format = fmt
+        for part in cut(fmt, source, by_reference=self.engine.sends_units):
+            if any(isinstance(result, Refused) for result in file.results):
+                return
+            yield Portion(number, file.delivery.sha256, fmt, part)
+
+    def conclude(self, *, before: int) -> None:
+        """Commit the files before a number, all of whose portions are done."""
+        for number in sorted(n for n in self.files if n < before):
+            with self.files[number].held:
+                file = self.files.pop(number)
+                try:
+                    self.outcomes[number] = self._commit(file)
+                except MeterlakeError as error:
+                    self.outcomes[number] = _failure(file.location, error)
+        for number in [n for n in self.same if n < before]:
+            location, delivery = self.same.pop(number)
+            first = self.outcomes[self.first_of[delivery.sha256]]
+            is_known = isinstance(first, FileBalance)
+            self.outcomes[number] = _known(delivery) if is_known else replace(first, file=location)
+
+    def close(self) -> None:
+        """Let go of what was fetched for files that did not get done."""
+        for file in self.files.values():
+            file.held.close()
+
+    def _commit(self, file: _File) -> FileBalance:
+        delivery = file.delivery
+        refused = [r.error for r in file.results if isinstance(r, Refused)]
+        error = refused[0] if refused else file.error
+        if isinstance(error, NotReadable):
+            if self._is_known(delivery):
+                return _known(delivery)  # it could be read meanwhile, by another profile
+            set_aside(self.store, delivery, file.source, str(error))
+        if error is not None:
+            raise error
+        if file.source is None or file.format is None:
+            raise ValueError(f"{file.location} was neither cut nor refused")
+        results = [r for r in file.results if isinstance(r, Staged)]
+        balance = FileBalance(
+            delivery.name,
+            delivery.sha256,
+            rows=sum(r.rows for r in results),
+            quarantined=sum(r.quarantined for r in results),
+            readings=sum(r.readings for r in results),
+        )
+        try:
+            commit(
+                self.store,
+                STAGING,
+                add=[f for r in results for f in r.files],
+                attached=[f for r in results for f in r.quarantine],
+                note={
+                    "job": "ingest",
+                    **vars(balance),
+                    "inbound": file.source.url.removeprefix(f"{self.store.url}/"),
+                    **format_note(file.format, default_zone=self.zone),
+                    "received_at": self.now.isoformat(),
+                    "code_version": __version__,
+                },
+                key=KEY_PREFIX + delivery.sha256,
+                version=0,
+                marks=self.marks,
+                now=self.now,
+            )
+        except Conflict:
+            if not self._is_known(delivery):
+                raise
+            return _known(delivery)  # it was taken in meanwhile, here or by another process
+        return balance
+
+    def _is_known(self, delivery: Delivery) -> bool:
+        return consumed_version(self.store, STAGING, KEY_PREFIX + delivery.sha256) >= 0
+
+
+def _known(delivery: Delivery) -> FileBalance:
+    return FileBalance(delivery.name, delivery.sha256, already_ingested=True)
+
+
+def _failure(location: str, error: MeterlakeError) -> Failure:
+    return Failure(location, str(error), isinstance(error, BadInput))

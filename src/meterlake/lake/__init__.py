@@ -1,1 +1,0 @@
-"""The lake's Delta tables: storage, layout, snapshot, commit, SQL."""

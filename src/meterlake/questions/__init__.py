@@ -1,0 +1,1 @@
+"""What can be asked of a lake: SQL, listings, the catalog."""

@@ -1,0 +1,1 @@
+"""The grid's topology: loaded as states with validity, asked as of a moment."""

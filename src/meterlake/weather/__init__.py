@@ -1,0 +1,1 @@
+"""Weather: loaded from a source, asked as temperature series."""

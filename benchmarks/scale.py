@@ -31,7 +31,7 @@ from reporting import Figures, Target, conclude, machine
 from rivals import Stopwatch
 
 from meterlake import pipeline
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
@@ -110,7 +110,7 @@ def add_files(store: Store, table: Table, count: int, first: int) -> float:
     """Commit that many made-up files; the seconds."""
     files = list(made_up(table, count, first))
     watch = Stopwatch()
-    commit(store, table, add=files, note={}, key=f"bench/{first}", version=0, now=START)
+    commit(store, table, Change({f"bench/{first}": 0}, add=files), now=START)
     return watch.figures()["cpu_seconds"]
 
 
@@ -199,7 +199,7 @@ def stage(store: Store, meters: int, steps: int) -> Figures:
         name = f"part-{first:08d}"
         rows = frame.select(columns)
         files.append(write_file(store, STAGING, rows, partition=partition, name=name))
-    commit(store, STAGING, add=files, key="bench", version=0, now=START)
+    commit(store, STAGING, Change({"bench": 0}, add=files), now=START)
     return {"files": len(files), "mb": sum(f.size for f in files) / 1e6}
 
 
@@ -226,7 +226,7 @@ def write_hours(store: Store, meters: int) -> Figures:
         partition = {"reading_type": "kw", **hour_partition(start)}
         rows = integrated_rows(wide, "kw")
         files.append(write_file(store, READINGS, rows, partition=partition, name=f"part-{hour}"))
-    commit(store, READINGS, add=files, key="bench", version=0, now=START)
+    commit(store, READINGS, Change({"bench": 0}, add=files), now=START)
     return {"files": len(files), "mb": sum(f.size for f in files) / 1e6}
 
 

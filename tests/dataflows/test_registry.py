@@ -252,13 +252,13 @@ def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lost: list[str] = []
     met, barrier = set[tuple[str, int]](), threading.Barrier(2, timeout=60)
 
-    def both(store: Store, table: Table, **options: Any) -> Any:
+    def both(store: Store, table: Table, *change: Any, **options: Any) -> Any:
         first = (table.name, threading.get_ident())
         if table.name != "dataflow_runs" and first not in met:
             met.add(first)
             barrier.wait()
         try:
-            return commits.commit(store, table, **options)
+            return commits.commit(store, table, *change, **options)
         except Conflict:
             lost.append(table.name)
             raise

@@ -431,10 +431,10 @@ def test_a_circle_of_ids_is_none_where_a_node_of_the_right_kind_has_the_id(
 def refusing(table: str, error: type[BaseException] = Unavailable) -> Iterator[None]:
     """Nothing can be committed to this table."""
 
-    def refused(store: Store, into: Table, **options: Any) -> Any:
+    def refused(store: Store, into: Table, *change: Any, **options: Any) -> Any:
         if into.name == table:
             raise error(f"{table} cannot be written")
-        return commits.commit(store, into, **options)
+        return commits.commit(store, into, *change, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsert, "commit", refused)
@@ -507,11 +507,11 @@ def overtaken(table: str, by: Callable[[], object]) -> Iterator[list[str]]:
     """Right before the next commit to this table, `by` is done; yields the table when it was."""
     done: list[str] = []
 
-    def late(store: Store, into: Table, **options: Any) -> Any:
+    def late(store: Store, into: Table, *change: Any, **options: Any) -> Any:
         if into.name == table and not done:
             done.append(table)
             by()
-        return commits.commit(store, into, **options)
+        return commits.commit(store, into, *change, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsert, "commit", late)

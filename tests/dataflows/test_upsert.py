@@ -59,7 +59,7 @@ def test_what_holds_at_a_moment_is_the_state_that_was_kept_for_it(
             frame(state),
             at=moment,
             since=None if number else SINCE_EVER,
-            note={},
+            job="test",
             now=NOW,
         )
         common = set(before) & set(state)
@@ -110,7 +110,7 @@ def test_rows_take_the_place_of_those_with_their_key_and_of_no_others(
     store, wanted = new_lake(), Batch()
     for batch in told:
         state = snapshot(store, WEATHER)
-        done = replace_rows(store, WEATHER, observations(batch), note={}, now=NOW)
+        done = replace_rows(store, WEATHER, observations(batch), job="test", now=NOW)
         changed = {key for key in set(batch) & set(wanted) if batch[key] != wanted[key]}
         new = set(batch) - set(wanted)
         assert done == Change(added=len(new), changed=len(changed))
@@ -136,12 +136,12 @@ def test_a_key_that_stands_twice_or_is_missing_is_refused(
     nameless = zone.with_columns(pl.lit(None, pl.String).alias("id"))
     for rows in (pl.concat([zone, zone]), nameless):
         with pytest.raises(BadInput, match="needs"):
-            keep_history(store, VOLTAGE_CONTROL_ZONE, rows, at=NOW, note={}, now=NOW)
+            keep_history(store, VOLTAGE_CONTROL_ZONE, rows, at=NOW, job="test", now=NOW)
     row = observations({("A", 0): 1.0})
     orphan = row.with_columns(pl.lit(None, pl.String).alias("station_id"))
     for rows in (pl.concat([row, row]), orphan):
         with pytest.raises(BadInput, match="needs"):
-            replace_rows(store, WEATHER, rows, note={}, now=NOW)
+            replace_rows(store, WEATHER, rows, job="test", now=NOW)
     assert snapshot(store, VOLTAGE_CONTROL_ZONE).version == -1
     assert snapshot(store, WEATHER).version == -1
 
@@ -154,7 +154,7 @@ def test_rows_of_any_partition_are_refused_or_read_as_they_were_kept(
     rows = observations({("A", 0): 1.0}).with_columns(pl.lit(value, pl.String).alias("date"))
     try:
         for _ in range(2):
-            replace_rows(store, WEATHER, rows, note={}, now=NOW)
+            replace_rows(store, WEATHER, rows, job="test", now=NOW)
     except BadInput as error:
         assert "date" in str(error)
         assert snapshot(store, WEATHER).rows == 0

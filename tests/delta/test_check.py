@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from isal import igzip
 from support import work
 
 from meterlake import pipeline
-from meterlake.delta.commit import commit, snapshot
-from meterlake.delta.journal import note
+from meterlake.delta.commit import Change, commit, snapshot
+from meterlake.delta.journal import provenance
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
@@ -157,11 +158,12 @@ def committed(change: Callable[[pl.DataFrame], pl.DataFrame], table: Table = REA
         file, state = file_of(store, table), snapshot(store, table)
         rows = change(pl.read_parquet(store.read(f"{table.path}/{file.path}")))
         other = write_file(store, table, rows, partition=file.partition, name="other")
-        said = note(store, table, state.version)
-        commit(
-            store, table, add=[other], remove=[file], note={**said, "changed": {}},
-            key="other", version=0, read_version=state.version, now=NOW,
+        last = provenance(store, table, state.version)
+        change_of_table = Change(
+            {"other": 0}, add=[other], remove=[file], read_version=state.version,
+            provenance=replace(last, changed={}),
         )  # fmt: skip
+        commit(store, table, change_of_table, now=NOW)
 
     return damage
 
@@ -171,9 +173,7 @@ def in_two_files(table: Table) -> Damage:
         file, state = file_of(store, table), snapshot(store, table)
         rows = pl.read_parquet(store.read(f"{table.path}/{file.path}"))
         more = write_file(store, table, rows, partition=file.partition, name="second")
-        commit(
-            store, table, add=[more], key="double", version=0, read_version=state.version, now=NOW
-        )
+        commit(store, table, Change({"double": 0}, add=[more], read_version=state.version), now=NOW)
 
     return damage
 
@@ -181,9 +181,11 @@ def in_two_files(table: Table) -> Damage:
 def taken_out_of_the_log(store: Store) -> None:
     state = snapshot(store, READINGS)
     commit(
-        store, READINGS, remove=[file_of(store, READINGS)],
-        key="out", version=0, read_version=state.version, now=NOW,
-    )  # fmt: skip
+        store,
+        READINGS,
+        Change({"out": 0}, remove=[file_of(store, READINGS)], read_version=state.version),
+        now=NOW,
+    )
 
 
 def of_no_reads(store: Store) -> None:
@@ -192,10 +194,13 @@ def of_no_reads(store: Store) -> None:
     then = pl.lit(datetime(2023, 7, 1, 5, tzinfo=UTC), pl.Datetime("us", "UTC"))
     partition = {"reading_type": "kw", "year": "2023", "month": "07", "day": "01", "hour": "05"}
     file = write_file(
-        store, READINGS, rows[:1].with_columns(then.alias("reading_date_time")),
-        partition=partition, name="invented",
-    )  # fmt: skip
-    commit(store, READINGS, add=[file], key="more", version=0, read_version=state.version, now=NOW)
+        store,
+        READINGS,
+        rows[:1].with_columns(then.alias("reading_date_time")),
+        partition=partition,
+        name="invented",
+    )
+    commit(store, READINGS, Change({"more": 0}, add=[file], read_version=state.version), now=NOW)
 
 
 def first_value(value: float) -> pl.Expr:
@@ -211,11 +216,12 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "integrated file packed otherwise": ("bytes", packed_otherwise),
     "integrated file flipped": ("cannot be read|rows are not those", flipped(READINGS)),
     "rows out of order": ("sorted by meter_id", rewritten(READINGS, lambda r: r.reverse())),
-    "a row doubled": ("meter_id and reading_date_time of another", rewritten(
-        READINGS, lambda r: pl.concat([r[:1], r]))),
+    "a row doubled": (
+        "meter_id and reading_date_time of another",
+        rewritten(READINGS, lambda r: pl.concat([r[:1], r])),
+    ),
     "a row lost": ("the file has", rewritten(READINGS, lambda r: r[1:])),
-    "another hour": ("another hour", rewritten(
-        READINGS, lambda r: r.with_columns(HOUR_LATER))),
+    "another hour": ("another hour", rewritten(READINGS, lambda r: r.with_columns(HOUR_LATER))),
     "a value changed": (
         "rows are not those",
         committed(lambda r: r.with_columns(first_value(77.0))),
@@ -228,27 +234,38 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         "bytes are not those",
         rewritten(STAGING, lambda r: r.with_columns(pl.col("kw") + 1)),
     ),
-    "not a number": ("no finite numbers", rewritten(
-        READINGS, lambda r: r.with_columns(first_value(float("nan"))))),
+    "not a number": (
+        "no finite numbers",
+        rewritten(READINGS, lambda r: r.with_columns(first_value(float("nan")))),
+    ),
     "two files in a partition": ("needs to be one file", in_two_files(READINGS)),
     "a partition taken out of the log": ("not integrated", taken_out_of_the_log),
     "a partition of no reads": ("staging has no read", of_no_reads),
     "staging file gone": ("missing", gone(STAGING)),
     "staging file cut": ("bytes", cut(STAGING)),
     "staging out of order": ("ordered by hour", rewritten(STAGING, lambda r: r.reverse())),
-    "staging of another day": ("another day", rewritten(
-        STAGING, lambda r: r.with_columns(
-            pl.col("reading_date_time") + pl.duration(days=1)))),
+    "staging of another day": (
+        "another day",
+        rewritten(
+            STAGING, lambda r: r.with_columns(pl.col("reading_date_time") + pl.duration(days=1))
+        ),
+    ),
     "quarantine file gone": ("missing", gone(QUARANTINE)),
     "late arrivals gone": ("missing", gone(LATE_ARRIVALS)),
     "late arrivals changed": ("the file has", rewritten(LATE_ARRIVALS, lambda r: r[1:])),
     "serving file gone": ("missing", gone(SERVING_READINGS)),
     "serving file cut": ("bytes", cut(SERVING_READINGS)),
-    "serving out of order": ("sorted by meter_id", rewritten(
-        SERVING_READINGS, lambda r: r.reverse())),
-    "serving of another month": ("another month", rewritten(
-        SERVING_READINGS,
-        lambda r: r.with_columns(pl.col("reading_date_time") + pl.duration(days=40)))),
+    "serving out of order": (
+        "sorted by meter_id",
+        rewritten(SERVING_READINGS, lambda r: r.reverse()),
+    ),
+    "serving of another month": (
+        "another month",
+        rewritten(
+            SERVING_READINGS,
+            lambda r: r.with_columns(pl.col("reading_date_time") + pl.duration(days=40)),
+        ),
+    ),
     "a value of serving changed": (
         "rows are not those that integrated has",
         committed(lambda r: r.with_columns(first_value(77.0)), SERVING_READINGS),
@@ -258,7 +275,9 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         committed(lambda r: r[:-1], SERVING_READINGS),
     ),
     "serving in two files of the same meters": (
-        "no meter may be in two files", in_two_files(SERVING_READINGS)),
+        "no meter may be in two files",
+        in_two_files(SERVING_READINGS),
+    ),
     "energy of a day gone": ("missing", gone(CONSUMPTION_DAILY)),
     "energy of a day changed": (
         "energies are not those of the readings",
@@ -280,7 +299,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         ),
     ),
     "quarantine row lost": ("the file has", rewritten(QUARANTINE, lambda r: r[1:])),
-}  # fmt: skip
+}
 
 
 def test_a_sound_lake_has_no_findings(lake: Store) -> None:
@@ -375,9 +394,13 @@ def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone
     delivered = tmp_path / "a.csv"
     delivered.write_text("m,at,kwh\nm1,2024-07-01 00:30:00,1.5\nm1,2024-07-01 01:00:00,bad\n")
     done = pipeline.ingest(
-        store, [str(delivered)], engine=LocalEngine(1),
-        settings=work.CONF, now=NOW, profile=str(profile),
-    )  # fmt: skip
+        store,
+        [str(delivered)],
+        engine=LocalEngine(1),
+        settings=work.CONF,
+        now=NOW,
+        profile=str(profile),
+    )
     assert (done.stored, done.quarantined) == (1, 1)
     held = work.contents(store)
     profile.unlink()

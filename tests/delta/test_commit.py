@@ -12,7 +12,7 @@ from support import work
 
 from meterlake import pipeline
 from meterlake.delta import commit as commits
-from meterlake.delta.commit import commit, snapshot, snapshots
+from meterlake.delta.commit import Change, commit, snapshot, snapshots
 from meterlake.delta.journal import attached_since
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, consumed_version, scan, table_at, write_file
@@ -42,12 +42,16 @@ def test_a_file_is_not_there_before_its_commit(store: Store) -> None:
 
 
 def test_what_is_removed_and_what_replaces_it_change_places_in_one_step(store: Store) -> None:
-    commit(store, QUARANTINE, add=[a_file(store, "old")], key="k", version=1, now=NOW)
+    commit(store, QUARANTINE, Change({"k": 1}, add=[a_file(store, "old")]), now=NOW)
     before = snapshot(store, QUARANTINE)
     commit(
-        store, QUARANTINE, add=[a_file(store, "new")], remove=before.files,
-        key="k", version=2, read_version=before.version, now=NOW,
-    )  # fmt: skip
+        store,
+        QUARANTINE,
+        Change(
+            {"k": 2}, add=[a_file(store, "new")], remove=before.files, read_version=before.version
+        ),
+        now=NOW,
+    )
     assert raws(store) == ["new"]
     assert snapshot(store, QUARANTINE).version == before.version + 1
     assert consumed_version(store, QUARANTINE, "k") == 2
@@ -56,28 +60,35 @@ def test_what_is_removed_and_what_replaces_it_change_places_in_one_step(store: S
 
 
 def test_a_change_planned_on_an_older_version_is_refused_whole(store: Store) -> None:
-    commit(store, QUARANTINE, add=[a_file(store, "a")], key="k", version=1, now=NOW)
+    commit(store, QUARANTINE, Change({"k": 1}, add=[a_file(store, "a")]), now=NOW)
     planned = snapshot(store, QUARANTINE)
-    commit(store, QUARANTINE, add=[a_file(store, "b")], key="other", version=1, now=NOW)
+    commit(store, QUARANTINE, Change({"other": 1}, add=[a_file(store, "b")]), now=NOW)
     with pytest.raises(Conflict, match="another writer"):
         commit(
-            store, QUARANTINE, add=[a_file(store, "c")], remove=planned.files,
-            key="k", version=2, read_version=planned.version, now=NOW,
-        )  # fmt: skip
+            store,
+            QUARANTINE,
+            Change(
+                {"k": 2},
+                add=[a_file(store, "c")],
+                remove=planned.files,
+                read_version=planned.version,
+            ),
+            now=NOW,
+        )
     assert raws(store) == ["a", "b"]
     assert consumed_version(store, QUARANTINE, "k") == 1
 
 
 def test_a_key_is_used_once(store: Store) -> None:
-    commit(store, QUARANTINE, add=[a_file(store, "a")], key="k", version=1, now=NOW)
+    commit(store, QUARANTINE, Change({"k": 1}, add=[a_file(store, "a")]), now=NOW)
     with pytest.raises(Conflict):
-        commit(store, QUARANTINE, add=[a_file(store, "b")], key="k", version=1, now=NOW)
+        commit(store, QUARANTINE, Change({"k": 1}, add=[a_file(store, "b")]), now=NOW)
     assert raws(store) == ["a"]
 
 
 def test_appends_with_different_keys_do_not_disturb_each_other(store: Store) -> None:
     for name in "abc":
-        commit(store, QUARANTINE, add=[a_file(store, name)], key=name, version=0, now=NOW)
+        commit(store, QUARANTINE, Change({name: 0}, add=[a_file(store, name)]), now=NOW)
     assert raws(store) == ["a", "b", "c"]
 
 
@@ -150,19 +161,20 @@ def test_what_another_process_settles_meanwhile_is_settled_once(
     store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "settle", lambda *args, **options: ())
+        patch.setattr(commits, "settle", lambda *args, **options: {})
         paths = [str(deliver(f"{name}.csv", f"damaged {name}")) for name in "ab"]
         work.ingest(store.url, paths, NOW)
     real: Any = commits.commit
 
-    def overtaken(store: Store, table: Table, **options: Any) -> Any:
+    def overtaken(store: Store, table: Table, change: Change, *, now: datetime) -> Any:
         monkeypatch.setattr(commits, "commit", real)
-        first = attached_since(store, STAGING, after=-1, until=1)
-        real(store, table, add=first, key=options["key"], version=1, read_version=-1, now=NOW)
-        return real(store, table, **options)
+        first = attached_since(store, STAGING, QUARANTINE, after=-1, until=1)
+        (key,) = change.keys
+        real(store, table, Change({key: 1}, add=first, read_version=-1), now=NOW)
+        return real(store, table, change, now=now)
 
     monkeypatch.setattr(commits, "commit", overtaken)
-    settled = commits.settle(store, STAGING, now=NOW)
+    settled = commits.settle(store, STAGING, now=NOW)[QUARANTINE.name]
     assert [f.rows for f in settled] == [1]
     assert raws(store) == ["damaged a", "damaged b"]
     assert [f.rows for f in table_at(store, QUARANTINE).files] == [1, 1]

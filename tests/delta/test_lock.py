@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meterlake.delta import lock
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.lock import LASTS, WAITS, Claim, claimed
 from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput, Conflict, Unavailable
@@ -142,7 +142,7 @@ def test_what_was_planned_before_a_claim_was_taken_over_comes_too_late(lake: Sto
         version = snapshot(lake, WEATHER).version
         claim.check()
         yield
-        commit(lake, WEATHER, key="x", version=1, read_version=version, now=NOW)
+        commit(lake, WEATHER, Change({"x": 1}, read_version=version), now=NOW)
 
     with pytest.raises(Conflict), have(lake) as slow:
         change = planned(slow)

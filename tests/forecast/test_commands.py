@@ -199,7 +199,7 @@ def weather(store: Store, start: datetime, values: dict[str, list[float | None]]
     ]
     replace_rows(
         store, WEATHER, frame.with_columns(missing).select(c.name for c in WEATHER.columns),
-        note={}, now=NOW,
+        job="test", now=NOW,
     )  # fmt: skip
 
 

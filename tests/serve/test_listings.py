@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from support import served
 
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store
 from meterlake.delta.table import write_file
 from meterlake.questions.listings import LISTINGS, Listing
@@ -116,9 +116,11 @@ def more_weather(store: Store, times: list[datetime], version_after: int) -> Non
         store, WEATHER, rows.sort("time"), partition={"date": day}, name=f"more{version_after}"
     )
     commit(
-        store, WEATHER, add=[file], remove=[], key="test", version=version_after,
-        read_version=version_after - 1, now=served.NOW,
-    )  # fmt: skip
+        store,
+        WEATHER,
+        Change({"test": version_after}, add=[file], read_version=version_after - 1),
+        now=served.NOW,
+    )
 
 
 def test_rows_that_come_between_pages_neither_shift_nor_repeat_any(
@@ -188,7 +190,7 @@ def test_rows_that_come_between_pages_neither_shift_nor_repeat_any(
         ("topology-findings?kind=service_transformer", "kind = 'service_transformer'"),
         ("topology-findings?id=no", "false"),
     ],
-)  # fmt: skip
+)
 def test_a_filter_means_what_it_says(
     client: TestClient, lake: Store, path: str, where: str
 ) -> None:
@@ -320,11 +322,18 @@ def test_unknown_parameters_and_wrong_limits_are_refused(
 
 @pytest.mark.parametrize(
     ("path", "to"),
-    [(f"/{name}", "2024-04-07") for name in LISTINGS if name not in ("anomalies",)
-     and any(f.name == "from" for f in LISTINGS[name].filters)]
-    + [("/anomalies", "2024-04-06"), ("/indices", "2024-04-07"), ("/meters/b1/readings",
-        "2024-04-07"), ("/meters/b1/consumption", "2024-04-06")],
-)  # fmt: skip
+    [
+        (f"/{name}", "2024-04-07")
+        for name in LISTINGS
+        if name not in ("anomalies",) and any(f.name == "from" for f in LISTINGS[name].filters)
+    ]
+    + [
+        ("/anomalies", "2024-04-06"),
+        ("/indices", "2024-04-07"),
+        ("/meters/b1/readings", "2024-04-07"),
+        ("/meters/b1/consumption", "2024-04-06"),
+    ],
+)
 def test_a_window_in_which_nothing_can_be_is_refused(
     client: TestClient, path: str, to: str
 ) -> None:
@@ -434,12 +443,14 @@ def test_large_answers_are_compressed_for_those_who_ask_for_it(client: TestClien
 
 def tags(client: TestClient) -> dict[str, str]:
     paths = [
-        *(f"/{name}" for name in LISTINGS), "/meters/b2/readings", "/meters/b2/consumption",
+        *(f"/{name}" for name in LISTINGS),
+        "/meters/b2/readings",
+        "/meters/b2/consumption",
         "/consumption/daily/2024/b2",
         "/consumption/b2?reading_date_from=20240407&reading_date_to=20240407",
         "/anomaly/a1?year=2024",
         "/outage?start_date_time=20240401000000&end_date_time=20240501000000",
-    ]  # fmt: skip
+    ]
     found = {}
     for path in paths:
         answer = client.get(path)

@@ -29,7 +29,7 @@ from support.pulls import (
 )
 
 from meterlake import pipeline
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.journal import entries
 from meterlake.delta.lock import Taken, claimed
 from meterlake.delta.store import Store, open_store
@@ -493,10 +493,10 @@ def test_the_cursor_moves_only_from_where_it_was(store: Store) -> None:
     from meterlake.errors import Conflict
 
     key, now = CURSOR + NAME, START
-    commit(store, STAGING, key="a", version=0, marks={key: Step(-1, 10)}, now=now)
+    commit(store, STAGING, Change({"a": 0}, marks={key: Step(-1, 10)}), now=now)
     for step in (Step(-1, 20), Step(9, 20), Step(20, 30)):
         with pytest.raises(Conflict):
-            commit(store, STAGING, key="b", version=0, marks={key: step}, now=now)
+            commit(store, STAGING, Change({"b": 0}, marks={key: step}), now=now)
     assert consumed_version(store, STAGING, key) == 10
     assert consumed_version(store, STAGING, "b") == -1
 

@@ -208,7 +208,7 @@ def test_a_watch_that_is_killed_goes_on_with_the_next_one(run: Run, tmp_path: Pa
     configure(tmp_path, FOLDER + '\nafter = "move"')
     for number in range(6):
         arrive(tmp_path / "in" / f"{number}.csv", f"m{number}")
-    batches = "from meterlake.pipeline import watch\nwatch._BATCH_FILES = 1"
+    batches = "from meterlake.sources import watch\nwatch._BATCH_FILES = 1"
     with watching(tmp_path, "--once", before=batches) as process:
         until = time.monotonic() + 120
         while not list((tmp_path / "in").glob("taken/*")):

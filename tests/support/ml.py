@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
@@ -104,17 +104,27 @@ def fill(store: Store, rows: pl.DataFrame, *, now: datetime = NOW) -> None:
     for (day,), part in rows.group_by(pl.col("reading_date_time").dt.date(), maintain_order=True):
         assert isinstance(day, datetime | type(START.date()))
         partition = {
-            "reading_type": "kw", "year": f"{day:%Y}", "month": f"{day:%m}", "day": f"{day:%d}",
+            "reading_type": "kw",
+            "year": f"{day:%Y}",
+            "month": f"{day:%m}",
+            "day": f"{day:%d}",
             "hour": "12",
-        }  # fmt: skip
+        }
         frame = part.with_columns(**missing).select(of_files).sort(READINGS.sorted_by)
         name = f"part-{uuid.uuid4().hex}"
         files.append(write_file(store, READINGS, frame, partition=partition, name=name))
     new = [f.partition for f in files]
     commit(
-        store, READINGS, add=files, remove=[f for f in state.files if f.partition in new],
-        key="test", version=state.version + 1, read_version=state.version, now=now,
-    )  # fmt: skip
+        store,
+        READINGS,
+        Change(
+            {"test": state.version + 1},
+            add=files,
+            remove=[f for f in state.files if f.partition in new],
+            read_version=state.version,
+        ),
+        now=now,
+    )
 
 
 def bring_up(store: Store, conf: Settings, now: datetime = NOW) -> None:

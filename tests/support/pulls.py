@@ -196,8 +196,8 @@ def ingested_files(store: Store) -> Iterator[str]:
     """The content of each commit of staging that brought a file."""
     until = snapshot(store, STAGING).version
     for entry in entries(store, STAGING, after=-1, until=until):
-        if entry.account is not None and entry.account.note.get("job") == "ingest":
-            yield str(entry.account.note["sha256"])
+        if entry.account is not None and entry.account.provenance.job == "ingest":
+            yield str(entry.account.provenance.details["sha256"])
 
 
 def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:

@@ -21,7 +21,7 @@ from support.grids import small_grid, write_grid
 
 from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
-from meterlake.delta.commit import commit, snapshot
+from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
@@ -107,9 +107,13 @@ def make(folder: Path) -> Store:
     run_dataflow(store, "topology", settings=settings, now=NOW, source=source, at=HISTORY_START)
     simulate_weather((45.0, 7.0), DELIVERED, END, folder / "weather")
     run_dataflow(
-        store, "weather", settings=settings, now=NOW, source=str(folder / "weather"),
+        store,
+        "weather",
+        settings=settings,
+        now=NOW,
+        source=str(folder / "weather"),
         start=DELIVERED,
-    )  # fmt: skip
+    )
     files = _deliveries(folder)
     pipeline.ingest(store, files, engine=engine, settings=settings, now=NOW)
     pipeline.integrate(store, engine=engine, settings=settings, now=NOW)
@@ -173,13 +177,22 @@ def judged(store: Store, days: Sequence[Judged]) -> None:
     types = polars_schema(ANOMALIES)
     told = [
         {
-            "meter_id": meter, "ds": day, "day_start": local(day.year, day.month, day.day),
-            "consumption": energy, "yhat": 20.0, "yhat_lower": 10.0, "yhat_upper": 30.0,
-            "anomaly": anomaly, "importance": importance, "kind": kind, "model": "by hand",
-            "year": f"{day:%Y}", "month": f"{day:%m}",
+            "meter_id": meter,
+            "ds": day,
+            "day_start": local(day.year, day.month, day.day),
+            "consumption": energy,
+            "yhat": 20.0,
+            "yhat_lower": 10.0,
+            "yhat_upper": 30.0,
+            "anomaly": anomaly,
+            "importance": importance,
+            "kind": kind,
+            "model": "by hand",
+            "year": f"{day:%Y}",
+            "month": f"{day:%m}",
         }
         for meter, day, energy, anomaly, importance, kind in days
-    ]  # fmt: skip
+    ]
     rows = pl.DataFrame(told, schema=types)
     files, version = [], snapshot(store, ANOMALIES).version
     for (year, month), part in rows.group_by("year", "month", maintain_order=True):
@@ -188,6 +201,5 @@ def judged(store: Store, days: Sequence[Judged]) -> None:
         name = f"{year}{month}-{version + 1}"
         files.append(write_file(store, ANOMALIES, frame, partition=place, name=name))
     commit(
-        store, ANOMALIES, add=files, remove=[], key="test", version=version + 1,
-        read_version=version, now=NOW,
-    )  # fmt: skip
+        store, ANOMALIES, Change({"test": version + 1}, add=files, read_version=version), now=NOW
+    )

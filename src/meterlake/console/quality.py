@@ -19,7 +19,7 @@ from meterlake.console.pages import (
 from meterlake.console.sign_in import Looks
 from meterlake.delta.commit import snapshot
 from meterlake.delta.journal import entries
-from meterlake.schema import STAGING
+from meterlake.schema import QUARANTINE, STAGING
 from meterlake.serve.state import Here, Served
 
 DAYS = 30  # shown unless asked for others
@@ -201,16 +201,14 @@ def _there(here: Served) -> tuple[date, date] | None:
 
 def snapshot_rows(here: Served) -> int:
     """Rows of the quarantine, from its log."""
-    quarantine = STAGING.attached
-    assert quarantine is not None
-    return snapshot(here.store, quarantine).rows
+    return snapshot(here.store, QUARANTINE).rows
 
 
 def _delivered(here: Served) -> list[dict[str, Any]]:
     """The files that were taken in last, newest first, as their commits tell of them."""
     now = snapshot(here.store, STAGING).version
     newest = entries(here.store, STAGING, after=max(now - NEWEST_FILES, -1), until=now)
-    notes = [e.account.note for e in newest if e.account is not None]
+    notes = [e.account.provenance.details for e in newest if e.account is not None]
     return [
         {
             "file": note["file"],

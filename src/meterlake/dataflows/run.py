@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 
-from meterlake import __version__
 from meterlake.dataflows.port import Dataflow, HistoryOptions, Loaded, Options, Request
 from meterlake.dataflows.registry import known_dataflows, named_dataflow, options_of
 from meterlake.delta.commit import snapshot
@@ -349,7 +348,7 @@ def _keep_states(
             at=at,
             since=at if kept else SINCE_EVER,
             claim=claim,
-            note=_note(flow),
+            job=_job(flow),
             now=now,
         )
         progress(flow.name, len(frames), done)
@@ -371,10 +370,10 @@ def _keep_rows(
 ) -> Change:
     change = Change()
     for done, (name, rows) in enumerate(frames.items(), start=1):
-        change += replace_rows(store, known_tables()[name], rows, note=_note(flow), now=now)
+        change += replace_rows(store, known_tables()[name], rows, job=_job(flow), now=now)
         progress(flow.name, len(frames), done)
     return change
 
 
-def _note(flow: Dataflow) -> dict[str, str]:
-    return {"job": "dataflow", "dataflow": flow.name, "code_version": __version__}
+def _job(flow: Dataflow) -> str:
+    return f"dataflow/{flow.name}"

@@ -12,9 +12,9 @@ next job.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction
 from deltalake import Schema as DeltaSchema
@@ -23,7 +23,14 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction
 
 from meterlake import storage
-from meterlake.delta.journal import Account, attached_since, entries, metadata, statistics
+from meterlake.delta.journal import (
+    Account,
+    Provenance,
+    attached_since,
+    entries,
+    metadata,
+    statistics,
+)
 from meterlake.delta.store import Store
 from meterlake.delta.table import (
     DataFile,
@@ -55,7 +62,10 @@ class Step:
     becomes: int
 
 
-_MAIN = {t.attached.name: t for t in TABLES.values() if t.attached is not None}
+Settled = Mapping[str, tuple[DataFile, ...]]
+"""Files that came into the logs of attached tables, by table."""
+
+_MAIN = {a.name: t for t in TABLES.values() for a in t.attached}
 
 
 def snapshot(store: Store, table: Table) -> Snapshot:
@@ -73,12 +83,12 @@ def snapshots(store: Store, tables: Iterable[Table]) -> dict[str, Snapshot]:
     for main in reversed(known_tables().values()):
         if main.name in _MAIN:
             continue
-        attached = main.attached
         if main.name in wanted:
             found[main.name] = table_at(store, main)
-        if attached is not None and attached.name in wanted:
-            until = found[main.name].version if main.name in found else _version(store, main)
-            found[attached.name] = _attached_at(store, main, attached, until)
+        for attached in main.attached:
+            if attached.name in wanted:
+                until = found[main.name].version if main.name in found else _version(store, main)
+                found[attached.name] = _attached_at(store, main, attached, until)
     return found
 
 
@@ -92,38 +102,58 @@ def persistently(attempted: Callable[[], Result]) -> Result:
     return attempted()
 
 
-def commit(
-    store: Store,
-    table: Table,
-    *,
-    add: Iterable[DataFile] = (),
-    remove: Sequence[DataFile] = (),
-    attached: Sequence[DataFile] = (),
-    note: Mapping[str, Any] | None = None,
-    key: str,
-    version: int,
-    read_version: int | None = None,
-    marks: Mapping[str, Step] | None = None,
-    new_data: bool = True,
-    now: datetime,
-) -> tuple[DataFile, ...]:
-    """Add and remove files and record `key` = `version`, all in one atomic step.
+@dataclass(frozen=True)
+class Change:
+    """All of a change of one table: it happens in one atomic step, or not at all.
 
     Parameters
     ----------
-    attached : files of `table.attached` that become part of it in the same step
-    note : what the log keeps of the job, as JSON
-    version : must be higher than what the table has under the key, but for a change that was
-        planned on a `read_version`
-    read_version : version of the table (-1: none yet) that the change was planned on. Where
-        another commit has changed the table since, nothing happens but Conflict. None: an
-        append under a key that is used once, tried again until another commit has it.
-    marks : further keys that move in the same step, each only from where it is told to be
-    new_data : False where the files hold again what the table has held before
+    keys : idempotency keys and the version recorded under each. The version must be higher than
+        what the table has under the key, except for a change planned on a `read_version`
+    add, remove : files
+    attached : files that become part of attached tables in the same step, by table
+    read_version : version of the table (-1: none yet) that the change was planned on. If another
+        commit has changed the table since, nothing happens but Conflict. None: an append under
+        keys that are used once, retried until another commit has them
+    marks : further keys that move in the same step, each only from where it is expected to be
+    provenance : what the rows were made from
+    new_data : False if the files hold again what the table has held before
+    """
+
+    keys: Mapping[str, int]
+    add: Sequence[DataFile] = ()
+    remove: Sequence[DataFile] = ()
+    attached: Mapping[str, Sequence[DataFile]] = field(default_factory=dict)
+    read_version: int | None = None
+    marks: Mapping[str, Step] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+    new_data: bool = True
+
+    def __post_init__(self) -> None:
+        if self.remove and self.read_version is None:
+            raise ValueError("removing files needs the version that they were planned on")
+
+    def actions(self, table: Table, now: datetime) -> list[AddAction | RemoveAction]:
+        """What it does to the table's log."""
+        actions: list[AddAction | RemoveAction] = []
+        actions += [_add(table, f, now, self.new_data) for f in self.add]
+        return actions + [_remove(f, now, self.new_data) for f in self.remove]
+
+    def is_overtaken(self, delta: DeltaTable) -> bool:
+        """Whether another writer came first."""
+        if any(recorded_under(delta, k) != step.was for k, step in self.marks.items()):
+            return True
+        if self.read_version is None:
+            return any(recorded_under(delta, k) >= v for k, v in self.keys.items())
+        return delta.version() != max(self.read_version, 0)
+
+
+def commit(store: Store, table: Table, change: Change, *, now: datetime) -> Settled:
+    """Change a table in one atomic step.
 
     Returns
     -------
-    What was settled: files that came into the attached table's log, by this commit or by
+    What was settled: files that came into the logs of attached tables, by this commit or by
     others that were cut off.
 
     Raises
@@ -131,70 +161,57 @@ def commit(
     Conflict
         Another writer came first: plan again.
     Unavailable
-        The storage refuses or fails. Run the job again: where the commit did happen although
-        its answer was lost, it finds the key.
+        The storage refuses or fails. Run the job again: if the commit did happen although its
+        answer was lost, the job finds its key.
     """
-    if remove and read_version is None:
-        raise ValueError("removing files needs the version that they were planned on")
-    if attached and table.attached is None:
-        raise ValueError(f"table {table.name} has no attached table")
-    marks = marks or {}
-    recorded = {key: version, **{k: step.becomes for k, step in marks.items()}}
-    account = Account(uuid.uuid4().hex, tuple(attached), note or {})
-    actions: list[AddAction | RemoveAction] = [_add(table, f, now, new_data) for f in add]
-    actions += [_remove(f, now, new_data) for f in remove]
+    if {*change.attached} - {t.name for t in table.attached}:
+        raise ValueError(f"table {table.name} has no attached tables {', '.join(change.attached)}")
+    recorded = {**change.keys, **{k: step.becomes for k, step in change.marks.items()}}
+    attached = {name: tuple(files) for name, files in change.attached.items()}
+    account = Account(uuid.uuid4().hex, attached, change.provenance)
+    actions = change.actions(table, now)
     for attempt in range(ATTEMPTS):
         delta = open_delta(store, table) or _create(store, table)
         base = delta.version()
-        if read_version is None:
-            is_overtaken = recorded_under(delta, key) >= version
-        else:
-            is_overtaken = base != max(read_version, 0)
-        moved = [k for k, step in marks.items() if recorded_under(delta, k) != step.was]
-        if is_overtaken or moved:
+        if change.is_overtaken(delta):
             raise Conflict(_overtaken(table, base))
         try:
-            _write(delta, table, actions, recorded, account, read_version)
+            _write(delta, table, actions, recorded, account, change.read_version)
             break
         except (DeltaError, OSError) as error:
             if _landed(store, table, base, account):
                 break
             is_conflict = isinstance(error, CommitFailedError)
-            if is_conflict and (read_version is not None or attempt == ATTEMPTS - 1):
+            if is_conflict and (change.read_version is not None or attempt == ATTEMPTS - 1):
                 raise Conflict(f"{_overtaken(table, base)} ({storage.cause(error)})") from error
             if not is_conflict and (store.is_local or attempt == _REQUEST_ATTEMPTS - 1):
                 raise _unavailable(table, "committed", error) from error
             storage.pause(attempt)
-    return settle(store, table, now=now) if attached else ()
+    return settle(store, table, now=now) if any(attached.values()) else {}
 
 
-def settle(store: Store, table: Table, *, now: datetime) -> tuple[DataFile, ...]:
-    """Write what the table's commits brought to its attached table into that one's own log.
+def settle(store: Store, table: Table, *, now: datetime) -> Settled:
+    """Write what the table's commits brought to its attached tables into the logs of these.
 
     Returns
     -------
-    The files that this call wrote there: none where another did, or there is nothing to do.
+    The files that this call wrote there, by table: none where another did, or nothing was due.
     """
-    attached = table.attached
-    if attached is None:
-        return ()
+    return {a.name: _settle(store, table, a, now) for a in table.attached}
+
+
+def _settle(store: Store, table: Table, attached: Table, now: datetime) -> tuple[DataFile, ...]:
     for attempt in range(ATTEMPTS):
         until = _version(store, table)
         delta = open_delta(store, attached)
         settled = recorded_under(delta, _SETTLED)
-        files = tuple(attached_since(store, table, after=settled, until=until))
+        files = tuple(attached_since(store, table, attached, after=settled, until=until))
         if not files and until - settled < _SETTLE_AFTER:
             return ()
+        read_version = -1 if delta is None else delta.version()
+        change = Change({_SETTLED: until}, add=files, read_version=read_version)
         try:
-            commit(
-                store,
-                attached,
-                add=files,
-                key=_SETTLED,
-                version=until,
-                read_version=-1 if delta is None else delta.version(),
-                now=now,
-            )
+            commit(store, attached, change, now=now)
         except Conflict:
             storage.pause(attempt)
             continue
@@ -212,11 +229,11 @@ def _attached_at(store: Store, main: Table, attached: Table, until: int) -> Snap
     delta = open_delta(store, attached)
     state, settled = state_of(attached, delta), recorded_under(delta, _SETTLED)
     if settled <= until:
-        coming = attached_since(store, main, after=settled, until=until)
+        coming = attached_since(store, main, attached, after=settled, until=until)
         return replace(state, files=(*state.files, *coming))
     if until < 0:  # the main table is gone: meterlake check says so
         return state
-    later = {f.path for f in attached_since(store, main, after=until, until=settled)}
+    later = {f.path for f in attached_since(store, main, attached, after=until, until=settled)}
     return replace(state, files=tuple(f for f in state.files if f.path not in later))
 
 

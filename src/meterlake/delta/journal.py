@@ -1,16 +1,17 @@
 """The Delta log read forward: what each commit added, and what it said of itself.
 
-The log is the lake's journal and is kept whole. Beside its files a commit of ours carries an
-`Account`, in the commit's own metadata, so that it becomes part of the table in the same step.
+Beside its files a commit of ours carries an `Account`, in the commit's own metadata, so that it
+becomes part of the table in the same step.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from meterlake import __version__
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile
 from meterlake.schema import Table
@@ -20,16 +21,32 @@ _READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a commit's rows were made from.
+
+    `settings` are those that the rows depend on, by name. `changed` are the partitions, or parts
+    of them, whose rows changed, where the files alone do not say that: local dates by reading
+    type. `details` are what the job's own repair needs.
+    """
+
+    job: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Sequence[str]] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    code_version: str = __version__
+
+
+@dataclass(frozen=True)
 class Account:
     """What a commit says of itself.
 
-    `attempt` is this try's own name; `attached` are files that belong to the attached table
-    from this commit on; `note` is what the job wants on record.
+    `attempt` is this try's own name; `attached` are files that belong to attached tables from
+    this commit on, by table.
     """
 
     attempt: str
-    attached: tuple[DataFile, ...] = ()
-    note: Mapping[str, Any] = field(default_factory=dict)
+    attached: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 @dataclass(frozen=True)
@@ -59,13 +76,15 @@ def added_since(store: Store, table: Table, *, after: int, until: int) -> list[D
     return [f for e in entries(store, table, after=after, until=until) for f in e.new]
 
 
-def attached_since(store: Store, table: Table, *, after: int, until: int) -> list[DataFile]:
-    """Files that those commits brought to the attached table."""
+def attached_since(
+    store: Store, table: Table, attached: Table, *, after: int, until: int
+) -> list[DataFile]:
+    """Files that those commits of a table brought to one that is attached to it."""
     return [
         f
         for e in entries(store, table, after=after, until=until)
         if e.account is not None
-        for f in e.account.attached
+        for f in e.account.attached.get(attached.name, ())
     ]
 
 
@@ -78,25 +97,29 @@ def written(store: Store, table: Table, *, until: int) -> dict[str, str]:
     }
 
 
-def note(store: Store, table: Table, version: int) -> Mapping[str, Any]:
-    """What the job of a commit put on record; empty where it is not one of ours."""
+def provenance(store: Store, table: Table, version: int) -> Provenance:
+    """What the rows of a version's commit were made from; empty where it is not one of ours."""
+    if version < 0:
+        return Provenance()
     (entry,) = entries(store, table, after=version - 1, until=version)
-    return {} if entry.account is None else entry.account.note
+    return Provenance() if entry.account is None else entry.account.provenance
 
 
 def metadata(table: Table, account: Account) -> dict[str, str]:
     """An account as a commit's metadata."""
     attached = [
         {
+            "table": other.name,
             "path": f.path,
             "size": f.size,
             "partitionValues": dict(f.partition),
-            "stats": statistics(table.attached or table, f),
+            "stats": statistics(other, f),
         }
-        for f in account.attached
+        for other in table.attached
+        for f in account.attached.get(other.name, ())
     ]
-    said = {"attempt": account.attempt, "attached": attached, "note": dict(account.note)}
-    return {_METADATA_KEY: json.dumps(said)}
+    told = {"attempt": account.attempt, "attached": attached}
+    return {_METADATA_KEY: json.dumps(told | {"provenance": asdict(account.provenance)})}
 
 
 def statistics(table: Table, file: DataFile) -> str:
@@ -134,12 +157,25 @@ def _entry(store: Store, table: Table, version: int) -> Entry:
 
 
 def _account(table: Table, said: dict[str, Any]) -> Account:
-    attached = () if table.attached is None else said["attached"]
-    return Account(
-        said["attempt"],
-        tuple(_data_file(table.attached or table, file) for file in attached),
-        said["note"],
-    )
+    attached = {
+        other.name: tuple(
+            _data_file(other, file)
+            for file in said["attached"]
+            if file.get("table", table.attached[0].name) == other.name
+        )
+        for other in table.attached
+    }
+    if "provenance" in said:
+        return Account(said["attempt"], attached, Provenance(**said["provenance"]))
+    return Account(said["attempt"], attached, _of_first_format(said["note"]))
+
+
+def _of_first_format(note: dict[str, Any]) -> Provenance:
+    """The provenance of a commit by version 0.1, which kept a note without a fixed form."""
+    settings: dict[str, Any] = {n: note[n] for n in ("timezone", "topology") if n in note}
+    settings |= note.get("settings", {})
+    code_version = note.get("code_version", "0.1.0")
+    return Provenance(note.get("job", ""), settings, note.get("changed"), note, code_version)
 
 
 def _data_file(table: Table, action: dict[str, Any]) -> DataFile:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from meterlake.delta.commit import commit, persistently, snapshot
+from meterlake.delta.commit import Change, commit, persistently, snapshot
 from meterlake.delta.store import Store
 from meterlake.delta.table import Snapshot, fetched, scan, write_file
 from meterlake.errors import BadInput, Unavailable
@@ -111,18 +111,10 @@ class Claim:
         now = pl.DataFrame(mine if until else [], schema=polars_schema(CLAIMS), orient="row")
         rows = pl.concat([others, now]).sort(CLAIMS.sorted_by)
         file = f"part-{uuid.uuid4().hex}"
-        commit(
-            self.store,
-            CLAIMS,
-            add=[write_file(self.store, CLAIMS, rows, partition={}, name=file)]
-            if rows.height
-            else [],
-            remove=state.files,
-            key=_KEY,
-            version=state.version + 1,
-            read_version=state.version,
-            now=self.clock(),
-        )
+        files = [write_file(self.store, CLAIMS, rows, partition={}, name=file)] if len(rows) else []
+        key = {_KEY: state.version + 1}
+        change = Change(key, add=files, remove=state.files, read_version=state.version)
+        commit(self.store, CLAIMS, change, now=self.clock())
 
 
 @contextmanager
@@ -192,7 +184,7 @@ def _fence(store: Store, table: Table, clock: Clock) -> None:
 
     def fenced() -> None:
         version = snapshot(store, table).version
-        commit(store, table, key=_KEY, version=version + 1, read_version=version, now=clock())
+        commit(store, table, Change({_KEY: version + 1}, read_version=version), now=clock())
 
     persistently(fenced)
 

@@ -5,14 +5,16 @@ written anew, each as one file, all in one commit; where nothing does, there is 
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
+from meterlake.delta.commit import Change as TableChange
 from meterlake.delta.commit import commit, persistently, snapshot
+from meterlake.delta.journal import Provenance
 from meterlake.delta.lock import Claim
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched, scan, write_file
@@ -46,14 +48,14 @@ _Merged = tuple[dict[_Partition, pl.DataFrame], Change]
 
 
 def replace_rows(
-    store: Store, table: Table, rows: pl.DataFrame, *, note: Mapping[str, Any], now: datetime
+    store: Store, table: Table, rows: pl.DataFrame, *, job: str, now: datetime
 ) -> Change:
     """Add rows, and put them in the place of those with the same key; others stay.
 
     Parameters
     ----------
     rows : the table's columns; a key at most once
-    note : what the log keeps of it
+    job : what the log calls the job
 
     Raises
     ------
@@ -75,7 +77,7 @@ def replace_rows(
         after = pl.concat([before.join(rows, on=key, how="anti", nulls_equal=True), rows])
         return _changed(table, before, after), change
 
-    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
+    return persistently(lambda: _merge(store, table, merged, job=job, now=now))
 
 
 def change_rows(
@@ -83,7 +85,7 @@ def change_rows(
     table: Table,
     change: Callable[[pl.DataFrame], pl.DataFrame],
     *,
-    note: Mapping[str, Any],
+    job: str,
     now: datetime,
 ) -> None:
     """Make rows what `change` makes of all there are; it is asked again where others come first.
@@ -98,12 +100,10 @@ def change_rows(
         before = fetched(scan(store, table, state.files))
         return _changed(table, before, change(before)), Change()
 
-    persistently(lambda: _merge(store, table, merged, note=note, now=now))
+    persistently(lambda: _merge(store, table, merged, job=job, now=now))
 
 
-def drop_rows(
-    store: Store, table: Table, keys: pl.DataFrame, *, note: Mapping[str, Any], now: datetime
-) -> Change:
+def drop_rows(store: Store, table: Table, keys: pl.DataFrame, *, job: str, now: datetime) -> Change:
     """Remove the rows with some keys, in whichever partitions they are; others stay.
 
     Parameters
@@ -121,7 +121,7 @@ def drop_rows(
         after = before.join(keys, on=list(table.sorted_by), how="anti", nulls_equal=True)
         return _changed(table, before, after), Change(ended=before.height - after.height)
 
-    return persistently(lambda: _merge(store, table, merged, note=note, now=now))
+    return persistently(lambda: _merge(store, table, merged, job=job, now=now))
 
 
 def keep_history(
@@ -132,7 +132,7 @@ def keep_history(
     at: datetime,
     since: datetime | None = None,
     claim: Claim | None = None,
-    note: Mapping[str, Any],
+    job: str,
     now: datetime,
 ) -> Change:
     """Take over a state as it is `at` a moment: what differs ends then, what is new begins.
@@ -185,7 +185,7 @@ def keep_history(
         change = Change(begins.height - changed, changed, ends.height - changed)
         return _changed(table, before, after), change
 
-    return persistently(lambda: _merge(store, table, merged, claim=claim, note=note, now=now))
+    return persistently(lambda: _merge(store, table, merged, claim=claim, job=job, now=now))
 
 
 def state_at(store: Store, table: Table, at: datetime) -> pl.DataFrame:
@@ -216,7 +216,7 @@ def append(
         if claim is not None:
             version = snapshot(store, table).version
             claim.check()
-        commit(store, table, add=files, key=key, version=0, read_version=version, now=now)
+        commit(store, table, TableChange({key: 0}, add=files, read_version=version), now=now)
 
     persistently(appended)
 
@@ -227,7 +227,7 @@ def _merge(
     merged: Callable[[Snapshot], _Merged],
     *,
     claim: Claim | None = None,
-    note: Mapping[str, Any],
+    job: str,
     now: datetime,
 ) -> Change:
     """Merge into the table as it is, in one commit; none where nothing changes."""
@@ -237,17 +237,14 @@ def _merge(
         files = [_written(store, table, part) for part in parts.values() if part.height]
         if claim is not None:
             claim.check()
-        commit(
-            store,
-            table,
+        change_of_table = TableChange(
+            {"dataflow": state.version + 1},
             add=files,
             remove=[f for f in state.files if tuple(f.partition.values()) in parts],
-            note=note,
-            key="dataflow",
-            version=state.version + 1,
             read_version=state.version,
-            now=now,
+            provenance=Provenance(job),
         )
+        commit(store, table, change_of_table, now=now)
     return change
 
 

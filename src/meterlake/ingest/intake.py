@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from meterlake import __version__
-from meterlake.delta.commit import Step, commit, settle
+from meterlake.delta.commit import Change, Step, commit, settle
+from meterlake.delta.journal import Provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import consumed_version
 from meterlake.engine import Engine
@@ -23,7 +23,7 @@ from meterlake.formats.registry import format_note, named_format, recognise
 from meterlake.formats.source import Source
 from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Portion, Refused, Staged, cut, stage
-from meterlake.schema import STAGING
+from meterlake.schema import QUARANTINE, STAGING
 from meterlake.settings import Settings
 
 
@@ -249,24 +249,20 @@ class _Intake:
             readings=sum(r.readings for r in results),
         )
         try:
-            commit(
-                self.store,
-                STAGING,
+            details = {
+                **vars(balance),
+                "inbound": file.source.url.removeprefix(f"{self.store.url}/"),
+                **format_note(file.format, default_zone=self.zone),
+                "received_at": self.now.isoformat(),
+            }
+            change = Change(
+                {KEY_PREFIX + delivery.sha256: 0},
                 add=[f for r in results for f in r.files],
-                attached=[f for r in results for f in r.quarantine],
-                note={
-                    "job": "ingest",
-                    **vars(balance),
-                    "inbound": file.source.url.removeprefix(f"{self.store.url}/"),
-                    **format_note(file.format, default_zone=self.zone),
-                    "received_at": self.now.isoformat(),
-                    "code_version": __version__,
-                },
-                key=KEY_PREFIX + delivery.sha256,
-                version=0,
+                attached={QUARANTINE.name: [f for r in results for f in r.quarantine]},
                 marks=self.marks,
-                now=self.now,
+                provenance=Provenance("ingest", details=details),
             )
+            commit(self.store, STAGING, change, now=self.now)
         except Conflict:
             if not self._is_known(delivery):
                 raise

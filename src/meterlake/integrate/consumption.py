@@ -133,9 +133,9 @@ def changed_dates(store: Store, daily: Snapshot, consumed: int, zone: str) -> Da
     """The dates that commits to the daily table after version `consumed` have changed."""
     changed: dict[str, set[date]] = {}
     for entry in entries(store, CONSUMPTION_DAILY, after=consumed, until=daily.version):
-        said = {} if entry.account is None else entry.account.note
-        if "changed" in said:
-            for name, dates in said["changed"].items():
+        told = None if entry.account is None else entry.account.provenance.changed
+        if told is not None:
+            for name, dates in told.items():
                 changed.setdefault(name, set()).update(map(date.fromisoformat, dates))
         else:
             for name, days in dates_in(entry.added, zone).items():

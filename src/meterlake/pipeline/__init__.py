@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from meterlake import __version__
-from meterlake.delta.commit import commit, persistently, settle, snapshots
-from meterlake.delta.journal import added_since
+from meterlake.delta.commit import Change, commit, persistently, settle, snapshots
+from meterlake.delta.journal import Provenance, added_since
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, consumed_version, scan, table_at, write_file
 from meterlake.delta.table import fetched as fetched_rows
@@ -65,7 +64,7 @@ def integrate(
         Other integrations kept coming first.
     """
     hooks = late_hooks(settings.late_hooks)
-    settled = settle(store, READINGS, now=now)
+    settled = settle(store, READINGS, now=now)[LATE_ARRIVALS.name]
     result, more = persistently(
         lambda: _integrate_once(store, engine=engine, settings=settings, now=now, progress=progress)
     )
@@ -131,27 +130,23 @@ def _integrate_once(
         late=int(late["late"].sum()),
         late_partitions=_partitions(late),
     )
-    settled = commit(
-        store,
-        READINGS,
+    details = {
+        "consumed_version": consumed,
+        "staging_version": staging.version,
+        "detected_at": now.isoformat(),
+        "late_after_minutes": settings.late_after_minutes,
+    }
+    written = write_late_arrivals(store, late, staging_version=staging.version, now=now)
+    change = Change(
+        {hours.KEY: staging.version},
         add=files,
         remove=[present[p] for f in files if (p := tuple(f.partition.values())) in present],
-        attached=write_late_arrivals(store, late, staging_version=staging.version, now=now),
-        note={
-            "job": "integrate",
-            **vars(done),
-            "consumed_version": consumed,
-            "staging_version": staging.version,
-            "detected_at": now.isoformat(),
-            "late_after_minutes": settings.late_after_minutes,
-            "code_version": __version__,
-        },
-        key=hours.KEY,
-        version=staging.version,
+        attached={LATE_ARRIVALS.name: written},
         read_version=integrated.version,
-        now=now,
+        provenance=Provenance("integrate", details=details),
     )
-    return done, settled
+    settled = commit(store, READINGS, change, now=now)
+    return done, settled.get(LATE_ARRIVALS.name, ())
 
 
 def _partitions(late: pl.DataFrame) -> int:

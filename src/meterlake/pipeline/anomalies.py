@@ -4,9 +4,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from meterlake import __version__
-from meterlake.delta.commit import commit, persistently, snapshot
-from meterlake.delta.journal import note
+from meterlake.delta.commit import Change, commit, persistently, snapshot
+from meterlake.delta.journal import Provenance, provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, consumed_of, key_of
 from meterlake.engine import Engine
@@ -88,7 +87,7 @@ def _detect(
     state, daily = snapshot(store, ANOMALIES), snapshot(store, CONSUMPTION_DAILY)
     check_zone(store, daily, zone)
     consumed = consumed_of(store, state, _KEY, daily)
-    last = note(store, ANOMALIES, state.version) if state.version > 0 else {}
+    last = provenance(store, ANOMALIES, state.version).settings
     anew = rebuild or consumed < 0 or last.get("timezone", zone) != zone
     if anew:
         dates = dates_in(daily.files, zone).get(READING_TYPE, set())
@@ -108,23 +107,15 @@ def _detect(
     add = [f for f in files if f.path not in kept]
     remove = [f for f in replaced if f.path not in kept]
     if add or remove:
-        commit(
-            store,
-            ANOMALIES,
+        made_of = {"model": model.name, "timezone": zone, **settings.ml.model_dump(mode="json")}
+        change = Change(
+            {key_of(_KEY, daily): daily.version},
             add=add,
             remove=remove,
-            note={
-                "job": "detect",
-                "model": model.name,
-                "settings": settings.ml.model_dump(mode="json"),
-                "code_version": __version__,
-                "timezone": zone,
-            },
-            key=key_of(_KEY, daily),
-            version=daily.version,
             read_version=state.version,
-            now=now,
+            provenance=Provenance("detect", made_of),
         )
+        commit(store, ANOMALIES, change, now=now)
     return Detected(judged, anomalies, model.name)
 
 

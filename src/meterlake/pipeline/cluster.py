@@ -1,13 +1,13 @@
 """Serving brought up to date: days by meter, months merged, energy per day, week and month."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from meterlake import __version__
-from meterlake.delta.commit import commit, persistently, snapshot
+from meterlake.delta.commit import Change, commit, persistently, snapshot
+from meterlake.delta.journal import Provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, consumed_of, key_of
 from meterlake.engine import Engine
@@ -154,13 +154,13 @@ class _Job:
         )
         files = self._work("consumption", consumption.consume_month(self.store), units)
         replaced = state.files if rebuild else [f for u in units for f in u.before]
-        changed = {} if rebuild else {"changed": consumption.dates_of(units)}
+        changed = None if rebuild else consumption.dates_of(units)
         self._commit(
             CONSUMPTION_DAILY,
             state.version,
             files,
             replaced,
-            note={"job": "consumption", "timezone": self.zone, **changed},
+            provenance=Provenance("consumption", {"timezone": self.zone}, changed),
             key=key_of(CONSUME, integrated),
             version=integrated.version,
         )
@@ -182,7 +182,7 @@ class _Job:
             state.version,
             files,
             state.files if rebuild else [f for u in units for f in u.replaces],
-            note={"job": "consumption", "timezone": self.zone},
+            provenance=Provenance("consumption", {"timezone": self.zone}),
             key=key_of(CONSUME, daily),
             version=daily.version,
         )
@@ -202,7 +202,7 @@ class _Job:
             self.live.serving_version,
             files,
             [f for u in units for f in u.replaces],
-            note={"job": job},
+            provenance=Provenance(job),
             key=key_of(CLUSTER, self.live.integrated),
             version=version,
             new_data=new_data,
@@ -227,22 +227,19 @@ class _Job:
         files: Sequence[DataFile],
         replaced: Sequence[DataFile],
         *,
-        note: Mapping[str, object],
+        provenance: Provenance,
         key: str,
         version: int,
         new_data: bool = True,
     ) -> None:
         if not files and not replaced:
             return
-        commit(
-            self.store,
-            table,
+        change = Change(
+            {key: version},
             add=files,
             remove=replaced,
-            note={**note, "consumed_version": version, "code_version": __version__},
-            key=key,
-            version=version,
             read_version=read_version,
+            provenance=provenance,
             new_data=new_data,
-            now=self.now,
         )
+        commit(self.store, table, change, now=self.now)

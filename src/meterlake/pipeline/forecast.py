@@ -4,12 +4,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import polars as pl
 
-from meterlake import __version__
-from meterlake.delta.commit import commit, persistently, snapshot
+from meterlake.delta.commit import Change, commit, persistently, snapshot
+from meterlake.delta.journal import Provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import consumed_of, key_of, write_file
 from meterlake.engine import Engine
@@ -171,11 +170,9 @@ def _forecast_all(
     there = [f for f in state.files if f.partition == partition]
     moment = moment_of_topology(store)
     made_of = {
-        "job": "forecast",
         "model": model.name,
         "topology": None if moment is None else moment.isoformat(),
-        "settings": settings.ml.model_dump(mode="json"),
-        "code_version": __version__,
+        **settings.ml.model_dump(mode="json"),
     }
     consumed = consumed_of(store, state, job, live.integrated)
     nodes_there = [f for f in nodes_state.files if f.partition == partition]
@@ -198,7 +195,7 @@ def _forecast_all(
         progress("forecast", len(units), done)
     files = [f for part in parts for f in part.files]
     version = live.integrated.version
-    common: dict[str, Any] = {"note": made_of, "version": version, "now": now}
+    provenance = Provenance("forecast", made_of)
     of_nodes = node_rows(
         [s for part in parts for s in part.sums],
         model.forecaster,
@@ -211,24 +208,22 @@ def _forecast_all(
         frame = of_nodes.sort(NODE_FORECASTS.sorted_by).select(columns)
         name = f"part-{uuid.uuid4().hex}"
         of_sums.append(write_file(store, NODE_FORECASTS, frame, partition=partition, name=name))
-    commit(
-        store,
-        FORECASTS,
+    change = Change(
+        {key_of(job, live.integrated): version},
         add=files,
         remove=there,
-        key=key_of(job, live.integrated),
         read_version=state.version,
-        **common,
+        provenance=provenance,
     )
+    commit(store, FORECASTS, change, now=now)
     if moment is not None:  # also without nodes, so that it is known that there are none
-        commit(
-            store,
-            NODE_FORECASTS,
+        change = Change(
+            {key_of(job_of_nodes, live.integrated): version},
             add=of_sums,
             remove=nodes_there,
-            key=key_of(job_of_nodes, live.integrated),
             read_version=nodes_state.version,
-            **common,
+            provenance=provenance,
         )
+        commit(store, NODE_FORECASTS, change, now=now)
     meters = sum(p.meters for p in parts)
     return Forecasted(model.name, target.start, meters, of_nodes.height // HORIZON, is_new=True)

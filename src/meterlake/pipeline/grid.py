@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from meterlake import __version__
-from meterlake.delta.commit import commit, persistently, snapshot
-from meterlake.delta.journal import note
+from meterlake.delta.commit import Change, commit, persistently, snapshot
+from meterlake.delta.journal import Provenance, provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, consumed_of, key_of, table_at
 from meterlake.engine import Engine
@@ -82,7 +81,7 @@ class _Due:
     """What a table is made of, and which of its source's days it has not seen: None is all."""
 
     state: Snapshot
-    note: Mapping[str, Any]
+    made_of: Mapping[str, Any]
     source: Snapshot
     days: set[datetime] | None
     changed_since: datetime | None
@@ -154,12 +153,12 @@ class _Job:
             )
         told = self.settings.model_dump(mode="json")
         made_of = {
-            "settings": {setting: told[setting] for setting in settings},
+            **{setting: told[setting] for setting in settings},
             "topology": moment.isoformat(),
         }
-        last = note(self.store, state.table, state.version) if state.version > 0 else {}
+        last = provenance(self.store, state.table, state.version).settings
         is_new = consumed_of(self.store, state, _KEY, source) < 0
-        if self.rebuild or is_new or last.get("settings") != made_of["settings"]:
+        if self.rebuild or is_new or any(last.get(s) != made_of[s] for s in settings):
             return _Due(state, made_of, source, None, None)
         before = datetime.fromisoformat(last["topology"])
         since = None if before == moment else changed_since(self.store, before)
@@ -184,22 +183,14 @@ class _Job:
         replaced = [f for f in due.state.files if days is None or date_of(f) in days]
         if not files and not replaced and self._consumed(due) == due.source.version:
             return
-        commit(
-            self.store,
-            due.state.table,
+        change = Change(
+            {key_of(_KEY, due.source): due.source.version},
             add=files,
             remove=replaced,
-            note={
-                "job": name,
-                **due.note,
-                "consumed_version": due.source.version,
-                "code_version": __version__,
-            },
-            key=key_of(_KEY, due.source),
-            version=due.source.version,
             read_version=due.state.version,
-            now=self.now,
+            provenance=Provenance(name, due.made_of),
         )
+        commit(self.store, due.state.table, change, now=self.now)
 
 
 def _other_days(before: Snapshot, now: Snapshot) -> set[datetime]:

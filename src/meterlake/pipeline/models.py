@@ -44,7 +44,7 @@ def enter(
             entry["chosen_at"] = _last_of(rows, now)
         return _with(rows, entry)
 
-    change_rows(store, MODELS, entered, note={"job": "train"}, now=now)
+    change_rows(store, MODELS, entered, job="train", now=now)
 
 
 def choose(store: Store, name: str, *, now: datetime) -> None:
@@ -55,7 +55,7 @@ def choose(store: Store, name: str, *, now: datetime) -> None:
         row = models.named_row(rows, name)
         return _with(rows, {**row, "chosen_at": _last_of(rows, now)})
 
-    change_rows(store, MODELS, chosen, note={"job": "choose"}, now=now)
+    change_rows(store, MODELS, chosen, job="choose", now=now)
 
 
 def forget(store: Store, name: str, *, now: datetime) -> None:
@@ -77,7 +77,7 @@ def forget(store: Store, name: str, *, now: datetime) -> None:
             )
         return rows.filter(pl.col("name") != name)
 
-    change_rows(store, MODELS, forgotten, note={"job": "forget"}, now=now)
+    change_rows(store, MODELS, forgotten, job="forget", now=now)
 
 
 def _with(rows: pl.DataFrame, row: Row) -> pl.DataFrame:

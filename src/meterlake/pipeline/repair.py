@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from meterlake.delta.check import Finding
-from meterlake.delta.commit import commit, snapshots
-from meterlake.delta.journal import added_since, entries
+from meterlake.delta.commit import Change, commit, snapshots
+from meterlake.delta.journal import Provenance, added_since, entries
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, consumed_version, partition_path
 from meterlake.engine import Engine
@@ -110,17 +110,13 @@ def rebuild_integrated(
     integrated = states[READINGS.name]
     work = verify.rebuild_hours(store, partitions=partitions)
     units = verify.plan_rebuild(staged, partitions)
-    commit(
-        store,
-        READINGS,
+    change = Change(
+        {f"repair/{integrated.version}": 0},
         add=[f for files in engine.map(work, units) for f in files],
         remove=[f for f in integrated.files if partition_path(f.partition) in partitions],
-        note={"partitions": len(partitions)},
-        key=f"repair/{integrated.version}",
-        version=0,
         read_version=integrated.version,
-        now=now,
     )
+    commit(store, READINGS, change, now=now)
 
 
 def _take_in_again(
@@ -167,18 +163,16 @@ def _replace(
     """Put files in the place of those of an origin."""
     state = snapshots(store, [table])[table.name]
     before = origin.attached if table in (QUARANTINE, LATE_ARRIVALS) else origin.files
-    commit(
-        store,
-        table,
-        add=written,
+    details = {**origin.note, _RESTORES: origin.version}
+    change = Change(
+        {f"repair/{state.version}": 0},
+        add=tuple(written),
         remove=[f for f in state.files if f.path in before],
-        note={**origin.note, _RESTORES: origin.version},
-        key=f"repair/{state.version}",
-        version=0,
         read_version=state.version,
+        provenance=Provenance(str(origin.note.get("job", "")), details=details),
         new_data=new_data,
-        now=now,
     )
+    commit(store, table, change, now=now)
 
 
 def _damaged(findings: Iterable[Finding], table: Table) -> set[str]:
@@ -191,11 +185,11 @@ def _origins(store: Store, main: Table, attached: Table) -> list[_Origin]:
     origins: dict[int, _Origin] = {}
     for table in (main, attached):
         for entry in entries(store, table, after=-1, until=states[table.name].version):
-            if entry.account is None or "job" not in entry.account.note:
+            if entry.account is None or not entry.account.provenance.details:
                 continue
-            note = entry.account.note
+            note = entry.account.provenance.details
             version = int(note.get(_RESTORES, entry.version))
             origin = origins.setdefault(version, _Origin(version, note))
             (origin.files if table == main else origin.attached).update(f.path for f in entry.added)
-            origin.attached.update(f.path for f in entry.account.attached)
+            origin.attached.update(f.path for f in entry.account.attached.get(attached.name, ()))
     return list(origins.values())

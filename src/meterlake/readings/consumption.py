@@ -11,7 +11,7 @@ from datetime import date, datetime
 import polars as pl
 
 from meterlake.delta.commit import snapshot
-from meterlake.delta.journal import entries, note
+from meterlake.delta.journal import entries, provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, consumed_of, fetched, scan
 from meterlake.errors import BadInput
@@ -103,7 +103,7 @@ def check_zone(store: Store, table: Snapshot, zone: str) -> None:
 def zone_of(store: Store, table: Snapshot) -> str | None:
     """The zone of a table's days, as its last commit that says so has it."""
     for version in range(table.version, -1, -1):
-        zone = note(store, table.table, version).get("timezone")
+        zone = provenance(store, table.table, version).settings.get("timezone")
         if zone is not None:
             return str(zone)
     return None

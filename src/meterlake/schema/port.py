@@ -32,8 +32,8 @@ class Table:
     """One table of the lake.
 
     `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
-    `time_column` is the column whose newest value the catalog shows. The rows of `attached`,
-    another table, come in by this table's commits: both are there, or neither (delta/commit.py).
+    `time_column` is the column whose newest value the catalog shows. The rows of the tables
+    `attached` arrive in this table's commits: all are there, or none (delta/commit.py).
     The rows of a partition are in the order of `sorted_by`, no two with the same; with
     `by_meter_range` they may lie in several files, each with its own range of meters.
     """
@@ -44,7 +44,7 @@ class Table:
     columns: tuple[Column, ...]
     partitioned_by: tuple[str, ...]
     time_column: str
-    attached: "Table | None" = None
+    attached: "tuple[Table, ...]" = ()
     sorted_by: tuple[str, ...] = ()
     by_meter_range: bool = False
 

@@ -100,7 +100,7 @@ STAGING = Table(
     ),
     partitioned_by=("year", "month", "day"),
     time_column="reading_date_time",
-    attached=QUARANTINE,
+    attached=(QUARANTINE,),
 )
 
 LATE_ARRIVALS = Table(
@@ -141,7 +141,7 @@ READINGS = Table(
     ),
     partitioned_by=("reading_type", "year", "month", "day", "hour"),
     time_column="reading_date_time",
-    attached=LATE_ARRIVALS,
+    attached=(LATE_ARRIVALS,),
     sorted_by=("meter_id", "reading_date_time"),
 )
 

@@ -125,4 +125,4 @@ def claim_of(name: str) -> str:
 def write_row(store: Store, row: Row, *, now: datetime) -> None:
     """Write an integration's row down."""
     rows = pl.DataFrame([vars(row)], schema=polars_schema(INTEGRATIONS))
-    replace_rows(store, INTEGRATIONS, rows, note={"job": "pull"}, now=now)
+    replace_rows(store, INTEGRATIONS, rows, job="pull", now=now)

@@ -127,7 +127,7 @@ class Memory:
             ],
             schema=polars_schema(TAKEN_FILES),
         )
-        replace_rows(self._store, TAKEN_FILES, rows, note={"job": "watch"}, now=now)
+        replace_rows(self._store, TAKEN_FILES, rows, job="watch", now=now)
 
     def forget(self, there: Iterable[str], *, now: datetime) -> None:
         """Let go of files that are gone from the source, once they are the most and many.
@@ -138,4 +138,4 @@ class Memory:
         gone = set(self.known) - set(there)
         if len(gone) >= FORGET_AFTER and len(gone) > len(self.known) // 2:
             rows = pl.DataFrame({"source": self._source, "path": sorted(gone)})
-            drop_rows(self._store, TAKEN_FILES, rows, note={"job": "watch"}, now=now)
+            drop_rows(self._store, TAKEN_FILES, rows, job="watch", now=now)

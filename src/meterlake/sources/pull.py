@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from meterlake.delta.commit import Step, commit
+from meterlake.delta.commit import Change, Step, commit
+from meterlake.delta.journal import Provenance
 from meterlake.delta.lock import Claim, claimed, utc_now
 from meterlake.delta.store import Store
 from meterlake.engine import Engine
@@ -279,8 +280,8 @@ class _Run:
             rows, stored = done.rows, done.stored
             is_in = not done.already_ingested
         if not is_in:  # nothing arrived, or just these bytes were taken in before
-            note, to = {"job": "pull", "integration": self.row.name}, marks[key].becomes
-            commit(self.store, STAGING, key=key, version=to, marks=marks, note=note, now=now)
+            change = Change({}, marks=marks, provenance=Provenance("pull"))
+            commit(self.store, STAGING, change, now=now)
         forget(parts)
         self._forget_order()
         return rows, stored

@@ -31,12 +31,14 @@ import duckdb
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.settings import Settings
 from meterlake.simulate.grid import meters_of, simulate_grid
@@ -83,9 +85,9 @@ def lake_of(folder: Path, topology: Path, meters: int, days: int, *, truth: bool
     store = open_store(str(folder / "lake"))
     now = START + (days + 1) * DAY
     conf = settings(store)
-    pipeline.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
-    pipeline.integrate(store, engine=ENGINE, settings=conf, now=now)
-    cluster(store, engine=ENGINE, settings=conf, now=now)
+    intake.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
+    derivations.integrate(Session(store, ENGINE, conf, now))
+    cluster(Session(store, ENGINE, conf, now))
     run_dataflow(store, "topology", settings=conf, now=now, source=str(topology))
     return store
 
@@ -113,11 +115,11 @@ def speed(folder: Path, size: Size) -> Figures:
         topology = folder / "topology"
         simulate_grid(size.meters, NEAR, topology)
     store = lake_of(folder, topology, size.meters, 1, truth=False)
-    rounds: dict[str, list[float]] = {name: [] for name in (*JOBS, "all")}
+    rounds: dict[str, list[float]] = {name: [] for name in (*GRID, "all")}
     for _ in range(size.rounds):
-        for name in JOBS:
+        for name in GRID:
             rounds[name].append(timed(partial(update, store, name)))
-        rounds["all"].append(sum(rounds[name][-1] for name in JOBS))
+        rounds["all"].append(sum(rounds[name][-1] for name in GRID))
     figures: Figures = {f"{name}_seconds": median(rounds[name]) for name in rounds}
     transformers = query(
         store, "SELECT DISTINCT distribution_transformer_id AS id FROM meter_topology"
@@ -151,9 +153,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
 
 
 def update(store: Store, name: str) -> None:
-    update_grid(
-        store, name, engine=ENGINE, settings=settings(store).grid, now=START + 3 * DAY, rebuild=True
-    )
+    update_grid(Session(store, ENGINE, settings(store), START + 3 * DAY), GRID[name], rebuild=True)
 
 
 def asked_for(transformer: str, hour: int) -> str:

@@ -77,11 +77,13 @@ def load_meterlake(file: Path, folder: Path) -> Figures:
     began = time.perf_counter()
     import polars as pl
 
-    from meterlake import pipeline
     from meterlake.delta.commit import snapshot
     from meterlake.delta.store import open_store
     from meterlake.delta.table import scan
     from meterlake.engine.local import LocalEngine
+    from meterlake.ingest import intake
+    from meterlake.integrate import derivations
+    from meterlake.pipeline.derivation import Session
     from meterlake.schema import READINGS
     from meterlake.settings import Settings
 
@@ -90,9 +92,9 @@ def load_meterlake(file: Path, folder: Path) -> Figures:
     imports = time.perf_counter() - began
     now = datetime.now(UTC)
     watch = Stopwatch()
-    taken = pipeline.ingest(store, [str(file)], engine=engine, settings=settings, now=now)
+    taken = intake.ingest(store, [str(file)], engine=engine, settings=settings, now=now)
     ingest = watch.figures()
-    brought = pipeline.integrate(store, engine=engine, settings=settings, now=now)
+    brought = derivations.integrate(Session(store, engine, settings, now))
     total = watch.figures()
     if taken.failures or taken.quarantined or brought.added != taken.readings:
         raise SystemExit(f"meterlake's counts do not balance: {taken}, {brought}")

@@ -32,11 +32,11 @@ import polars as pl
 from numpy.typing import NDArray
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import pipeline
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.bands import HISTORY, Days, fit_band, judge
 from meterlake.forecast.features import HORIZON, features
+from meterlake.forecast.forecasts import forecast_all
 from meterlake.forecast.learning import (
     Learning,
     Learnt,
@@ -51,9 +51,11 @@ from meterlake.forecast.learning import (
 from meterlake.forecast.scores import scores
 from meterlake.forecast.series import Series
 from meterlake.forecast.statistics import Floats, quantiles
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
 from meterlake.periods import LocalHours
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.forecast import forecast_all
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train
 from meterlake.settings import MlSettings, Settings
 
@@ -356,7 +358,7 @@ def batch(size: Size, folder: Path) -> Figures:
         seconds = []
         for _ in range(2):
             began = time.perf_counter()
-            done = forecast_all(store, engine=engine, settings=settings, now=now, rebuild=True)
+            done = forecast_all(Session(store, engine, settings, now), rebuild=True)
             seconds.append(time.perf_counter() - began)
         if done.meters != meters:
             raise SystemExit(f"forecasts of {done.meters} meters, not of {meters}")
@@ -399,7 +401,7 @@ def _lake(folder: Path, meters: int, size: Size) -> Store:
         frame.write_parquet(inbox / f"day_{day:03d}.parquet")
     settings = _settings(store, size)
     now = START + 60 * DAY
-    done = pipeline.ingest(
+    done = intake.ingest(
         store,
         [str(inbox)],
         engine=engine,
@@ -409,8 +411,8 @@ def _lake(folder: Path, meters: int, size: Size) -> Store:
     )
     if done.failures:
         raise SystemExit(f"the files were not taken in: {done.failures}")
-    pipeline.integrate(store, engine=engine, settings=settings, now=now)
-    cluster(store, engine=engine, settings=settings, now=now)
+    derivations.integrate(Session(store, engine, settings, now))
+    cluster(Session(store, engine, settings, now))
     return store
 
 

@@ -30,14 +30,15 @@ from deltalake import DeltaTable
 from reporting import Figures, Target, conclude, machine
 from rivals import Stopwatch
 
-from meterlake import pipeline
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
-from meterlake.integrate import cluster
+from meterlake.ingest import intake
+from meterlake.integrate import cluster, derivations
 from meterlake.integrate.hours import hour_partition, integrate_hours, integrated_rows, plan_hours
 from meterlake.pipeline import cluster as clustering
+from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table, polars_schema
@@ -237,7 +238,7 @@ def cluster_day(store: Store, range_rows: int) -> Figures:
     next(meter_ranges(store, unit.pieces, range_rows))
     cuts = watch.figures()
     watch = Stopwatch()
-    files = cluster.cluster_span(store, range_rows)(unit)
+    files = cluster.cluster_span(store, range_rows)(unit).files
     figures = watch.figures() | {"cut_seconds": cuts["cpu_seconds"], "cut_peak_mb": cuts["peak_mb"]}
     return figures | _written(files, figures["cpu_seconds"])
 
@@ -256,9 +257,9 @@ def whole_day(store: Store) -> Figures:
     settings = Settings(lake=store.url, late_hooks=())
     engine, now = LocalEngine(1), START + 2 * DAY
     watch = Stopwatch()
-    taken = pipeline.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    taken = intake.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     ingest = watch.figures()
-    pipeline.integrate(store, engine=engine, settings=settings, now=now)
+    derivations.integrate(Session(store, engine, settings, now))
     integrate = watch.figures()
     clustering.cluster(store, engine=engine, settings=settings, now=now)
     whole = watch.figures()

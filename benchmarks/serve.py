@@ -33,10 +33,12 @@ import numpy as np
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import pipeline
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.cluster import cluster
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 from meterlake.settings import Settings
 from meterlake.simulate.readings import device_id
 
@@ -95,12 +97,12 @@ def lake_of(cache: Path, size: Size) -> Path:
         )
         file = folder / "day.csv"
         rows.select(COLUMNS).write_csv(file)
-        done = pipeline.ingest(store, [str(file)], engine=engine, settings=settings, now=evening)
+        done = intake.ingest(store, [str(file)], engine=engine, settings=settings, now=evening)
         if done.failures or done.quarantined:
             raise SystemExit(f"the lake could not be made: {done.failures}")
-        pipeline.integrate(store, engine=engine, settings=settings, now=evening)
+        derivations.integrate(Session(store, engine, settings, evening))
         file.unlink()
-    cluster(store, engine=engine, settings=settings, now=START + (size.days + 2) * DAY)
+    cluster(Session(store, engine, settings, START + (size.days + 2) * DAY))
     (folder / "done").touch()
     return folder / "lake"
 

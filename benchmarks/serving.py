@@ -31,12 +31,14 @@ import polars as pl
 from arro3.core import Table as ArrowTable
 from reporting import Figures, Target, conclude, machine
 
-from meterlake import pipeline
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
 from meterlake.integrate.cluster import clustered
 from meterlake.pipeline import cluster as clustering
+from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.reader import Reader
 from meterlake.schema import READINGS, SERVING_READINGS
@@ -83,13 +85,13 @@ def deliver(day: int, size: Size, folder: Path) -> Path:
 
 
 def ingest(store: Store, inbox: Path, now: datetime) -> None:
-    done = pipeline.ingest(store, [str(inbox)], engine=ENGINE, settings=settings(store), now=now)
+    done = intake.ingest(store, [str(inbox)], engine=ENGINE, settings=settings(store), now=now)
     if done.failures or done.quarantined:
         raise SystemExit(f"the simulated files were not taken in: {done.failures}")
 
 
 def integrate(store: Store, now: datetime) -> None:
-    pipeline.integrate(store, engine=ENGINE, settings=settings(store), now=now)
+    derivations.integrate(Session(store, ENGINE, settings(store), now))
 
 
 def settings(store: Store) -> Settings:

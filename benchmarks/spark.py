@@ -63,13 +63,15 @@ def load_meterlake(inbox: Path, folder: Path, master: str) -> Figures:
     """Ingest and integrate the files of a folder, on Spark or (no master) on this engine."""
     import polars as pl
 
-    from meterlake import pipeline
     from meterlake.delta.commit import snapshot
     from meterlake.delta.store import open_store
     from meterlake.delta.table import scan
     from meterlake.engine import Engine
     from meterlake.engine.local import LocalEngine
     from meterlake.engine.spark import spark_engine
+    from meterlake.ingest import intake
+    from meterlake.integrate import derivations
+    from meterlake.pipeline.derivation import Session
     from meterlake.schema import READINGS
     from meterlake.settings import Settings
 
@@ -86,9 +88,9 @@ def load_meterlake(inbox: Path, folder: Path, master: str) -> Figures:
     store, now = open_store(settings.lake), datetime.now(UTC)
     with engine() as running:
         began = time.perf_counter()
-        taken = pipeline.ingest(store, [str(inbox)], engine=running, settings=settings, now=now)
+        taken = intake.ingest(store, [str(inbox)], engine=running, settings=settings, now=now)
         ingested = time.perf_counter()
-        brought = pipeline.integrate(store, engine=running, settings=settings, now=now)
+        brought = derivations.integrate(Session(store, running, settings, now))
         ended = time.perf_counter()
     if taken.failures or taken.quarantined or brought.added != taken.readings:
         raise SystemExit(f"meterlake's counts do not balance: {taken}, {brought}")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import polars as pl
 
-from meterlake import pipeline
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.anomalies import detect
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.forecast import forecast_meters
+from meterlake.forecast.detection import detect
+from meterlake.forecast.forecasts import forecast_meters
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train
 from meterlake.questions.sql import query
 from meterlake.readings.reader import read_readings
@@ -126,16 +127,17 @@ def main() -> None:
         bring(store, settings, files[:9])
         train(store, engine=LocalEngine(2), settings=settings, now=START + 10 * WEEK)
         forecast(store, settings, files[9:])
-        detect(store, engine=LocalEngine(2), settings=settings, now=START + 11 * WEEK)
+        detect(Session(store, LocalEngine(2), settings, START + 11 * WEEK))
         anomalies(store)
 
 
 def bring(store: Store, settings: Settings, files: Sequence[str]) -> None:
     now = START + 11 * WEEK
     engine = LocalEngine(2)
-    pipeline.ingest(store, files, engine=engine, settings=settings, now=now)
-    pipeline.integrate(store, engine=engine, settings=settings, now=now)
-    cluster(store, engine=engine, settings=settings, now=now)
+    intake.ingest(store, files, engine=engine, settings=settings, now=now)
+    session = Session(store, engine, settings, now)
+    derivations.integrate(session)
+    derivations.cluster(session)
 
 
 def forecast(store: Store, settings: Settings, later: Sequence[str]) -> None:

@@ -9,8 +9,9 @@ import pytest
 from isal import igzip
 from typer.testing import CliRunner
 
-from meterlake import cli, pipeline
+from meterlake import cli
 from meterlake.cli import app
+from meterlake.ingest import intake
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 ROW = "2024-01-01 00:00:00.0000000,2024-01-01 00:00:09.5000000,{},readings,1,1,1,1,{},220"
@@ -340,7 +341,7 @@ def test_a_command_that_is_interrupted_says_what_stays(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "ingest", interrupted)
+    monkeypatch.setattr(intake, "ingest", interrupted)
     result = CliRunner().invoke(cli.app, ["ingest", "x.csv", "--lake", str(tmp_path / "lake")])
     assert result.exit_code == 130
     assert "stopped. What was committed stays; run the command again" in result.stderr

@@ -6,9 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from meterlake import pipeline
 from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
@@ -47,9 +49,9 @@ def oracle_keys(raw: pl.DataFrame) -> int:
 def check(store: Store, path: Path, rows: int) -> None:
     raw = pl.read_parquet(path)
     engine = LocalEngine(2)
-    taken = pipeline.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    taken = intake.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
     assert (taken.rows, taken.quarantined) == (rows, 0)
-    done = pipeline.integrate(store, engine=engine, settings=CONF, now=NOW)
+    done = derivations.integrate(Session(store, engine, CONF, NOW))
     assert done.added == oracle_keys(raw)
     assert taken.readings == done.added + done.replaced + done.duplicates
     found = query(
@@ -58,10 +60,10 @@ def check(store: Store, path: Path, rows: int) -> None:
         "sum(reading_value) filter (where reading_type = 'kw') from readings",
     ).row(0)
     assert found[:2] == (done.added, done.added)
-    again = pipeline.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    again = intake.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
     assert (again.already_ingested, again.rows) == (1, 0)
-    repeated = pipeline.integrate(store, engine=engine, settings=CONF, now=NOW)
-    assert repeated == pipeline.IntegrationResult()
+    repeated = derivations.integrate(Session(store, engine, CONF, NOW))
+    assert repeated == derivations.IntegrationResult()
 
 
 @ON_A_FOLDER

@@ -8,16 +8,18 @@ from typing import Any
 
 import polars as pl
 
-from meterlake import pipeline, show
+from meterlake import show
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
-from meterlake.pipeline.anomalies import detect
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.forecast import forecast_all
-from meterlake.pipeline.grid import JOBS as GRID_JOBS
-from meterlake.pipeline.grid import update_grid
+from meterlake.forecast.detection import detect
+from meterlake.forecast.forecasts import forecast_all
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.catalog import tables
 from meterlake.questions.sql import query
@@ -116,13 +118,11 @@ def run_demo(
             bad_percent=BAD_PERCENT,
         )
         made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
-        taken = pipeline.ingest(
+        taken = intake.ingest(
             store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
         )
-        merged = pipeline.integrate(
-            store, engine=engine, settings=settings, now=now, progress=progress
-        )
-        served = cluster(store, engine=engine, settings=settings, now=now, progress=progress)
+        merged = derivations.integrate(Session(store, engine, settings, now, progress))
+        served = cluster(Session(store, engine, settings, now, progress))
         for flow, source, start in (("topology", topology, None), ("weather", weather, START)):
             run_dataflow(
                 store,
@@ -133,21 +133,19 @@ def run_demo(
                 start=start,
                 progress=progress,
             )
-        for job in GRID_JOBS:
-            update_grid(
-                store, job, engine=engine, settings=settings.grid, now=now, progress=progress
-            )
+        for job in GRID:
+            update_grid(Session(store, engine, settings, now, progress), GRID[job])
         ml_began = time.perf_counter()
         if days >= LEAST_DAYS_TO_LEARN:
             trained = train(store, engine=engine, settings=settings, now=now, progress=progress)
-            forecast_all(store, engine=engine, settings=settings, now=now, progress=progress)
-            detect(store, engine=engine, settings=settings, now=now, progress=progress)
+            forecast_all(Session(store, engine, settings, now, progress))
+            detect(Session(store, engine, settings, now, progress))
             learnt = _learnt(store, truth, trained, time.perf_counter() - ml_began)
         else:
             learnt = {
                 "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
             }
-    again = pipeline.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    again = intake.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
     meter = device_id(0)
     reader = Reader(store)
     day = reader.readings([meter], start=START, end=START + timedelta(days=1))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -339,6 +341,16 @@ def load_settings(**flags: object) -> Settings:
         ) from error
     except ValueError as error:  # tomllib.TOMLDecodeError and undecodable bytes
         raise BadInput(f"{config_file()} needs to be a TOML file: {error}") from error
+
+
+def settings_values(settings: Settings, names: Iterable[str]) -> dict[str, Any]:
+    """The values of some settings as JSON has them, by name such as `grid.cvr_factor`."""
+    values = {}
+    for name in names:
+        section, _, field = name.rpartition(".")
+        within = getattr(settings, section) if section else settings
+        values[name] = to_jsonable_python(getattr(within, field))
+    return values
 
 
 def settings_table(settings: Settings) -> list[dict[str, str]]:

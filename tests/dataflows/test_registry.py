@@ -28,6 +28,7 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Conflict
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import TOPOLOGY, WEATHER, Table
 from meterlake.settings import load_settings
@@ -312,7 +313,7 @@ def test_two_runs_at_once_of_topology_leave_each_state_once(
         assert snapshot(store, table).rows == topology_at(store, NOW)[table.name].height > 0
     assert ways_up(topology_at(store, NOW))["meter_id"].to_list() == ["m1", "m2"]
     assert query(store, "select outcome from dataflow_runs").rows() == [("succeeded",)] * 2
-    assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(1), load_settings(), NOW)).findings == ()
 
 
 def test_the_command_line_says_what_a_dataflow_can_be_told(run: Command, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from support.grids import Grid, small_grid, write_grid
 
-from meterlake import pipeline
 from meterlake.dataflows import run as dataflow
 from meterlake.dataflows.run import Run, run_dataflow
 from meterlake.delta import commit as commits
@@ -23,7 +22,10 @@ from meterlake.delta.table import fetched, scan
 from meterlake.delta.upsert import SINCE_EVER
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import TOPOLOGY, TOPOLOGY_FINDINGS, Table
 from meterlake.settings import load_settings
@@ -128,7 +130,7 @@ def test_the_shared_grid_of_ten_thousand_meters(shared_data: Path, lake: Store) 
     again = load_folder(lake, shared_data / "topology", SECOND)
     assert (again.added, again.changed, again.ended, again.rows) == (0, 0, 0, done.rows)
     assert versions(lake) == before
-    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
 def test_a_meter_that_moves_one_that_goes_and_one_that_comes(store: Store, load: Load) -> None:
@@ -350,8 +352,8 @@ def test_meters_are_compared_with_the_readings_of_the_last_days(
 
     read = [row("02", "old"), row("03", "first"), row("09", "m1"), row("09", "stranger")]
     path = deliver("a.csv.gz", *read)
-    pipeline.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
-    pipeline.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    intake.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    derivations.integrate(Session(store, LocalEngine(1), CONF, NOW))
     load(store, small_grid(m1="t1", old="t1", first="t1", never="t2"), FIRST)
     since = "in the last 7 days of readings"
     assert findings(store) == [
@@ -473,7 +475,7 @@ def test_nobody_sees_half_a_snapshot(lake: Store, load: Load, table: str) -> Non
         assert set(now["distribution_transformer_kva"]) == {2000.0}
         assert now.equals(ways_up(topology_at(lake, NOW)))
         assert ways_up(topology_at(lake, SECOND - SECOND_BEFORE)).equals(was)
-    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
 def test_a_snapshot_that_was_cut_off_and_never_made_whole_is_no_part_of_the_past(
@@ -598,7 +600,7 @@ def test_a_run_that_sleeps_too_long_before_a_commit_comes_too_late(
         assert ways_up(topology_at(lake, moment)).equals(was)
     with pytest.raises(BadInput, match="in the order of time"):
         run(lake, moved, SECOND)
-    assert upkeep.check(lake, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
 @pytest.mark.parametrize("second", [FIRST, SECOND], ids=["of one moment", "of two moments"])
@@ -651,8 +653,8 @@ def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
     before, was = versions(store), view(store)
     # Other findings, since there are readings by now: of the lake, not of what is loaded.
     read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
-    pipeline.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
-    pipeline.integrate(store, engine=LocalEngine(1), settings=CONF, now=NOW)
+    intake.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    derivations.integrate(Session(store, LocalEngine(1), CONF, NOW))
     for grid, at in ((second, SECOND), (first, FIRST)):
         again = load(store, grid, at)
         assert (again.added, again.changed, again.ended) == (0, 0, 0)

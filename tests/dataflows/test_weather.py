@@ -22,6 +22,7 @@ from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import WEATHER
 from meterlake.settings import load_settings
@@ -137,7 +138,7 @@ def test_a_years_file_becomes_rows_in_our_units(
     files = snapshot(store, WEATHER).files
     assert {f.path.rpartition("/")[0] for f in files} == {"date=2024-02-29", "date=2024-03-01"}
     assert WEATHER.path == "integrated/weather"
-    assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(1), load_settings(), NOW)).findings == ()
 
 
 def test_the_first_run_loads_from_since_and_later_ones_the_last_thirty_days_again(
@@ -291,7 +292,7 @@ def refused(
     assert (last["started_at"], last["outcome"]) == (later, "failed")
     assert last["message"] == str(said.value)[:2000]
     assert (last["rows"], last["added"]) == (None, None)
-    assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(1), load_settings(), NOW)).findings == ()
 
 
 def test_a_station_without_observations_is_named(filled: Store, server: FilesServer) -> None:

@@ -13,14 +13,15 @@ import zstandard
 from isal import igzip
 from support import work
 
-from meterlake import pipeline
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.journal import provenance
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.ingest import intake
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import (
     CONSUMPTION_DAILY,
@@ -99,7 +100,7 @@ def made(store: Store, tmp_path: Path) -> Store:
 
 
 def check(store: Store, *, repair: bool = False, threads: int = 1) -> upkeep.Checked:
-    return upkeep.check(store, engine=LocalEngine(threads), now=NOW, repair=repair)
+    return upkeep.check(Session(store, LocalEngine(threads), work.CONF, NOW), repair=repair)
 
 
 def file_of(store: Store, table: Table, number: int = 0) -> DataFile:
@@ -393,7 +394,7 @@ def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone
     )
     delivered = tmp_path / "a.csv"
     delivered.write_text("m,at,kwh\nm1,2024-07-01 00:30:00,1.5\nm1,2024-07-01 01:00:00,bad\n")
-    done = pipeline.ingest(
+    done = intake.ingest(
         store,
         [str(delivered)],
         engine=LocalEngine(1),
@@ -419,9 +420,9 @@ def test_where_staging_is_gone_nothing_is_derived_from_it(lake: Store, folder: s
         lake.delete(file.path)
     for repair in (False, True):
         done = check(lake, repair=repair)
-        assert "was integrated, and its log ends at -1" in done.findings[-1].problem
+        assert "readings were made from it, and its log ends at -1" in done.findings[-1].problem
         assert snapshot(lake, READINGS).rows == readings
-    with pytest.raises(Unavailable, match="Something of staging is gone"):
+    with pytest.raises(Unavailable, match="needs the staging that the readings were made from"):
         work.integrate(lake.url, NOW)
 
 

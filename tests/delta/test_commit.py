@@ -10,7 +10,6 @@ import pytest
 from deltalake.exceptions import CommitFailedError, DeltaError
 from support import work
 
-from meterlake import pipeline
 from meterlake.delta import commit as commits
 from meterlake.delta.commit import Change, commit, snapshot, snapshots
 from meterlake.delta.journal import attached_since
@@ -18,6 +17,9 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, consumed_version, scan, table_at, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Conflict
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING, TABLES, Table
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -150,9 +152,9 @@ def test_a_commit_whose_answer_is_lost_is_known_to_have_happened(
     monkeypatch.setattr(commits, "_write", lost)
     row = "2024-01-01 00:00:00,2024-01-01 01:00:00,m1,readings,,,,,1,"
     paths = [str(deliver("a.csv", row, "damaged"))]
-    done = pipeline.ingest(store, paths, engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    done = intake.ingest(store, paths, engine=LocalEngine(1), settings=work.CONF, now=NOW)
     assert (done.files, done.rows, done.already_ingested, done.failures) == (1, 2, 0, [])
-    result = pipeline.integrate(store, engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    result = derivations.integrate(Session(store, LocalEngine(1), work.CONF, NOW))
     assert result.added == 1
     assert len(written) == 3  # staging, quarantine, readings
 

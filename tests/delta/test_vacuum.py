@@ -4,8 +4,8 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import work
@@ -18,6 +18,7 @@ from meterlake.delta.vacuum import Vacuumed
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import QUARANTINE, READINGS, TABLES
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -25,7 +26,8 @@ DAY = timedelta(days=1)
 Deliver = Callable[..., Path]
 
 
-vacuum = partial(upkeep.vacuum, engine=LocalEngine(2))
+def vacuum(store: Store, *, now: datetime, **options: Any) -> Vacuumed:
+    return upkeep.vacuum(Session(store, LocalEngine(2), work.CONF, now), **options)
 
 
 def row(arrival: str, kw: float) -> str:

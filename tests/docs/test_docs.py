@@ -26,13 +26,15 @@ import pytest
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from meterlake import pipeline
 from meterlake.cli import app
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.formats.profile import _ENERGY_UNITS, _POWER_UNITS, Long, Profile, Time, Value
 from meterlake.formats.registry import known_formats
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
 from meterlake.integrate.events import LateReads
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import LATE_ARRIVALS, READING_TYPES, TABLES
 from meterlake.settings import Settings, load_settings
@@ -120,8 +122,8 @@ def tutorial_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate_readings(plan, folder / "inbox")
     store, engine = open_store(str(folder / "lake")), LocalEngine(2)
     settings, now = load_settings(late_hooks=()), datetime.now(UTC)
-    pipeline.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
-    pipeline.integrate(store, engine=engine, settings=settings, now=now)
+    intake.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
+    derivations.integrate(Session(store, engine, settings, now))
     return folder
 
 
@@ -356,8 +358,8 @@ def test_the_docs_name_every_table_and_the_glossary_every_column_and_reading_typ
 
 def test_the_how_to_on_ingest_explains_every_figure_and_every_format() -> None:
     page = (HOWTO / "ingest.md").read_text(encoding="utf-8")
-    figures = {f.name for f in fields(pipeline.Ingested)} | {"seconds"}
-    figures |= {f.name for f in fields(pipeline.IntegrationResult)}
+    figures = {f.name for f in fields(intake.Ingested)} | {"seconds"}
+    figures |= {f.name for f in fields(derivations.IntegrationResult)}
     for name in [*sorted(figures - {"failures"}), *known_formats(default_zone="UTC")]:
         assert f"`{name}`" in page, name
 

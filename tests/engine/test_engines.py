@@ -25,7 +25,7 @@ from support.seaweed import SeaweedFS
 from support.spark_cluster import SparkCluster
 from typer.testing import CliRunner
 
-from meterlake import __version__, cli, pipeline
+from meterlake import __version__, cli
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store, open_store
@@ -33,16 +33,16 @@ from meterlake.engine import Engine, Result, Unit
 from meterlake.engine.local import LocalEngine
 from meterlake.engine.spark import SparkEngine, _Raised, _Task, require_java, spark_engine
 from meterlake.errors import BadInput, Unavailable
+from meterlake.forecast import detection, forecasts
 from meterlake.formats import tabular
 from meterlake.formats.registry import recognise
 from meterlake.formats.source import Source
-from meterlake.ingest import land
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake, land
 from meterlake.ingest.stage import cut
-from meterlake.integrate import hours
-from meterlake.pipeline import anomalies, forecast, train, upkeep
-from meterlake.pipeline.cluster import cluster as run_cluster
-from meterlake.pipeline.grid import JOBS as GRID_JOBS
-from meterlake.pipeline.grid import update_grid
+from meterlake.integrate import derivations, hours
+from meterlake.pipeline import train, upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import simulate_grid
@@ -62,9 +62,9 @@ def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str
     files = inbox(tmp_path / "inbox")[:4]
     alike = open_store(str(tmp_path / "alike"))
     for one in (store, alike):
-        pipeline.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+        intake.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
     before = work.contents(store)
-    pipeline.integrate(alike, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+    derivations.integrate(Session(alike, LocalEngine(2), work.CONF, NOW))
     return before, work.contents(alike)
 
 
@@ -95,11 +95,13 @@ def test_the_driver_is_killed_in_mid_job_and_the_next_run_ends_right(
         os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
     assert work.contents(store) == before
-    pipeline.integrate(store, engine=driver.engine(), settings=work.CONF, now=NOW)
+    derivations.integrate(Session(store, driver.engine(), work.CONF, NOW))
     assert work.contents(store) == after
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
     removed = upkeep.vacuum(
-        store, engine=LocalEngine(2), retain=timedelta(0), now=datetime.now(UTC), nobody_else=True
+        Session(store, LocalEngine(2), work.CONF, datetime.now(UTC)),
+        retain=timedelta(0),
+        nobody_else=True,
     )
     assert removed.orphans > 10
 
@@ -331,32 +333,33 @@ def live_through(store: Store, engine: Engine, files: list[str]) -> dict[str, An
     said: dict[str, Any] = {}
 
     def integrate(name: str, now: datetime) -> None:
-        done = pipeline.integrate(store, engine=engine, settings=work.CONF, now=now)
+        done = derivations.integrate(Session(store, engine, work.CONF, now))
         said[f"{name} integrate"] = vars(done)
-        clustered = run_cluster(store, engine=engine, settings=work.CONF, now=now)
+        clustered = derivations.cluster(Session(store, engine, work.CONF, now))
         said[f"{name} cluster"] = vars(clustered)
 
     half = len(files) // 2
     for name, some in (("first", files[:half]), ("second", files[half:])):
-        done = pipeline.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
+        done = intake.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
         said[f"{name} ingest"] = done
         integrate(name, NOW + HOUR)
     grid = Path(files[0]).with_name("grid")
     simulate_grid(10, (47.6, -122.3), grid)
     run_dataflow(store, "topology", settings=work.CONF, now=NOW, source=str(grid))
     grid_settings = work.CONF.grid.model_copy(update={"outage_meter_minutes": 0.0})
-    for name in GRID_JOBS:
-        said[name] = update_grid(store, name, engine=engine, settings=grid_settings, now=NOW)
-    checked = upkeep.check(store, engine=engine, now=NOW)
+    conf = work.CONF.model_copy(update={"grid": grid_settings})
+    for name in GRID:
+        said[name] = update_grid(Session(store, engine, conf, NOW), GRID[name])
+    checked = upkeep.check(Session(store, engine, work.CONF, NOW))
     said["check"] = checked
     for table in (STAGING, READINGS, SERVING_READINGS):
         state = snapshots(store, [table])[table.name]
         file = min(state.files, key=lambda f: (tuple(f.partition.values()), f.rows))
         store.put(f"{table.path}/{file.path}", b"damaged")
-    repaired = upkeep.check(store, engine=engine, now=NOW, repair=True)
+    repaired = upkeep.check(Session(store, engine, work.CONF, NOW), repair=True)
     said["repair"] = Counter((f.table, f.problem) for f in repaired.repaired), repaired.findings
     later = datetime.now(UTC) + timedelta(days=1)
-    removed = upkeep.vacuum(store, engine=engine, retain=HOUR, now=later)
+    removed = upkeep.vacuum(Session(store, engine, work.CONF, later), retain=HOUR)
     said["vacuum"] = removed.superseded, removed.orphans, removed.leftovers
     return said
 
@@ -377,7 +380,7 @@ def test_every_job_gives_the_same_lake_on_every_engine(spark: SparkEngine, tmp_p
     repaired, left = here["repair"]
     assert {table for table, _ in repaired} >= {"staging", "readings", "serving_readings"}
     assert left == () and here["vacuum"][0] > 10
-    assert all(here[name] == 2 for name in GRID_JOBS)
+    assert all(here[name] == 2 for name in GRID)
     states = snapshots(alike, TABLES.values())
     assert all(states[name].rows for name in ("volt_var", "transformer_load", "outages"))
 
@@ -387,7 +390,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
 ) -> None:
     ml.small_nets(monkeypatch)
     monkeypatch.setattr(train, "_RANGE_METERS", 3)
-    monkeypatch.setattr(forecast, "RANGE_ROWS", 3000)
+    monkeypatch.setattr(forecasts, "RANGE_ROWS", 3000)
     alike = open_store(str(tmp_path / "local"))
     conf = ml.settings(country="AU", subdivision="NSW")
     ml.fill(alike, ml.readings(ml.by_meter(ml.names(7), ml.fleet(7, 130))))
@@ -398,9 +401,9 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     store = open_store(str(tmp_path / "spark"))
 
     def said(store: Store, engine: Engine) -> tuple[Any, ...]:
-        common: dict[str, Any] = {"engine": engine, "settings": conf, "now": ml.NOW}
-        jobs = train.train, forecast.forecast_all, anomalies.detect
-        return tuple(job(store, **common) for job in jobs)
+        session = Session(store, engine, conf, ml.NOW)
+        trained = train.train(store, engine=engine, settings=conf, now=ml.NOW)
+        return trained, forecasts.forecast_all(session), detection.detect(session)
 
     here = said(alike, LocalEngine(2))
     assert said(store, spark) == here
@@ -426,12 +429,12 @@ def test_units_that_are_worked_on_twice_give_the_same_lake(tmp_path: Path) -> No
     files = inbox(tmp_path / "inbox")[:3]
     twice, once = (open_store(str(tmp_path / name)) for name in ("twice", "once"))
     for store, engine in ((twice, Twice(2)), (once, LocalEngine(2))):
-        pipeline.ingest(store, files, engine=engine, settings=work.CONF, now=NOW)
-        pipeline.integrate(store, engine=engine, settings=work.CONF, now=NOW)
-        run_cluster(store, engine=engine, settings=work.CONF, now=NOW)
+        intake.ingest(store, files, engine=engine, settings=work.CONF, now=NOW)
+        derivations.integrate(Session(store, engine, work.CONF, NOW))
+        derivations.cluster(Session(store, engine, work.CONF, NOW))
     assert work.contents(twice) == work.contents(once)
     later = datetime.now(UTC) + timedelta(days=1)
-    removed = upkeep.vacuum(twice, engine=Twice(2), retain=HOUR, now=later)
+    removed = upkeep.vacuum(Session(twice, Twice(2), work.CONF, later), retain=HOUR)
     units = [t for t in TABLES.values() if t != LATE_ARRIVALS]  # that one the driver writes
     written = [f for t in units for f in once.list(t.path) if f.path.endswith(".parquet")]
     assert removed.orphans == len(written)
@@ -491,9 +494,7 @@ def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     before, after = waiting(store, tmp_path)
     done = []
     thread = threading.Thread(
-        target=lambda: done.append(
-            pipeline.integrate(store, engine=spark, settings=work.CONF, now=NOW)
-        )
+        target=lambda: done.append(derivations.integrate(Session(store, spark, work.CONF, NOW)))
     )
     cluster.stop_worker()  # what it is given it holds, so that the job cannot end before it
     thread.start()
@@ -504,4 +505,4 @@ def test_a_worker_is_killed_in_mid_job_and_the_job_ends_right(
     assert cluster.alive() == 1
     assert done[0].added > 0
     assert work.contents(store) == after
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()

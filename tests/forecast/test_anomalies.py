@@ -15,12 +15,14 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.forecast import detection as job
 from meterlake.forecast.bands import HISTORY, KINDS, Band, Days, fit_band, judge
+from meterlake.forecast.detection import Detected, detect
 from meterlake.forecast.learning import day_off_of
 from meterlake.periods import periods
-from meterlake.pipeline import anomalies as job
-from meterlake.pipeline.anomalies import Detected, detect
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.models import choose
+from meterlake.pipeline.runner import open_run
 from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.sql import query
 from meterlake.schema import ANOMALIES, CONSUMPTION_DAILY
@@ -35,7 +37,7 @@ def judged(store: Store, where: str = "true") -> pl.DataFrame:
 
 
 def run(store: Store, conf: Settings, **options: object) -> Detected:
-    return detect(store, engine=ENGINE, settings=conf, now=NOW, **options)  # type: ignore[arg-type]
+    return detect(Session(store, ENGINE, conf, NOW), **options)  # type: ignore[arg-type]
 
 
 def days_of(energy: Energy, flat: Collection[tuple[int, int]] = ()) -> Days:
@@ -393,7 +395,8 @@ def test_a_date_that_a_zone_skipped_takes_no_other_from_judgement(tmp_path: Path
     conf = ml.settings("Pacific/Apia")
     store = open_store(str(tmp_path / "lake"))
     dates = [date(2012, 1, 3)]
-    (unit,) = job._plan(store, conf, dates, (), (), False)
+    _, run = open_run(Session(store, LocalEngine(1), conf, NOW), job.DETECTION)
+    (unit,) = job._units(run, dates, False)
     assert date(2011, 12, 30) not in {day.date for day in unit.window}
     assert dates[0] in {day.date for day in unit.window[HISTORY:]}
     assert len({day.date for day in unit.window}) == len(unit.window)

@@ -16,13 +16,14 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.forecast import forecasts as job
 from meterlake.forecast import inference, models
 from meterlake.forecast.features import CONTEXT
+from meterlake.forecast.forecasts import Forecasted, forecast_all, forecast_meters
 from meterlake.forecast.inference import Target
 from meterlake.forecast.series import Series
 from meterlake.periods import LocalHours
-from meterlake.pipeline import forecast as job
-from meterlake.pipeline.forecast import Forecasted, forecast_all, forecast_meters
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.sql import query
 from meterlake.schema import FORECASTS, NODE_FORECASTS
@@ -34,7 +35,7 @@ QUANTITIES = ["mean", "p10", "p50", "p90"]
 
 
 def run(store: Store, conf: Settings, **options: object) -> Forecasted:
-    return forecast_all(store, engine=ENGINE, settings=conf, now=NOW, **options)  # type: ignore[arg-type]
+    return forecast_all(Session(store, ENGINE, conf, NOW), **options)  # type: ignore[arg-type]
 
 
 def rows_of(store: Store, where: str = "true") -> pl.DataFrame:

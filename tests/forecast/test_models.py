@@ -21,11 +21,12 @@ from meterlake.forecast import models, nets
 from meterlake.forecast.features import CONTEXT, HORIZON
 from meterlake.forecast.learning import day_off_of
 from meterlake.pipeline import train as training
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.models import choose, forget
 from meterlake.pipeline.train import TrainResult, backtest, train
 from meterlake.pipeline.upkeep import check, vacuum
 from meterlake.questions.sql import query
-from meterlake.settings import Settings
+from meterlake.settings import Settings, load_settings
 
 ENGINE = LocalEngine(1)
 FILES = ["card.json", "model.json", "net_1.json", "net_2.json"]
@@ -177,11 +178,11 @@ def test_a_model_that_is_not_current_can_be_forgotten(lake: Store, first: TrainR
     kept = [f.path for f in lake.list(f"ml/models/{first.name}")]
     for path in kept:
         os.utime(f"{lake.url}/{path}", (0, 0))  # the version that needs them is younger
-    vacuum(lake, engine=ENGINE, retain=DAY, now=datetime.now(UTC))
+    vacuum(Session(lake, ENGINE, load_settings(), datetime.now(UTC)), retain=DAY)
     assert [f.path for f in lake.list(f"ml/models/{first.name}")] == kept
     later = datetime.now(UTC) + 30 * DAY
-    told = vacuum(lake, engine=ENGINE, retain=DAY, now=later, dry_run=True)
-    assert vacuum(lake, engine=ENGINE, retain=DAY, now=later) == told
+    told = vacuum(Session(lake, ENGINE, load_settings(), later), retain=DAY, dry_run=True)
+    assert vacuum(Session(lake, ENGINE, load_settings(), later), retain=DAY) == told
     assert lake.list(f"ml/models/{first.name}") == []
     assert current(lake) == other.name
 
@@ -195,8 +196,10 @@ def test_what_a_training_left_that_was_cut_off_goes_when_it_is_old(
     held = {f.path for f in lake.list("ml")} - left
     assert wrong(lake) == []
     now = datetime.now(UTC)
-    assert vacuum(lake, engine=ENGINE, retain=DAY, now=now + DAY / 2).orphans == 0
-    assert vacuum(lake, engine=ENGINE, retain=DAY, now=now + 2 * DAY).orphans == len(left)
+    assert vacuum(Session(lake, ENGINE, load_settings(), now + DAY / 2), retain=DAY).orphans == 0
+    assert vacuum(Session(lake, ENGINE, load_settings(), now + 2 * DAY), retain=DAY).orphans == len(
+        left
+    )
     assert {f.path for f in lake.list("ml")} == held
     assert models.load(lake).name == first.name
 
@@ -206,7 +209,7 @@ def test_what_a_training_left_that_was_cut_off_goes_when_it_is_old(
 
 def wrong(store: Store) -> list[Finding]:
     """What a check finds of the models; this lake has no staging, which it finds too."""
-    found = check(store, engine=ENGINE, now=NOW).findings
+    found = check(Session(store, ENGINE, load_settings(), NOW)).findings
     return [f for f in found if f.table == "models"]
 
 

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from support import ml
 from support.ml import wall
 
-from meterlake import pipeline
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.series import hourly, read_series
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
 from meterlake.periods import LocalHours
+from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -198,8 +200,8 @@ def test_the_series_of_a_lake_are_those_of_its_readings(
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = ml.settings(zone)
     path = deliver("reads.csv", *lines)
-    pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=ml.NOW)
-    pipeline.integrate(store, engine=engine, settings=conf, now=ml.NOW)
+    intake.ingest(store, [str(path)], engine=engine, settings=conf, now=ml.NOW)
+    derivations.integrate(Session(store, engine, conf, ml.NOW))
     if clustered:
         ml.bring_up(store, conf)
     hours = LocalHours(zone, wall(2024, 5, 1, 2), 40)

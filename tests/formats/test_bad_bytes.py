@@ -23,7 +23,6 @@ import pytest
 import zstandard
 from isal import igzip
 
-from meterlake import pipeline
 from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
@@ -33,7 +32,7 @@ from meterlake.formats import lines, probe, tabular
 from meterlake.formats import source as sources
 from meterlake.formats.port import REJECTED, Block, Format, Parsed
 from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
-from meterlake.ingest import land
+from meterlake.ingest import intake, land
 from meterlake.ingest.stage import Portion, Refused, Staged, stage
 from meterlake.schema import QUARANTINE, STAGING
 from meterlake.settings import load_settings
@@ -45,7 +44,7 @@ HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 ROW = "2024-01-01 00:00:00,2024-01-01 00:00:09,{},readings,1,1,1,1,{},220"
 
 Quarantined = list[tuple[int, str, str]]
-Take = Callable[..., tuple[pipeline.Ingested, dict[int, tuple[str, float]], Quarantined]]
+Take = Callable[..., tuple[intake.Ingested, dict[int, tuple[str, float]], Quarantined]]
 
 
 def row(meter: str, kw: object = 1) -> str:
@@ -68,9 +67,9 @@ def take(store: Store, tmp_path: Path) -> Take:
 
     def ingest(
         data: bytes, name: str = "a.csv", profile: str | None = None
-    ) -> tuple[pipeline.Ingested, dict[int, tuple[str, float]], Quarantined]:
+    ) -> tuple[intake.Ingested, dict[int, tuple[str, float]], Quarantined]:
         (tmp_path / name).write_bytes(data)
-        done = pipeline.ingest(
+        done = intake.ingest(
             store,
             [str(tmp_path / name)],
             engine=LocalEngine(2),

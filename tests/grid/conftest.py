@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.settings import Settings, load_settings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,8 +42,8 @@ def take(tmp_path: Path, conf: Settings) -> Callable[..., None]:
         path = tmp_path / f"{len(list(tmp_path.glob('*.csv')))}.csv"
         path.write_text("\n".join([*lines, ""]))
         engine = LocalEngine(2)
-        pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=arrival)
-        pipeline.integrate(store, engine=engine, settings=conf, now=arrival)
+        intake.ingest(store, [str(path)], engine=engine, settings=conf, now=arrival)
+        derivations.integrate(Session(store, engine, conf, arrival))
 
     return taken
 

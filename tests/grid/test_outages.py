@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.grids import small_grid, write_grid
 
-from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
+from meterlake.grid.derivations import GRID, update_grid
 from meterlake.grid.outages import outage_rows
 from meterlake.grid.supply import supply_rows
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
-from meterlake.settings import GridSettings, Settings
+from meterlake.settings import GridSettings, Settings, load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
@@ -45,10 +47,9 @@ def silent(meters: str, first: int, end: int) -> Out:
 
 
 def update(store: Store, **changed: object) -> dict[str, int]:
-    grid = GridSettings.model_validate(changed)
+    conf = load_settings(grid=GridSettings.model_validate(changed))
     return {
-        name: update_grid(store, name, engine=LocalEngine(2), settings=grid, now=NOW)
-        for name in JOBS
+        name: update_grid(Session(store, LocalEngine(2), conf, NOW), GRID[name]) for name in GRID
     }
 
 
@@ -77,7 +78,7 @@ def test_meters_that_are_silent_together_are_an_outage_of_their_transformer(
     out = silent("a", 90, 100)  # over midnight
     out |= {("b0", 20), ("b1", 20), ("b2", 20), ("b3", 50), ("a1", 100), ("a2", 88)}  # noise
     take(small, rows(out))
-    assert update(small) == dict.fromkeys(JOBS, 2)
+    assert update(small) == dict.fromkeys(GRID, 2)
     found = told(small)
     assert [row for row in found if row[0] != "meter"] == [
         ("service_transformer", "t1", 90, 100, "missing", 4)
@@ -120,7 +121,7 @@ def test_a_late_read_withdraws_an_outage_and_shortens_another(
     update(small)
     nodes = [row[:4] for row in told(small) if row[0] != "meter"]
     assert nodes == [("service_transformer", "t2", 120, 125)]
-    assert update(small) == dict.fromkeys(JOBS, 0)  # nothing new, nothing to do
+    assert update(small) == dict.fromkeys(GRID, 0)  # nothing new, nothing to do
 
 
 def test_low_voltage_and_flags_say_it_though_reads_are_there(
@@ -179,9 +180,7 @@ def test_a_day_that_a_new_topology_leaves_without_supply_has_no_outages_any_more
     left = query(small, "SELECT * FROM outages ORDER BY ALL")
     assert set(left["id"]) >= {"t1"}
     assert query(small, "SELECT DISTINCT date FROM meter_supply").rows() == [("2024-01-01",)]
-    update_grid(
-        small, "outages", engine=LocalEngine(2), settings=GridSettings(), now=NOW, rebuild=True
-    )
+    update_grid(Session(small, LocalEngine(2), load_settings(), NOW), GRID["outages"], rebuild=True)
     assert left.equals(query(small, "SELECT * FROM outages ORDER BY ALL"))
 
 
@@ -194,7 +193,7 @@ def test_outages_go_with_the_last_day_of_supply(
     topology(small, write_grid(tmp_path / "later", small_grid(elsewhere="t1")), at=START + DAY / 2)
     update(small)
     assert told(small) == []
-    assert update(small) == dict.fromkeys(JOBS, 0)
+    assert update(small) == dict.fromkeys(GRID, 0)
 
 
 @pytest.mark.proof
@@ -215,11 +214,11 @@ def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
         kept.write_csv(path.with_suffix(""))
     store = open_store(str(tmp_path / "lake"))
     engine = LocalEngine(2)
-    pipeline.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
-    pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
+    intake.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
+    derivations.integrate(Session(store, engine, conf, NOW))
     run_dataflow(store, "topology", settings=conf, now=NOW, source=str(grid))
     for name in ("meter-supply", "outages"):
-        update_grid(store, name, engine=engine, settings=conf.grid, now=NOW)
+        update_grid(Session(store, engine, conf, NOW), GRID[name])
     nodes = "SELECT id, start, \"end\" FROM outages WHERE level <> 'meter'"
     found = set(query(store, nodes).rows())
     injected = set(

@@ -13,19 +13,20 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.grid.derivations import GRID, update_grid
 from meterlake.pipeline import upkeep
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import VOLT_VAR
-from meterlake.settings import GridSettings
+from meterlake.settings import GridSettings, load_settings
 
 HOUR = timedelta(hours=1)
 METERS = {"a": "t1", "b": "t1", "c": "t2", "d": "t2"}
 
 
 def update(store: Store, name: str, **changed: object) -> int:
-    grid = GridSettings.model_validate(changed)
-    return update_grid(store, name, engine=LocalEngine(2), settings=grid, now=NOW)
+    conf = load_settings(grid=GridSettings.model_validate(changed))
+    return update_grid(Session(store, LocalEngine(2), conf, NOW), GRID[name])
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_late_reads_replace_the_hours_of_their_day_and_no_other(
     means = query(small, "SELECT mean_v FROM volt_var ORDER BY hour")["mean_v"].to_list()
     assert means == [215.0, 230.0]
     assert update(small, "volt-var", cvr_factor=1.0) == 2  # other settings: all of it anew
-    assert upkeep.check(small, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(small, LocalEngine(2), load_settings(), NOW)).findings == ()
 
 
 def test_load_adds_active_and_reactive_power_and_export_relieves(
@@ -149,6 +150,6 @@ def test_without_a_topology_it_is_said_how_to_load_one(
 ) -> None:
     store = open_store(str(tmp_path / "lake"))
     take(store, hour_of({"a": [220.0]}))
-    for name in JOBS:
+    for name in GRID:
         with pytest.raises(BadInput, match="dataflow run topology"):
             update(store, name)

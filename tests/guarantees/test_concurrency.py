@@ -13,12 +13,13 @@ from support import work
 from support.fault_proxy import Fault, FaultProxy, share
 from support.grids import START, WORKS, Life, life_of_a_grid
 
-from meterlake import pipeline
 from meterlake.delta import lock, upsert
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.ingest import intake
 from meterlake.pipeline import grid, upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
@@ -84,7 +85,7 @@ def test_processes_at_once_make_the_lake_that_one_makes_alone(
 ) -> None:
     together(store, files, aws_variables(), meanwhile="serve_often")
     assert work.contents(store) == alone
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
     record_property("concurrent processes", INGESTING + INTEGRATING)
 
 
@@ -104,7 +105,7 @@ def test_processes_at_once_over_a_store_that_fails_make_the_same_lake(
         store = open_store(s3_lake)
         together(store, files, aws_variables(), meanwhile="integrate_often")
         assert work.contents(store) == alone
-        assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+        assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
         injected = sum(proxy.injected.values())
         assert injected > 50
         assert set(proxy.injected) >= set(faults)
@@ -121,7 +122,7 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
     sizes = {}
     for file in files:
         alone = open_store(str(tmp_path / "alone" / Path(file).name))
-        done = pipeline.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+        done = intake.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
         sizes[Path(file).name] = (done.stored, done.quarantined)
     context = work.processes()
     children = [
@@ -215,7 +216,7 @@ def test_dataflows_and_grid_updates_at_once_make_the_lake_that_one_after_the_oth
     assert [child.exitcode for child in children] == [0] * len(children)
     do(store.url, changes["grid"])  # what was integrated after the grid's turn
     assert work.contents(store) == work.contents(open_store(alone))
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
     record_property("concurrent processes", len(children))
 
 

@@ -16,12 +16,14 @@ from support import work
 from support.fault_proxy import Fault, FaultProxy, from_nth, nth, share
 from support.grids import START, Life, life_of_a_grid
 
-from meterlake import pipeline, storage
+from meterlake import storage
 from meterlake.delta import commit as commits
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.ingest import intake
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Deliver = Callable[..., Path]
@@ -40,7 +42,7 @@ def files(deliver: Deliver) -> list[str]:
 
 
 def take(lake: str, file: str) -> None:
-    done = pipeline.ingest(
+    done = intake.ingest(
         open_store(lake), [file], engine=LocalEngine(1), settings=work.CONF, now=NOW
     )
     if done.failures:
@@ -152,7 +154,7 @@ def test_each_single_write_and_commit_that_fails_leaves_the_lake_before_or_after
             for another in following:
                 another()
                 assert work.contents(store) == states[number + 2]
-            assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+            assert upkeep.check(Session(store, LocalEngine(1), work.CONF, NOW)).findings == ()
             shutil.rmtree(lake)
         list(the_jobs(str(base), files))[number]()
     assert injected * every > 25

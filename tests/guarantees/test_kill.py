@@ -15,6 +15,7 @@ from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import DATAFLOW_RUNS, TABLES
 from meterlake.simulate.grid import meters_of, simulate_grid
@@ -186,7 +187,7 @@ def live_through(
 
 def nothing_is_wrong_nor_left(store: Store) -> None:
     """After a last vacuum: every file is a live one, every commit there, all rows right."""
-    assert upkeep.check(store, engine=LocalEngine(2), now=NOW).findings == ()
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
     work.vacuum(store.url, the_moment_after_all_retentions())
     states = snapshots(store, TABLES.values())
     live = {f"{s.table.path}/{f.path}" for s in states.values() for f in s.files}

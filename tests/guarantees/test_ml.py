@@ -30,6 +30,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.forecast import learning, models
 from meterlake.pipeline import anomalies, forecast, upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
 
@@ -80,7 +81,7 @@ def held_of(store: Store) -> dict[str, str]:
 
 def nothing_is_wrong(store: Store) -> None:
     """Of our tables and of all models; what they are made of has no staging here."""
-    done = upkeep.check(store, engine=LocalEngine(1), now=NOW)
+    done = upkeep.check(Session(store, LocalEngine(1), work.CONF, NOW))
     assert [f for f in done.findings if f.table in OURS] == []
 
 

@@ -13,13 +13,14 @@ import pytest
 import zstandard
 from isal import igzip
 
-from meterlake import pipeline
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, NotReadable
 from meterlake.ingest import intake, land
+from meterlake.integrate import derivations
 from meterlake.integrate.events import LateReads, post_late_reads
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import STAGING
 from meterlake.settings import load_settings
@@ -37,8 +38,8 @@ TEXT = "\n".join(
 ).encode()
 
 
-def ingest(store: Store, *locations: str) -> pipeline.Ingested:
-    return pipeline.ingest(store, locations, engine=LocalEngine(2), settings=CONF, now=NOW)
+def ingest(store: Store, *locations: str) -> intake.Ingested:
+    return intake.ingest(store, locations, engine=LocalEngine(2), settings=CONF, now=NOW)
 
 
 def staged(store: Store) -> tuple[int, float, int]:
@@ -125,7 +126,7 @@ def test_parquet_is_a_table_too(store: Store, tmp_path: Path) -> None:
         {"id": [7, 8, None], "t": [NOW, None, NOW], "kw": [1.5, 2.5, 3.5]},
         schema={"id": pl.Int64, "t": pl.Datetime("ns", "UTC"), "kw": pl.Float32},
     ).write_parquet(tmp_path / "a.parquet")
-    done = pipeline.ingest(
+    done = intake.ingest(
         store,
         [str(tmp_path / "a.parquet")],
         engine=LocalEngine(1),
@@ -267,6 +268,6 @@ def test_a_lakes_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     conf = load_settings(late_hooks=())
     for file in ("a.parquet", "a.csv"):
         assert ingest(store, str(tmp_path / name / file)).files == 1
-    done = pipeline.integrate(store, engine=LocalEngine(2), settings=conf, now=NOW)
+    done = derivations.integrate(Session(store, LocalEngine(2), conf, NOW))
     assert done.added > 0
     assert query(store, "SELECT count(*) FROM readings").item() == done.added

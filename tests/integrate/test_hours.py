@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from meterlake import pipeline, storage
+from meterlake import storage
 from meterlake.delta import commit as commits
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
@@ -16,8 +16,10 @@ from meterlake.delta.table import table_at
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Conflict
 from meterlake.ingest import intake
-from meterlake.integrate import events
+from meterlake.integrate import derivations, events
 from meterlake.integrate.events import LateReads
+from meterlake.pipeline import runner
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import LATE_ARRIVALS, READINGS, STAGING
 from meterlake.settings import Settings, load_settings
@@ -32,14 +34,14 @@ def row(time: str, arrival: str, meter: str, kw: float | str) -> str:
 
 
 def ingest(store: Store, *paths: Path) -> None:
-    done = pipeline.ingest(
+    done = intake.ingest(
         store, [str(p) for p in paths], engine=LocalEngine(2), settings=CONF, now=NOW
     )
     assert done.failures == []
 
 
-def integrate(store: Store, conf: Settings = CONF) -> pipeline.IntegrationResult:
-    return pipeline.integrate(store, engine=LocalEngine(2), settings=conf, now=NOW)
+def integrate(store: Store, conf: Settings = CONF) -> derivations.IntegrationResult:
+    return derivations.integrate(Session(store, LocalEngine(2), conf, NOW))
 
 
 def values(store: Store) -> list[tuple[str, float]]:
@@ -53,7 +55,7 @@ def test_the_latest_arrival_wins_whichever_file_comes_first(store: Store, delive
     ingest(store, newer)
     assert integrate(store).added == 1
     ingest(store, older)
-    assert integrate(store) == pipeline.IntegrationResult(partitions=1, added=0, replaced=1)
+    assert integrate(store) == derivations.IntegrationResult(partitions=1, added=0, replaced=1)
     assert values(store) == [("m1", 2.0)]
 
 
@@ -76,7 +78,7 @@ def test_an_empty_value_is_no_reading_and_replaces_none(store: Store, deliver: D
     ingest(store, deliver("a.csv.gz", row("01 00:00", "01 00:05", "m1", 0)))
     integrate(store)
     ingest(store, deliver("b.csv.gz", row("01 00:00", "01 00:09", "m1", "")))
-    assert integrate(store) == pipeline.IntegrationResult()
+    assert integrate(store) == derivations.IntegrationResult()
     assert values(store) == [("m1", 0.0)]
 
 
@@ -212,12 +214,12 @@ def test_an_integration_that_another_overtakes_plans_again(
     def overtaking(*args: object, **options: object) -> Any:
         if args[1] is READINGS and not overtaken:
             overtaken.append(True)
-            monkeypatch.setattr(pipeline, "commit", real)
+            monkeypatch.setattr(runner, "commit", real)
             assert integrate(store).replaced == 1
         return real(*args, **options)
 
-    monkeypatch.setattr(pipeline, "commit", overtaking)
-    assert integrate(store) == pipeline.IntegrationResult()
+    monkeypatch.setattr(runner, "commit", overtaking)
+    assert integrate(store) == derivations.IntegrationResult()
     assert values(store) == [("m1", 2.0)]
 
 
@@ -228,12 +230,12 @@ def test_a_first_integration_that_another_overtakes_adds_nothing_twice(
     real: Any = commits.commit
 
     def overtaking(*args: object, **options: object) -> Any:
-        monkeypatch.setattr(pipeline, "commit", real)
+        monkeypatch.setattr(runner, "commit", real)
         integrate(store)
         return real(*args, **options)
 
-    monkeypatch.setattr(pipeline, "commit", overtaking)
-    assert integrate(store) == pipeline.IntegrationResult()
+    monkeypatch.setattr(runner, "commit", overtaking)
+    assert integrate(store) == derivations.IntegrationResult()
     assert values(store) == [("m1", 1.0)]
 
 
@@ -250,7 +252,7 @@ def test_two_ingests_of_one_file_at_once_stage_it_once(
         return real(*args, **options)
 
     monkeypatch.setattr(intake, "commit", overtaking)
-    done = pipeline.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    done = intake.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
     assert (done.files, done.already_ingested) == (0, 1)
     assert snapshot(store, STAGING).rows == 2
 
@@ -283,7 +285,7 @@ def test_conflicts_end_after_a_bound(
         raise Conflict("busy")
 
     waits: list[int] = []
-    monkeypatch.setattr(pipeline, "commit", never)
+    monkeypatch.setattr(runner, "commit", never)
     monkeypatch.setattr(storage, "pause", waits.append)
     with pytest.raises(Conflict):
         integrate(store)

@@ -14,12 +14,11 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meterlake import pipeline
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.formats import source as sources
 from meterlake.formats import tabular
-from meterlake.ingest import land
+from meterlake.ingest import intake, land
 from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
@@ -79,7 +78,7 @@ def check(data: bytes, *, is_whole: bool, block_bytes: int, profile: str | None 
         path = Path(folder) / "a.csv"
         path.write_bytes(data)
         store = open_store(str(Path(folder) / "lake"))
-        done = pipeline.ingest(
+        done = intake.ingest(
             store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW, profile=profile
         )
         if done.failures:

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import igzip
 
-from meterlake import pipeline
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.integrate import hours
+from meterlake.ingest import intake
+from meterlake.integrate import derivations, hours
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.readings.reader import read_readings
 from meterlake.settings import load_settings
@@ -161,11 +162,11 @@ def test_any_files_in_any_order_integrated_at_any_moments_give_what_the_oracle_s
         taken_rows = quarantined = late = 0
         counts = [0, 0, 0]
         for path in [*paths, *paths]:  # each delivered twice
-            taken = pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=NOW)
+            taken = intake.ingest(store, [str(path)], engine=engine, settings=conf, now=NOW)
             taken_rows += taken.rows
             quarantined += taken.quarantined
             if chance.random() < 0.5 or path is paths[-1]:
-                done = pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
+                done = derivations.integrate(Session(store, engine, conf, NOW))
                 counts = [
                     a + b
                     for a, b in zip(
@@ -177,8 +178,8 @@ def test_any_files_in_any_order_integrated_at_any_moments_give_what_the_oracle_s
         assert tuple(counts) == oracle.counts
         assert taken_rows * 6 == sum(counts) + quarantined * 6
         assert _table(lake) == oracle.table
-        again = pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
-        assert again == pipeline.IntegrationResult()
+        again = derivations.integrate(Session(store, engine, conf, NOW))
+        assert again == derivations.IntegrationResult()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -202,8 +203,8 @@ def test_simulated_late_and_bad_rows_balance_and_match_the_oracle(
     assert oracle.bad == made.bad_rows > 0
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())
-    taken = pipeline.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
-    done = pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
+    taken = intake.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
+    done = derivations.integrate(Session(store, engine, conf, NOW))
     assert taken.rows == oracle.rows == made.rows
     assert taken.quarantined == oracle.bad
     assert (done.added, done.replaced, done.duplicates) == oracle.counts
@@ -218,8 +219,8 @@ def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
     simulate_readings(plan, tmp_path / "inbox")
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())
-    pipeline.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
-    pipeline.integrate(store, engine=engine, settings=conf, now=NOW)
+    intake.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
+    derivations.integrate(Session(store, engine, conf, NOW))
     everything = query(store, "select * from readings where reading_type = 'vltg'")
     meter = everything["meter_id"][0]
     start, end = START + timedelta(hours=5), START + timedelta(hours=30, minutes=30)

@@ -20,9 +20,9 @@ from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
-from meterlake.integrate import consumption
-from meterlake.pipeline import cluster as jobs_cluster
-from meterlake.pipeline import upkeep
+from meterlake.integrate import consumption, derivations
+from meterlake.pipeline import runner, upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.readings import file_cache
 from meterlake.readings.consumption import read_consumption
@@ -132,14 +132,12 @@ class Life:
 
         # Ranges of so few rows that a day has several files.
         with (
-            mock.patch.object(jobs_cluster, "commit", commit),
+            mock.patch.object(runner, "commit", commit),
             mock.patch.object(consumption, "RANGE_ROWS", 30),
         ):
             try:
-                jobs_cluster.cluster(
-                    self.store, engine=LocalEngine(2), settings=conf,
-                    now=START + timedelta(hours=clustering.now),
-                )  # fmt: skip
+                now = START + timedelta(hours=clustering.now)
+                derivations.cluster(Session(self.store, LocalEngine(2), conf, now))
             except Unavailable as error:
                 assert str(error) == "crashed"
 
@@ -229,7 +227,7 @@ def test_a_late_read_of_a_merged_file_is_read_at_once_and_its_file_renewed(
     life.cluster(Cluster(now=24 * 60, merge_days=31, crash=0))
     everything_is_as_integrated_has_it(life, [(29, 3), (0, 31)])
     assert {f.partition["day"] for f in snapshot(life.store, SERVING_READINGS).files} == spans
-    assert upkeep.check(life.store, engine=LocalEngine(2), now=START).findings == ()
+    assert upkeep.check(Session(life.store, LocalEngine(2), work.CONF, START)).findings == ()
 
 
 def live_through(history: Sequence[Action], windows: Sequence[tuple[int, int]]) -> None:
@@ -241,11 +239,11 @@ def live_through(history: Sequence[Action], windows: Sequence[tuple[int, int]]) 
             else:
                 life.cluster(action)
             everything_is_as_integrated_has_it(life, windows)
-        assert upkeep.check(life.store, engine=LocalEngine(2), now=START).findings == ()
+        assert upkeep.check(Session(life.store, LocalEngine(2), work.CONF, START)).findings == ()
         over = Cluster(now=24 * (DAYS + 10), merge_days=2, crash=0)
         life.cluster(over)
         everything_is_as_integrated_has_it(life, windows)
-        assert upkeep.check(life.store, engine=LocalEngine(2), now=START).findings == ()
+        assert upkeep.check(Session(life.store, LocalEngine(2), work.CONF, START)).findings == ()
         # All days are over by now: serving has every reading, and a further run does nothing.
         assert snapshot(life.store, SERVING_READINGS).rows == snapshot(life.store, READINGS).rows
         before = snapshot(life.store, SERVING_READINGS).version

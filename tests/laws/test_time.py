@@ -23,12 +23,14 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from meterlake import pipeline
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.formats.cells import type_rows
 from meterlake.formats.profile import read_profile
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
@@ -503,9 +505,9 @@ def _lake_at(folder: Path, moments: Sequence[datetime]) -> tuple[list[int], pl.D
     for number, (first, second) in enumerate(zip(moments[::2], moments[1::2], strict=True)):
         path = folder / f"reads_{number}.csv"
         path.write_text(_file(number))
-        taken = pipeline.ingest(store, [str(path)], engine=engine, settings=conf, now=first)
+        taken = intake.ingest(store, [str(path)], engine=engine, settings=conf, now=first)
         assert taken.failures == []
-        done = pipeline.integrate(store, engine=engine, settings=conf, now=second)
+        done = derivations.integrate(Session(store, engine, conf, second))
         counts = (
             taken.rows, taken.quarantined, done.added, done.replaced, done.duplicates, done.late
         )  # fmt: skip

@@ -8,12 +8,14 @@ import duckdb
 import polars as pl
 import pytest
 
-from meterlake import pipeline
 from meterlake.delta.commit import snapshot
 from meterlake.delta.journal import added_since
 from meterlake.delta.store import Store
 from meterlake.delta.table import scan
 from meterlake.engine.local import LocalEngine
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import READING_TYPES, READINGS, STAGING, TABLES, polars_schema
 from meterlake.settings import load_settings
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
@@ -26,10 +28,8 @@ CONF = load_settings(late_hooks=())
 def filled(store: Store, tmp_path: Path) -> Store:
     plan = ReadingsPlan(devices=4, interval_minutes=15, start=START, end=START + timedelta(days=1))
     simulate_readings(plan, tmp_path / "inbox")
-    pipeline.ingest(
-        store, [str(tmp_path / "inbox")], engine=LocalEngine(2), settings=CONF, now=START
-    )
-    pipeline.integrate(store, engine=LocalEngine(2), settings=CONF, now=START)
+    intake.ingest(store, [str(tmp_path / "inbox")], engine=LocalEngine(2), settings=CONF, now=START)
+    derivations.integrate(Session(store, LocalEngine(2), CONF, START))
     return store
 
 
@@ -94,7 +94,7 @@ def test_the_journal_names_the_files_that_came_after_a_version(
 ) -> None:
     before = snapshot(filled, STAGING)
     path = deliver("b.csv.gz", "2024-02-01 00:00:00,2024-02-01 00:00:01,m1,readings,,,,,1,")
-    pipeline.ingest(filled, [str(path)], engine=LocalEngine(1), settings=CONF, now=START)
+    intake.ingest(filled, [str(path)], engine=LocalEngine(1), settings=CONF, now=START)
     after = snapshot(filled, STAGING)
     added = added_since(filled, STAGING, after=before.version, until=after.version)
     old = {f.path for f in before.files}

@@ -1,6 +1,7 @@
 """A reader keeps in memory which files there are, and is never behind or half ahead."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from meterlake.delta.journal import Entry
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, table_at
 from meterlake.engine.local import LocalEngine
-from meterlake.errors import BadInput
-from meterlake.pipeline import cluster as jobs_cluster
+from meterlake.errors import BadInput, Conflict
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
 from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Made, Plan, Run, Session
 from meterlake.questions.sql import query
 from meterlake.readings import layout as layouts
 from meterlake.readings.consumption import read_consumption
@@ -72,14 +75,19 @@ def test_a_read_that_is_integrated_while_a_clustering_runs_is_not_taken_for_clus
 ) -> None:
     for day in ("01", "02", "03"):
         take(row(f"{day} 00:00", f"{day} 00:05", 1.0))
-    real = jobs_cluster._Job.merges
+    real = derivations.MERGING
 
-    def late(*args: object) -> int:
-        take(row("02 00:00", "09 00:05", 7.0))
-        return real(*args)  # type: ignore[arg-type]
+    def late(run: Run) -> Plan[Made]:
+        if not len(seen):
+            seen.append(run)
+            take(row("02 00:00", "09 00:05", 7.0))
+            raise Conflict("plan again")
+        return real.plan(run)
+
+    seen: list[Run] = []
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs_cluster._Job, "merges", late)
+        patch.setattr(derivations, "MERGING", replace(real, plan=late))
         work.cluster(store.url, NOW)
     assert len(snapshot(store, SERVING_READINGS).files) == 1  # they were merged
     reader = Reader(store)
@@ -187,12 +195,12 @@ def test_a_local_day_is_whole_though_serving_has_not_all_of_its_utc_days(
     take(*(row(f"{d:02d} {h:02d}:{m:02d}", "09 00:05", h) for d, h, m in half_hours))
     settings = load_settings(timezone="Asia/Kathmandu")
     early = datetime(2024, 1, 3, 1, tzinfo=UTC)  # the local day is over, its second UTC day not
-    jobs_cluster.cluster(store, engine=LocalEngine(1), settings=settings, now=early)
+    cluster(Session(store, LocalEngine(1), settings, early))
     daily = snapshot(store, CONSUMPTION_DAILY)
     found = fetched(scan(store, CONSUMPTION_DAILY, daily.files)).sort("date")
     second = found.filter(pl.col("date") == datetime(2024, 1, 2).date())  # noqa: DTZ001
     assert second.select("intervals", "is_complete", "hours").row(0) == (48, True, 24.0)
-    jobs_cluster.cluster(store, engine=LocalEngine(1), settings=settings, now=NOW, rebuild=True)
+    cluster(Session(store, LocalEngine(1), settings, NOW), rebuild=True)
     again = snapshot(store, CONSUMPTION_DAILY)
     rebuilt = fetched(scan(store, CONSUMPTION_DAILY, again.files)).sort("date")
     assert rebuilt.filter(pl.col("date").is_in(found["date"])).equals(found)
@@ -206,10 +214,10 @@ def test_energy_of_another_zone_is_refused_and_worked_out_anew(
     work.cluster(store.url, NOW)
     sydney = load_settings(timezone="Australia/Sydney")
     with pytest.raises(BadInput, match=r"days in UTC.*Australia/Sydney.*--rebuild"):
-        jobs_cluster.cluster(store, engine=LocalEngine(1), settings=sydney, now=NOW)
+        cluster(Session(store, LocalEngine(1), sydney, NOW))
     with pytest.raises(BadInput, match="days in UTC"):
         read_consumption(Reader(store), ["m1"], by="day", zone="Australia/Sydney")
-    jobs_cluster.cluster(store, engine=LocalEngine(1), settings=sydney, now=NOW, rebuild=True)
+    cluster(Session(store, LocalEngine(1), sydney, NOW), rebuild=True)
     found = read_consumption(Reader(store), ["m1"], by="day", zone="Australia/Sydney")
     assert [(str(d), kwh) for d, kwh in found.select("date", "energy_kwh").rows()] == [
         ("2024-01-01", 13.0), ("2024-01-02", 24.0), ("2024-01-03", 24.0), ("2024-01-04", 11.0),
@@ -258,7 +266,7 @@ def test_where_integrated_was_lost_and_made_anew_serving_is_too(
         assert query(store, "SELECT max(reading_value) FROM readings").item() == 99.0
         energy = read_consumption(reader, ["m1"], by="day", zone="UTC")
         assert energy["energy_kwh"].to_list() == [sum(wanted)]
-        assert upkeep.check(store, engine=LocalEngine(1), now=NOW).findings == ()
+        assert upkeep.check(Session(store, LocalEngine(1), work.CONF, NOW)).findings == ()
         work.cluster(store.url, NOW)
     for table in ("consumption_daily", "consumption_weekly", "consumption_monthly"):
         assert query(store, f"SELECT energy_kwh FROM {table}").rows() == [(sum(wanted),)]

@@ -11,7 +11,7 @@ from support import served
 from support.served import CLOCK, HOUR
 
 from meterlake.delta.store import Store
-from meterlake.pipeline.forecast import forecast_meters
+from meterlake.forecast.forecasts import forecast_meters
 from meterlake.questions.sql import query
 from meterlake.schema import STAGING
 

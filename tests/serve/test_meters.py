@@ -13,7 +13,7 @@ from support.served import CLOCK, HOUR
 
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store
-from meterlake.pipeline.forecast import forecast_meters
+from meterlake.forecast.forecasts import forecast_meters
 from meterlake.questions.sql import query
 from meterlake.readings.consumption import read_consumption
 from meterlake.readings.reader import Reader

@@ -28,7 +28,6 @@ from support.pulls import (
     settings,
 )
 
-from meterlake import pipeline
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.journal import entries
 from meterlake.delta.lock import Taken, claimed
@@ -36,6 +35,8 @@ from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import consumed_version
 from meterlake.errors import BadInput, Unavailable
 from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import CLAIMS, INTEGRATIONS, STAGING
 from meterlake.sources import pull as pulls
 from meterlake.sources.head_end import File
@@ -535,7 +536,7 @@ def test_integrated_it_is_what_the_head_end_has(north: Puller, hes: StubHes) -> 
     north()
     hes.until = START + 2 * DAY
     north()
-    pipeline.integrate(north.store, engine=ENGINE, settings=north.settings, now=north.now)
+    derivations.integrate(Session(north.store, ENGINE, north.settings, north.now))
     from meterlake.questions.sql import query
 
     rows = query(

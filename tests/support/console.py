@@ -19,14 +19,16 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, R
 from support import ml, served
 from support.grids import small_grid, write_grid
 
-from meterlake import pipeline
 from meterlake.console.pages import VIEWS
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.forecast import forecast_all
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.forecast.forecasts import forecast_all
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 
 # The one without windows takes half the time for a page.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -179,12 +181,12 @@ def make_hostile(lake: Store, folder: Path) -> Store:
             rows.append(f"{time:%FT%TZ},{late:%FT%TZ},{name},readings,,,,2,1.5,{215 + time.hour}")
     rows.append(f'"{quoted}",,"{quoted}",readings,,,,,1.0,220')
     path.write_text("\n".join([*rows, ""]), encoding="utf-8")
-    pipeline.ingest(store, [str(path)], engine=engine, settings=settings, now=now)
-    pipeline.integrate(store, engine=engine, settings=settings, now=now)
-    cluster(store, engine=engine, settings=settings, now=now)
-    for name in JOBS:
-        update_grid(store, name, engine=engine, settings=settings.grid, now=now)
-    forecast_all(store, engine=engine, settings=settings, now=now)
+    intake.ingest(store, [str(path)], engine=engine, settings=settings, now=now)
+    derivations.integrate(Session(store, engine, settings, now))
+    cluster(Session(store, engine, settings, now))
+    for name in GRID:
+        update_grid(Session(store, engine, settings, now), GRID[name])
+    forecast_all(Session(store, engine, settings, now))
     days = [(f"{HOSTILE}{meter}", *rest) for meter, *rest in served.JUDGED]
     served.judged(store, [cast(served.Judged, day) for day in days])
     return store

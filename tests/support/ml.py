@@ -17,7 +17,8 @@ from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast import nets
-from meterlake.pipeline.cluster import cluster
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import READINGS, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 
@@ -129,7 +130,7 @@ def fill(store: Store, rows: pl.DataFrame, *, now: datetime = NOW) -> None:
 
 def bring_up(store: Store, conf: Settings, now: datetime = NOW) -> None:
     """Serving and the energies per day."""
-    cluster(store, engine=LocalEngine(2), settings=conf, now=now)
+    cluster(Session(store, LocalEngine(2), conf, now))
 
 
 def copied(lake: Path, to: Path) -> Store:

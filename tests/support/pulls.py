@@ -11,13 +11,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from meterlake import pipeline
 from meterlake.delta.commit import snapshot
 from meterlake.delta.journal import entries
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.ingest import intake
 from meterlake.schema import INTEGRATIONS, STAGING
 from meterlake.settings import Settings, load_settings
 from meterlake.source_settings import IntegrationSettings
@@ -204,7 +204,7 @@ def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:
     """Take a file's content in, as somebody else might."""
     path = folder / "by-hand.csv.gz"
     path.write_bytes(content)
-    done = pipeline.ingest(
+    done = intake.ingest(
         puller.store, [str(path)], engine=ENGINE, settings=puller.settings, now=puller.now
     )
     assert not done.failures

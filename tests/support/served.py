@@ -19,15 +19,17 @@ import pytest
 from support import ml
 from support.grids import small_grid, write_grid
 
-from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.cluster import cluster
-from meterlake.pipeline.forecast import forecast_all
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.forecast.forecasts import forecast_all
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.integrate.derivations import cluster
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train
 from meterlake.schema import ANOMALIES, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
@@ -115,16 +117,16 @@ def make(folder: Path) -> Store:
         start=DELIVERED,
     )
     files = _deliveries(folder)
-    pipeline.ingest(store, files, engine=engine, settings=settings, now=NOW)
-    pipeline.integrate(store, engine=engine, settings=settings, now=NOW)
-    cluster(store, engine=engine, settings=settings, now=NOW)
-    for name in JOBS:
-        update_grid(store, name, engine=engine, settings=settings.grid, now=NOW)
+    intake.ingest(store, files, engine=engine, settings=settings, now=NOW)
+    derivations.integrate(Session(store, engine, settings, NOW))
+    cluster(Session(store, engine, settings, NOW))
+    for name in GRID:
+        update_grid(Session(store, engine, settings, NOW), GRID[name])
     with pytest.MonkeyPatch.context() as patch:
         ml.small_nets(patch)
         train(store, engine=engine, settings=settings, now=NOW, window_days=30)
     for start in (FORECAST_START, None):
-        forecast_all(store, engine=engine, settings=settings, now=NOW, start=start)
+        forecast_all(Session(store, engine, settings, NOW), start=start)
     judged(store, JUDGED)
     return store
 

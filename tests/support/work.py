@@ -14,16 +14,18 @@ from multiprocessing.process import BaseProcess
 import polars as pl
 from support import ml
 
-from meterlake import pipeline
 from meterlake.dataflows.run import run_dataflow
 from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline import anomalies, upkeep
-from meterlake.pipeline.cluster import cluster as run_cluster
-from meterlake.pipeline.forecast import forecast_all
-from meterlake.pipeline.grid import JOBS, update_grid
+from meterlake.forecast import detection
+from meterlake.forecast.forecasts import forecast_all
+from meterlake.grid.derivations import GRID, update_grid
+from meterlake.ingest import intake
+from meterlake.integrate import derivations
+from meterlake.pipeline import upkeep
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train as run_train
 from meterlake.questions.sql import query
 from meterlake.schema import CLAIMS, READINGS, known_tables
@@ -65,7 +67,7 @@ def _run(job: str, args: tuple[object, ...], options: dict[str, object]) -> None
 
 def ingest(lake: str, paths: Sequence[str], now: datetime) -> None:
     """Take files in, one moment for all."""
-    done = pipeline.ingest(
+    done = intake.ingest(
         open_store(lake), list(paths), engine=LocalEngine(2), settings=CONF, now=now
     )
     if done.failures:
@@ -74,23 +76,23 @@ def ingest(lake: str, paths: Sequence[str], now: datetime) -> None:
 
 def integrate(lake: str, now: datetime) -> None:
     """Integrate once."""
-    pipeline.integrate(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
+    derivations.integrate(Session(open_store(lake), LocalEngine(2), CONF, now))
 
 
 def cluster(lake: str, now: datetime) -> None:
     """Bring serving and the energies up to date."""
-    run_cluster(open_store(lake), engine=LocalEngine(2), settings=CONF, now=now)
+    derivations.cluster(Session(open_store(lake), LocalEngine(2), CONF, now))
 
 
 def vacuum(lake: str, now: datetime, retain: timedelta = timedelta(0)) -> None:
     """Remove what no version needs."""
     store = open_store(lake)
-    upkeep.vacuum(store, engine=LocalEngine(2), retain=retain, now=now, nobody_else=True)
+    upkeep.vacuum(Session(store, LocalEngine(2), CONF, now), retain=retain, nobody_else=True)
 
 
 def repair(lake: str, now: datetime) -> None:
     """Check, and derive again."""
-    upkeep.check(open_store(lake), engine=LocalEngine(2), now=now, repair=True)
+    upkeep.check(Session(open_store(lake), LocalEngine(2), CONF, now), repair=True)
 
 
 def topology(lake: str, folder: str, at: datetime, now: datetime) -> None:
@@ -107,8 +109,8 @@ def weather(lake: str, folder: str, since: datetime, now: datetime) -> None:
 
 def grid(lake: str, now: datetime) -> None:
     """Bring every table of the grid up to date."""
-    for name in JOBS:
-        update_grid(open_store(lake), name, engine=LocalEngine(2), settings=CONF.grid, now=now)
+    for name in GRID:
+        update_grid(Session(open_store(lake), LocalEngine(2), CONF, now), GRID[name])
 
 
 def train(lake: str, now: datetime, rows: int) -> None:
@@ -120,14 +122,12 @@ def train(lake: str, now: datetime, rows: int) -> None:
 def forecast(lake: str, now: datetime, start: datetime, use: str | None = None) -> None:
     """Forecast all meters and nodes."""
     store, conf = open_store(lake), ml.settings()
-    forecast_all(store, engine=LocalEngine(1), settings=conf, now=now, start=start, use=use)
+    forecast_all(Session(store, LocalEngine(1), conf, now), start=start, use=use)
 
 
 def detect(lake: str, now: datetime, use: str | None = None) -> None:
     """Judge the days that are new or have changed."""
-    anomalies.detect(
-        open_store(lake), engine=LocalEngine(1), settings=ml.settings(), now=now, use=use
-    )
+    detection.detect(Session(open_store(lake), LocalEngine(1), ml.settings(), now), use=use)
 
 
 def grow(lake: str, now: datetime, days: int, since: int, seed: int) -> None:

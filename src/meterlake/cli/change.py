@@ -40,12 +40,12 @@ def ingest(
     """
     import polars as pl
 
-    from meterlake import pipeline
+    from meterlake.ingest import intake
 
     with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = pipeline.ingest(
+            done = intake.ingest(
                 context.store,
                 locations,
                 engine=context.engine,
@@ -99,34 +99,21 @@ def integrate(
 
     Example: meterlake integrate --lake ./lake
     """
-    from meterlake import pipeline
-    from meterlake.pipeline.cluster import cluster as run_cluster
+    from meterlake.integrate import derivations
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
         with show.progress(quiet=output is Output.json) as progress:
-            done = pipeline.integrate(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=context.now,
-                progress=progress,
-            )
+            session = context.session(progress)
+            done = derivations.integrate(session)
             facts = {name: value for name, value in vars(done).items() if name != "hook_failures"}
             if done.hook_failures:
                 facts["hook_failures"] = done.hook_failures
                 failures.append(Unavailable(" ".join(done.hook_failures)))
             if context.settings.cluster_after_integrate:
                 try:
-                    served = run_cluster(
-                        context.store,
-                        engine=context.engine,
-                        settings=context.settings,
-                        now=context.now,
-                        progress=progress,
-                    )
-                    facts["clustered"] = vars(served)
+                    facts["clustered"] = vars(derivations.cluster(session))
                 except MeterlakeError as error:  # what is integrated stays so, and is told first
                     failures.append(error)
         facts["seconds"] = round(time.perf_counter() - began, 3)
@@ -151,19 +138,12 @@ def cluster(
 
     Example: meterlake cluster --lake ./lake
     """
-    from meterlake.pipeline.cluster import cluster as run
+    from meterlake.integrate.derivations import cluster as run
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = run(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=context.now,
-                rebuild=rebuild,
-                progress=progress,
-            )
+            done = run(context.session(progress), rebuild=rebuild)
         show.result(
             {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
             output is Output.json,
@@ -191,13 +171,7 @@ def check(
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = upkeep.check(
-                context.store,
-                engine=context.engine,
-                now=context.now,
-                repair=repair,
-                progress=progress,
-            )
+            done = upkeep.check(context.session(progress), repair=repair)
         show.result(
             {
                 "files": done.files,
@@ -237,13 +211,10 @@ def vacuum(
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = run(
-                context.store,
-                engine=context.engine,
+                context.session(progress),
                 retain=to_duration(retain, "--retain", may_be_zero=True),
-                now=context.now,
                 dry_run=dry_run,
                 nobody_else=nobody_else,
-                progress=progress,
             )
         facts = {**vars(done), "dry_run": dry_run}
         show.result(

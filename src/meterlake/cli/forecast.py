@@ -207,7 +207,7 @@ def forecast(
 
     Example: meterlake forecast --all --start 2024-02-01
     """
-    from meterlake.pipeline import forecast as job
+    from meterlake.forecast import forecasts as job
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         if (meter is None) is not everything:
@@ -225,16 +225,8 @@ def forecast(
             raise BadInput(f"--all prints a summary: --output table or json; found {output.value}")
         began = time.perf_counter()
         with show.progress(quiet=output is TableOutput.json) as progress:
-            done = job.forecast_all(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=context.now,
-                start=begin,
-                use=use,
-                rebuild=rebuild,
-                progress=progress,
-            )
+            session = context.session(progress)
+            done = job.forecast_all(session, start=begin, use=use, rebuild=rebuild)
         facts = {**asdict(done), "start": _moment(done.start)}
         facts["seconds"] = round(time.perf_counter() - began, 3)
         show.result(facts, output is TableOutput.json)
@@ -253,20 +245,12 @@ def detect(
 
     Example: meterlake detect --lake ./lake
     """
-    from meterlake.pipeline import anomalies as job
+    from meterlake.forecast import detection as job
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = job.detect(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=context.now,
-                use=use,
-                rebuild=rebuild,
-                progress=progress,
-            )
+            done = job.detect(context.session(progress), use=use, rebuild=rebuild)
         facts = {**asdict(done), "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 

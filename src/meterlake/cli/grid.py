@@ -65,22 +65,16 @@ def update(
 
     Example: meterlake grid update --lake ./lake
     """
-    from meterlake.pipeline.grid import JOBS, update_grid
+    from meterlake.grid.derivations import GRID, update_grid
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         facts: dict[str, Any] = {}
         with show.progress(quiet=output is Output.json) as progress:
-            for name in JOBS:
-                facts[f"{name.replace('-', '_')}_days"] = update_grid(
-                    context.store,
-                    name,
-                    engine=context.engine,
-                    settings=context.settings.grid,
-                    now=context.now,
-                    rebuild=rebuild,
-                    progress=progress,
-                )
+            session = context.session(progress)
+            for name, derivation in GRID.items():
+                days = update_grid(session, derivation, rebuild=rebuild)
+                facts[f"{name.replace('-', '_')}_days"] = days
         facts["seconds"] = round(time.perf_counter() - began, 3)
         show.result(facts, output is Output.json)
 

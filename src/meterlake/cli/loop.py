@@ -77,28 +77,15 @@ def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
 
     None: there was nothing, also of a turn before that was cut off or failed.
     """
-    from meterlake import pipeline
-    from meterlake.pipeline.cluster import cluster
+    from meterlake.integrate.derivations import cluster, integrate, is_integrated
 
-    if pipeline.is_integrated(context.store):
-        return None
-    now = datetime.now(UTC)
     with show.progress(quiet=quiet) as progress:
-        done = pipeline.integrate(
-            context.store,
-            engine=context.engine,
-            settings=context.settings,
-            now=now,
-            progress=progress,
-        )
+        session = context.session(progress, datetime.now(UTC))
+        if is_integrated(session):
+            return None
+        done = integrate(session)
         if context.settings.cluster_after_integrate:
-            cluster(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
-                now=now,
-                progress=progress,
-            )
+            cluster(session)
     for failure in done.hook_failures:
         say(failure)
     facts = {k: v for k, v in vars(done).items() if k in ("added", "replaced", "late")}

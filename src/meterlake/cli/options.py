@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meterlake.engine.progress import Progress
 from meterlake.errors import BadInput, MeterlakeError
 from meterlake.settings import Settings, load_settings
 
@@ -107,6 +108,12 @@ class JobContext(Context):
     """What a command that changes the lake works with: an engine besides."""
 
     engine: Any
+
+    def session(self, progress: Progress, now: datetime | None = None) -> Any:
+        """What derivations work with; `now`: another moment than the command's."""
+        from meterlake.pipeline.derivation import Session
+
+        return Session(self.store, self.engine, self.settings, now or self.now, progress)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar, cast
 
@@ -47,13 +47,18 @@ class DataFile:
 class Snapshot:
     """A table's live files at one version; version -1 is a table that does not exist yet.
 
-    `id` is another one where a table was lost and made anew.
+    `id` differs if a table was lost and made anew. `delta` is the table as it was opened.
     """
 
     table: Table
     version: int
     files: tuple[DataFile, ...]
     id: str = ""
+    delta: DeltaTable | None = field(default=None, repr=False, compare=False)
+
+    def consumed(self, scope: str, source: "Snapshot") -> int:
+        """The version of `source` that this state of a table is up to; -1: none."""
+        return recorded_under(self.delta, key_of(scope, source))
 
     @property
     def rows(self) -> int:
@@ -116,7 +121,8 @@ def state_of(table: Table, delta: DeltaTable | None) -> Snapshot:
     """The files of a table that was opened."""
     if delta is None:
         return Snapshot(table, -1, ())
-    return Snapshot(table, delta.version(), _live_files(table, delta), str(delta.metadata().id))
+    files = _live_files(table, delta)
+    return Snapshot(table, delta.version(), files, str(delta.metadata().id), delta)
 
 
 def consumed_version(store: Store, table: Table, key: str) -> int:
@@ -124,17 +130,12 @@ def consumed_version(store: Store, table: Table, key: str) -> int:
     return recorded_under(open_delta(store, table), key)
 
 
-def key_of(job: str, source: Snapshot) -> str:
-    """The idempotency key of a job that consumes versions of a table that may be made anew."""
-    return f"{job}/{source.id}"
+def key_of(scope: str, source: Snapshot) -> str:
+    """The key under which a derived table records which version of a source it is up to.
 
-
-def consumed_of(store: Store, state: Snapshot, job: str, source: Snapshot) -> int:
-    """The version of `source` that a job has consumed for this state of a table; -1: none."""
-    if state.version < 0:
-        return -1
-    delta = open_delta(store, state.table, state.version)
-    return recorded_under(delta, key_of(job, source))
+    `scope` is the part of the derived table that is meant; empty: all of it.
+    """
+    return "/".join(filter(None, (scope, source.table.name, source.id)))
 
 
 def recorded_under(delta: DeltaTable | None, key: str) -> int:

@@ -14,6 +14,7 @@ from meterlake.forecast.learning import day_off_of
 from meterlake.forecast.series import READING_TYPE
 from meterlake.forecast.statistics import Floats
 from meterlake.periods import Period, first_date
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.consumption import month_of
 from meterlake.schema import ANOMALIES, CONSUMPTION_DAILY, polars_schema
 from meterlake.settings import MlSettings
@@ -41,12 +42,11 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Found:
+class Judged(Made):
     """What a unit wrote: its file, days of meters judged, and how many are anomalies."""
 
-    files: tuple[DataFile, ...]
-    judged: int
-    anomalies: int
+    judged: int = 0
+    anomalies: int = 0
 
 
 def read_days(
@@ -95,10 +95,10 @@ def read_days(
 
 def judge_days(
     store: Store, band: Band, model: str, settings: MlSettings
-) -> Callable[[Judging], Found]:
+) -> Callable[[Judging], Judged]:
     """The work on one unit: its dates judged, those that were judged already as they are."""
 
-    def work(unit: Judging) -> Found:
+    def work(unit: Judging) -> Judged:
         meters, days = read_days(store, unit.daily, unit.window, unit.temperature)
         columns = [c.name for c in ANOMALIES.file_columns]
         before = fetched(scan(store, ANOMALIES, unit.before).select(columns))
@@ -112,9 +112,9 @@ def judge_days(
         rows = pl.concat([others, fresh]).sort(key)
         anomalies = int((fresh["anomaly"] != 0).sum())
         if rows.is_empty() or (fresh.is_empty() and others.height == before.height):
-            return Found(unit.before, 0, 0)
+            return Judged(unit.before)
         file = write_file(store, ANOMALIES, rows, partition=unit.partition, name=unit.name)
-        return Found((file,), fresh.height, anomalies)
+        return Judged((file,), fresh.height, anomalies)
 
     return work
 

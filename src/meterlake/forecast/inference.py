@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, write_file
+from meterlake.delta.table import write_file
 from meterlake.forecast.features import CONTEXT, HORIZON, QUANTITIES, sound
 from meterlake.forecast.forecaster import DayOff, Forecast, Forecaster
 from meterlake.forecast.learning import day_off_of
@@ -19,6 +19,7 @@ from meterlake.forecast.series import Series, read_series
 from meterlake.forecast.statistics import Floats
 from meterlake.forecast.statistics import mean as mean_known
 from meterlake.periods import LocalHours
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import HOUR, Piece
 from meterlake.schema import FORECASTS
 from meterlake.settings import MlSettings
@@ -75,12 +76,11 @@ class NodeSums:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Made):
     """What a unit wrote, and its part of the nodes' sums."""
 
-    files: tuple[DataFile, ...]
-    meters: int
-    sums: tuple[NodeSums, ...]
+    meters: int = 0
+    sums: tuple[NodeSums, ...] = ()
 
 
 def score(
@@ -102,7 +102,7 @@ def score(
     def work(unit: Scoring) -> Scored:
         series = read_series(store, unit.pieces, target.context, keep=unit.keep)
         if not series.meters:
-            return Scored((), 0, ())
+            return Scored()
         found = forecast_of(model.forecaster, series, target, day_off_of(settings))
         rows = forecast_rows(series.meters, found, target)
         partition = {"model_name": model.name, "start": start}

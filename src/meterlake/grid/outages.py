@@ -16,6 +16,7 @@ import polars as pl
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, write_file
 from meterlake.grid.supply import joined
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import DAY, EARLIEST, start_of_day
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
@@ -47,6 +48,11 @@ class OutageDays:
     end: datetime
     until: datetime
     supply: tuple[DataFile, ...]
+
+    @property
+    def days(self) -> tuple[datetime, ...]:
+        """The days that it works out."""
+        return tuple(self.start + number * DAY for number in range((self.end - self.start) // DAY))
 
 
 def plan_outages(
@@ -91,19 +97,17 @@ def end_of_readings(store: Store, supply: Sequence[DataFile]) -> datetime:
     return EARLIEST if until is None else until
 
 
-def find_outages(
-    store: Store, settings: GridSettings
-) -> Callable[[OutageDays], tuple[DataFile, ...]]:
+def find_outages(store: Store, settings: GridSettings) -> Callable[[OutageDays], Made]:
     """The work on one unit: one file for each day on which an outage starts."""
 
-    def work(unit: OutageDays) -> tuple[DataFile, ...]:
+    def work(unit: OutageDays) -> Made:
         ways = ways_up(topology_at(store, unit.end - timedelta(microseconds=1)))
         supply = fetched(scan(store, METER_SUPPLY, unit.supply))
         rows = outage_rows(supply, ways, unit.until, settings)
         rows = rows.filter(pl.col("start").is_between(unit.start, unit.end, closed="left"))
         rows = rows.with_columns(pl.col("start").dt.strftime("%Y-%m-%d").alias("date"))
         columns = [c.name for c in OUTAGES.file_columns]
-        return tuple(
+        files = [
             write_file(
                 store,
                 OUTAGES,
@@ -112,7 +116,8 @@ def find_outages(
                 name=f"part-{uuid.uuid4().hex}",
             )
             for (date,), part in rows.partition_by("date", as_dict=True).items()
-        )
+        ]
+        return Made(tuple(files))
 
     return work
 

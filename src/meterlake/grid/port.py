@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, fetched, write_file
+from meterlake.delta.table import fetched, write_file
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import DAY, Piece, scan_pieces
 from meterlake.schema import Table
 from meterlake.settings import GridSettings
@@ -23,6 +24,11 @@ class GridDay:
 
     day: datetime
     pieces: Mapping[str, tuple[Piece, ...]]
+
+    @property
+    def days(self) -> tuple[datetime, ...]:
+        """The days that it works out."""
+        return (self.day,)
 
 
 @dataclass(frozen=True)
@@ -42,25 +48,23 @@ class Analytic:
     rows: Callable[[Mapping[str, pl.DataFrame], pl.DataFrame, GridSettings], pl.DataFrame]
 
 
-def work_out(
-    store: Store, analytic: Analytic, settings: GridSettings
-) -> Callable[[GridDay], tuple[DataFile, ...]]:
+def work_out(store: Store, analytic: Analytic, settings: GridSettings) -> Callable[[GridDay], Made]:
     """The work on one unit: read the day, work out its rows, write them as one file, or none."""
 
-    def work(unit: GridDay) -> tuple[DataFile, ...]:
+    def work(unit: GridDay) -> Made:
         ways = ways_up(topology_at(store, unit.day + DAY - timedelta(microseconds=1)))
         number = ways.select("meter_id").with_row_index("meter")
         readings = {name: _readings(store, pieces, number) for name, pieces in unit.pieces.items()}
         table = analytic.table
         rows = analytic.rows(readings, ways.with_row_index("meter"), settings)
         if rows.is_empty():
-            return ()
+            return Made()
         frame = rows.sort(table.sorted_by).select(c.name for c in table.file_columns)
         # Sums depend in their last digits on the order of adding, which is nobody's choice.
         frame = frame.with_columns(pl.selectors.float().round(_DIGITS))
         partition = {"date": unit.day.strftime("%Y-%m-%d")}
         name = f"part-{uuid.uuid4().hex}"
-        return (write_file(store, table, frame, partition=partition, name=name),)
+        return Made((write_file(store, table, frame, partition=partition, name=name),))
 
     return work
 

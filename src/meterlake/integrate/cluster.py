@@ -13,6 +13,7 @@ import polars as pl
 
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, write_file
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import DAY, Day, Layout, Piece, Span, scan_pieces
 from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.schema import READINGS, SERVING_READINGS
@@ -76,28 +77,28 @@ def plan_merges(layout: Layout, *, merge_days: int, settled_until: datetime) -> 
     return sorted(units, key=lambda unit: (unit.first, unit.reading_type))
 
 
-def cluster_span(
-    store: Store, file_rows: int = RANGE_ROWS
-) -> Callable[[Clustering], tuple[DataFile, ...]]:
+def cluster_span(store: Store, file_rows: int = RANGE_ROWS) -> Callable[[Clustering], Made]:
     """The work on one unit: its files, each of a range of meters, of about so many rows."""
     order = MeterOrder()  # the types of a day mostly have the same meters in the same order
 
-    def work(unit: Clustering) -> tuple[DataFile, ...]:
+    def work(unit: Clustering) -> Made:
         partition = {
             "reading_type": unit.reading_type,
             "year": f"{unit.first.year:04d}",
             "month": f"{unit.first.month:02d}",
             "day": f"{unit.first.day:02d}",
         }
-        return tuple(
-            write_file(
-                store,
-                SERVING_READINGS,
-                rows,
-                partition=partition,
-                name=f"part-{uuid.uuid4().hex}",
+        return Made(
+            tuple(
+                write_file(
+                    store,
+                    SERVING_READINGS,
+                    rows,
+                    partition=partition,
+                    name=f"part-{uuid.uuid4().hex}",
+                )
+                for rows in clustered(store, unit.pieces, order, file_rows)
             )
-            for rows in clustered(store, unit.pieces, order, file_rows)
         )
 
     return work

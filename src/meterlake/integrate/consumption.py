@@ -11,10 +11,11 @@ from datetime import date, datetime
 
 import polars as pl
 
-from meterlake.delta.journal import entries
+from meterlake.delta.journal import Entry
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched, scan, write_file
 from meterlake.periods import By, Period, first_date, local_date, local_midnight, next_date
+from meterlake.pipeline.derivation import Made
 from meterlake.readings.consumption import month_of, pending_days, runs_of
 from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
 from meterlake.readings.layout import DAY, Layout, Piece, scan_pieces
@@ -91,14 +92,15 @@ def plan_months(
     return units
 
 
-def consume_month(store: Store) -> Callable[[Month], tuple[DataFile, ...]]:
+def consume_month(store: Store) -> Callable[[Month], Made]:
     """The work on one unit of days: its files, each of a range of meters."""
 
-    def work(unit: Month) -> tuple[DataFile, ...]:
-        return tuple(
+    def work(unit: Month) -> Made:
+        files = [
             _write(store, CONSUMPTION_DAILY, rows, unit.reading_type, unit.first)
             for rows in consumed_month(store, unit)
-        )
+        ]
+        return Made(tuple(files))
 
     return work
 
@@ -129,10 +131,10 @@ def dates_of(units: Iterable[Month]) -> dict[str, list[str]]:
     return dates
 
 
-def changed_dates(store: Store, daily: Snapshot, consumed: int, zone: str) -> Dates:
-    """The dates that commits to the daily table after version `consumed` have changed."""
+def changed_dates(commits: Iterable[Entry], zone: str) -> Dates:
+    """The dates that commits to the daily table have changed."""
     changed: dict[str, set[date]] = {}
-    for entry in entries(store, CONSUMPTION_DAILY, after=consumed, until=daily.version):
+    for entry in commits:
         told = None if entry.account is None else entry.account.provenance.changed
         if told is not None:
             for name, dates in told.items():
@@ -172,14 +174,15 @@ def plan_periods(
     return [u for u in units if u.daily]
 
 
-def consume_period(store: Store) -> Callable[[Summed], tuple[DataFile, ...]]:
+def consume_period(store: Store) -> Callable[[Summed], Made]:
     """The work on one week or month: its file, or files by ranges of meters."""
 
-    def work(unit: Summed) -> tuple[DataFile, ...]:
-        return tuple(
+    def work(unit: Summed) -> Made:
+        files = [
             _write(store, unit.table, rows, unit.reading_type, unit.period.date)
             for rows in consumed_period(store, unit)
-        )
+        ]
+        return Made(tuple(files))
 
     return work
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, write_file
+from meterlake.pipeline.derivation import Made
 from meterlake.schema import (
     BATCH_SOURCE,
     LATE_ARRIVALS,
@@ -23,8 +24,6 @@ from meterlake.schema import (
     READINGS,
     STAGING,
 )
-
-KEY = "integrate"  # idempotency key: the version of staging that was consumed
 
 UNIT_ROWS = 150_000  # staging rows of one unit of work, about
 HOUR = timedelta(hours=1)
@@ -74,12 +73,11 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Integrated:
+class Integrated(Made):
     """What a unit became: one file per partition, counts, and its late reads."""
 
-    files: tuple[DataFile, ...]
-    counts: Counts
-    late: pl.DataFrame = field(repr=False)
+    counts: Counts = Counts(0, 0, 0)
+    late: pl.DataFrame = field(repr=False, default_factory=lambda: pl.DataFrame(schema=LATE_SCHEMA))
 
 
 def plan_hours(arrived: Sequence[DataFile], staged: Sequence[DataFile]) -> Iterator[Hours]:
@@ -135,6 +133,21 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
         return Integrated(tuple(files), counts, late_reads(arrived, late_after))
 
     return work
+
+
+def write_late_arrivals(
+    store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime
+) -> list[DataFile]:
+    """Write late reads as files of their table: none, or one. `now`: when they were found."""
+    if late.is_empty():
+        return []
+    rows = late.with_columns(
+        pl.lit(now, pl.Datetime("us", "UTC")).alias("detected_at"),
+        pl.lit(staging_version, pl.Int64).alias("staging_version"),
+    ).select(c.name for c in LATE_ARRIVALS.file_columns)
+    partition = {"detection_date": now.strftime("%Y-%m-%d")}
+    name = f"part-{uuid.uuid4().hex}"
+    return [write_file(store, LATE_ARRIVALS, rows, partition=partition, name=name)]
 
 
 def find_late(store: Store, *, late_after: timedelta) -> Callable[[Hours], pl.DataFrame]:

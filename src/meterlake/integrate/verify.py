@@ -13,6 +13,7 @@ from meterlake.delta.table import DataFile, fetched, partition_path, scan, write
 from meterlake.integrate.hours import (
     HOUR,
     Hours,
+    Integrated,
     hour_partition,
     integrated_rows,
     plan_hours,
@@ -81,8 +82,11 @@ def compare_hours(
     return work
 
 
-def plan_rebuild(staged: Sequence[DataFile], partitions: frozenset[str]) -> Iterator[Hours]:
-    """The hours of partitions (paths such as `reading_type=kw/year=2024/…`), one by one."""
+def plan_rebuild(staged: Sequence[DataFile], partitions: frozenset[str] | None) -> Iterator[Hours]:
+    """The hours of partitions (paths such as `reading_type=kw/year=2024/…`); None: all hours."""
+    if partitions is None:
+        yield from plan_hours(staged, staged)
+        return
     starts = set()
     for path in partitions:
         values = dict(part.split("=") for part in path.split("/"))
@@ -98,18 +102,22 @@ def _holds(first: datetime, last: datetime, hour: datetime) -> bool:
 
 
 def rebuild_hours(
-    store: Store, *, partitions: frozenset[str]
-) -> Callable[[Hours], tuple[DataFile, ...]]:
-    """The work on one unit of a repair: those of its partitions written anew from staging.
+    store: Store, *, partitions: frozenset[str] | None
+) -> Callable[[Hours], Integrated]:
+    """The work on one unit of a repair: its partitions, or those of them, written from staging.
 
     `partitions` are paths such as `reading_type=kw/year=2024/…`.
     """
 
-    def work(unit: Hours) -> tuple[DataFile, ...]:
-        return tuple(
-            write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
-            for partition, rows in _wanted(store, unit)
-            if partition_path(partition) in partitions
+    def work(unit: Hours) -> Integrated:
+        return Integrated(
+            tuple(
+                write_file(
+                    store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}"
+                )
+                for partition, rows in _wanted(store, unit)
+                if partitions is None or partition_path(partition) in partitions
+            )
         )
 
     return work

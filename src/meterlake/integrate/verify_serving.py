@@ -11,15 +11,11 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched, scan
 from meterlake.integrate.cluster import COLUMNS
 from meterlake.integrate.consumption import (
-    PERIOD_TABLES,
-    Dates,
     Month,
     Summed,
     consumed_month,
     consumed_period,
-    dates_in,
     plan_months,
-    plan_periods,
 )
 from meterlake.periods import periods
 from meterlake.readings.consumption import month_of, pending_days
@@ -128,28 +124,6 @@ def compare_energy(
         return [] if same else _findings(CONSUMPTION_DAILY, files, month, problem)
 
     return work
-
-
-def plan_sums(
-    daily: Snapshot, states: Mapping[str, Snapshot], changed: Mapping[str, Dates], zone: str
-) -> list[Summed]:
-    """The weeks and months whose days have not changed since they were summed up."""
-    everything = dates_in(daily.files, zone)
-    units = []
-    for by, table in PERIOD_TABLES.items():
-        state = states[table.name]
-        if not state.files:
-            continue
-        waiting = {
-            (u.reading_type, u.period.date)
-            for u in plan_periods(by, daily, state, changed[table.name], zone=zone)
-        }
-        units += [
-            unit
-            for unit in plan_periods(by, daily, state, everything, zone=zone)
-            if (unit.reading_type, unit.period.date) not in waiting
-        ]
-    return units
 
 
 def compare_sums(store: Store) -> Callable[[Summed], list[Finding]]:

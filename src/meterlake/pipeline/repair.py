@@ -14,16 +14,15 @@ import polars as pl
 
 from meterlake.delta.check import Finding
 from meterlake.delta.commit import Change, commit, snapshots
-from meterlake.delta.journal import Provenance, added_since, entries
+from meterlake.delta.journal import Provenance, entries
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, Snapshot, consumed_version, partition_path
+from meterlake.delta.table import DataFile
 from meterlake.engine import Engine
 from meterlake.errors import MeterlakeError
 from meterlake.formats.registry import format_of_note
 from meterlake.ingest.land import kept_source
 from meterlake.ingest.stage import Portion, Refused, Staged, cut, stage
-from meterlake.integrate import hours, verify
-from meterlake.pipeline import write_late_arrivals
+from meterlake.integrate import hours
 from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING, Table
 
 _RESTORES = "restores_version"  # in a repair's note: the version of the commit that it is about
@@ -39,12 +38,6 @@ class _Origin:
     note: Mapping[str, Any]
     files: set[str] = field(default_factory=set)
     attached: set[str] = field(default_factory=set)
-
-
-def consumed_files(store: Store, staging: Snapshot, consumed: int) -> list[DataFile]:
-    """Staging's files of the version that was integrated last."""
-    waiting = {f.path for f in added_since(store, STAGING, after=consumed, until=staging.version)}
-    return [f for f in staging.files if f.path not in waiting]
 
 
 def restore_staging(
@@ -87,36 +80,10 @@ def restore_late_arrivals(store: Store, findings: Iterable[Finding], engine: Eng
         work = hours.find_late(store, late_after=timedelta(minutes=note["late_after_minutes"]))
         late = pl.concat(engine.map(work, hours.plan_hours(files, files)))
         detected_at = datetime.fromisoformat(note["detected_at"])
-        written = write_late_arrivals(
+        written = hours.write_late_arrivals(
             store, late, staging_version=note["staging_version"], now=detected_at
         )
         _replace(store, LATE_ARRIVALS, origin, written, new_data=False, now=detected_at)
-
-
-def rebuild_integrated(
-    store: Store, findings: Iterable[Finding], engine: Engine, now: datetime
-) -> None:
-    """Write the partitions anew of which something was found, from staging."""
-    partitions = frozenset(
-        "/".join(path.split("/")[: len(READINGS.partitioned_by)])
-        for path in _damaged(findings, READINGS)
-        if path.startswith("reading_type=")
-    )
-    if not partitions:
-        return
-    states = snapshots(store, [READINGS, STAGING])
-    consumed = consumed_version(store, READINGS, hours.KEY)
-    staged = consumed_files(store, states[STAGING.name], consumed)
-    integrated = states[READINGS.name]
-    work = verify.rebuild_hours(store, partitions=partitions)
-    units = verify.plan_rebuild(staged, partitions)
-    change = Change(
-        {f"repair/{integrated.version}": 0},
-        add=[f for files in engine.map(work, units) for f in files],
-        remove=[f for f in integrated.files if partition_path(f.partition) in partitions],
-        read_version=integrated.version,
-    )
-    commit(store, READINGS, change, now=now)
 
 
 def _take_in_again(
@@ -136,7 +103,8 @@ def _take_in_again(
     except MeterlakeError as error:
         _log.warning("%s cannot be taken in again: %s", note["file"], error)
         return  # what was found of it stays a finding
-    is_new = origin.version > consumed_version(store, READINGS, hours.KEY)
+    states = snapshots(store, [READINGS, STAGING])
+    is_new = origin.version > states[READINGS.name].consumed("", states[STAGING.name])
     written = {
         STAGING: [f for r in results for f in r.files],
         QUARANTINE: [f for r in results for f in r.quarantine],

@@ -1,22 +1,15 @@
 """The jobs that keep a lake: is it whole, what is to be mended, which files can go."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import Any
 
 from meterlake.delta import check as whole
 from meterlake.delta.check import Finding
-from meterlake.delta.commit import settle, snapshot, snapshots
+from meterlake.delta.commit import settle, snapshots
 from meterlake.delta.journal import written
-from meterlake.delta.store import Store
-from meterlake.delta.table import (
-    DataFile,
-    Snapshot,
-    consumed_of,
-    consumed_version,
-    fetched,
-    scan,
-)
+from meterlake.delta.table import fetched, scan
 from meterlake.delta.vacuum import (
     FILES_A_UNIT,
     Vacuumed,
@@ -25,29 +18,13 @@ from meterlake.delta.vacuum import (
     unneeded_files,
     unneeded_models,
 )
-from meterlake.engine import Engine
-from meterlake.engine.progress import Progress, silent
 from meterlake.errors import Unavailable
 from meterlake.forecast.models import check_model
-from meterlake.integrate import hours, verify, verify_serving
-from meterlake.integrate.consumption import PERIOD_TABLES, changed_dates
-from meterlake.pipeline.cluster import renew
-from meterlake.pipeline.repair import (
-    consumed_files,
-    rebuild_integrated,
-    restore_late_arrivals,
-    restore_staging,
-)
-from meterlake.readings.consumption import CONSUME, changed_hours, zone_of
-from meterlake.readings.layout import day_of, layout_of
-from meterlake.schema import (
-    CONSUMPTION_DAILY,
-    MODELS,
-    READINGS,
-    SERVING_READINGS,
-    STAGING,
-    known_tables,
-)
+from meterlake.pipeline.derivation import Session
+from meterlake.pipeline.registry import derivations
+from meterlake.pipeline.repair import restore_late_arrivals, restore_staging
+from meterlake.pipeline.runner import bring_up, open_run
+from meterlake.schema import MODELS, READINGS, STAGING, known_tables
 
 
 @dataclass(frozen=True)
@@ -60,46 +37,36 @@ class Checked:
     repaired: tuple[Finding, ...] = ()
 
 
-def check(
-    store: Store,
-    *,
-    engine: Engine,
-    now: datetime,
-    repair: bool = False,
-    progress: Progress = silent,
-) -> Checked:
+def check(session: Session, *, repair: bool = False) -> Checked:
     """Verify the whole lake; with `repair`, derive again what is wrong and can be derived.
 
     Staging and quarantine are derived from `inbound/`, the other tables from staging.
     Jobs may run meanwhile: the lake is judged as it was when the check began.
     """
-    found = _check(store, engine, progress)
+    found = _check(session)
     if not repair or not found.findings:
         return found
+    store, engine, now = session.store, session.engine, session.now
     settle(store, STAGING, now=now)
     settle(store, READINGS, now=now)
     findings = found.findings
     if restore_staging(store, findings, engine, now):
-        findings = _check(store, engine, progress).findings  # staging can be compared with now
+        findings = _check(session).findings  # staging can be compared with now
     restore_late_arrivals(store, findings, engine)
-    if not any(f.table == STAGING.name for f in findings):  # else it is no source to derive from
-        rebuild_integrated(store, findings, engine, now)
-    _renew(store, _check(store, engine, progress).findings, engine, now)
-    left = _check(store, engine, progress)
+    for derivation in derivations():
+        damaged = frozenset(f.path for f in findings if f.table == derivation.name)
+        is_source_whole = not {f.table for f in findings} & {t.name for t in derivation.made_from}
+        if damaged and is_source_whole:
+            bring_up(session, derivation, damaged=damaged)
+            findings = _check(session).findings  # what is made from it may be whole, or not, now
+    left = _check(session)
     remaining = {(f.table, f.path) for f in left.findings}
     mended = (f for f in found.findings if (f.table, f.path) not in remaining)
     return replace(left, repaired=tuple(mended))
 
 
 def vacuum(
-    store: Store,
-    *,
-    engine: Engine,
-    retain: timedelta,
-    now: datetime,
-    dry_run: bool = False,
-    nobody_else: bool = False,
-    progress: Progress = silent,
+    session: Session, *, retain: timedelta, dry_run: bool = False, nobody_else: bool = False
 ) -> Vacuumed:
     """Remove what no version needs that was current within `retain` before `now`.
 
@@ -115,7 +82,8 @@ def vacuum(
     Unavailable
         The storage refuses or fails; what was removed until then was not needed either.
     """
-    cutoff = cutoff_of(retain, now, nobody_else=nobody_else)
+    store, engine = session.store, session.engine
+    cutoff = cutoff_of(retain, session.now, nobody_else=nobody_else)
     kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
     size = 0
     # Models right before they go: a training that makes the same one again writes the same files.
@@ -130,14 +98,17 @@ def vacuum(
             removed = 0
             for count in engine.map(remove_files(store), units):
                 removed += count
-                progress("vacuum", len(paths), removed)
+                session.progress("vacuum", len(paths), removed)
     return Vacuumed(**kinds, bytes=size)
 
 
-def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
-    findings = [f for table in known_tables().values() for f in whole.missing_commits(store, table)]
+def _check(session: Session) -> Checked:
+    store = session.store
+    tables = known_tables()
+    findings = [f for table in tables.values() for f in whole.missing_commits(store, table)]
     try:
-        consumed, states = _one_state(store)
+        states = snapshots(store, tables.values())
+        runs = [open_run(session, d, states=states) for d in derivations()]
     except Unavailable:
         if findings:  # that is why
             return Checked(files=0, rows=0, findings=tuple(findings))
@@ -145,7 +116,7 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     there = {name: whole.sizes(store, state) for name, state in states.items()}
     for name, state in states.items():
         findings += whole.missing_files(state, there[name])
-    for table in known_tables().values():
+    for table in tables.values():
         if table.sorted_by:
             findings += whole.crowded_partitions(states[table.name])
     units = [
@@ -155,19 +126,16 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
             state, there[name], written(store, state.table, until=state.version)
         )
     ]
-    for done, found in enumerate(engine.map(whole.check_files(store), units), start=1):
-        findings += found
-        progress("files", len(units), done)
-    staging = states[STAGING.name]
-    if staging.version < consumed:
-        problem = f"version {consumed} of it was integrated, and its log ends at {staging.version}"
-        findings.append(Finding(STAGING.name, "_delta_log", problem))
-    if not any(f.table == STAGING.name for f in findings):
-        staged = consumed_files(store, states[STAGING.name], consumed)
-        findings += _compare(store, staged, states[READINGS.name], findings, engine, progress)
-    findings += _compare_serving(store, states, findings, engine, progress)
+    findings += _found(session, "files", whole.check_files(store), units)
+    for derivation, run in runs:
+        if derivation.verify is not None:
+            comparison = derivation.verify(run, findings)
+            findings += comparison.findings
+            findings += _found(session, derivation.name, comparison.work, comparison.units)
     if not any(f.table == MODELS.name for f in findings):
-        findings += _check_models(store, states[MODELS.name], engine, progress)
+        rows = fetched(scan(store, MODELS, states[MODELS.name].files)).sort("name")
+        models = rows.select("name", "card_sha256").rows()
+        findings += _found(session, MODELS.name, check_model(store), models)
     return Checked(
         files=sum(len(s.files) for s in states.values()),
         rows=sum(s.rows for s in states.values()),
@@ -175,99 +143,11 @@ def _check(store: Store, engine: Engine, progress: Progress) -> Checked:
     )
 
 
-def _compare_serving(
-    store: Store,
-    states: Mapping[str, Snapshot],
-    known: Iterable[Finding],
-    engine: Engine,
-    progress: Progress,
+def _found(
+    session: Session, what: str, work: Callable[[Any], list[Finding]], units: Sequence[Any]
 ) -> list[Finding]:
-    unreadable = frozenset(f.path for f in known)
-    layout = layout_of(store, states[SERVING_READINGS.name], states[READINGS.name])
-    spans, findings = verify_serving.plan_spans(layout, unreadable=unreadable)
-    for done, found in enumerate(engine.map(verify_serving.compare_spans(store), spans), start=1):
-        findings += found
-        progress("serving", len(spans), done)
-    daily = states[CONSUMPTION_DAILY.name]
-    if not daily.files:
-        return findings
-    zone = zone_of(store, daily)
-    if zone is None:
-        problem = "no commit says of which time zone its days are"
-        return [*findings, Finding(CONSUMPTION_DAILY.name, "_delta_log", problem)]
-    consumed = consumed_of(store, daily, CONSUME, states[READINGS.name])
-    months = verify_serving.plan_energy(
-        layout,
-        daily,
-        changed_hours(store, consumed, states[READINGS.name].version),
-        zone,
-        unreadable=unreadable,
-    )
-    for found in engine.map(verify_serving.compare_energy(store), months):
-        findings += found
-    if unreadable & {f.path for f in daily.files}:
-        return findings
-    changed = {
-        table.name: changed_dates(
-            store, daily, consumed_of(store, states[table.name], CONSUME, daily), zone
-        )
-        for table in PERIOD_TABLES.values()
-    }
-    sums = [
-        unit
-        for unit in verify_serving.plan_sums(daily, states, changed, zone)
-        if not unreadable & {f.path for f in unit.replaces}
-    ]
-    for found in engine.map(verify_serving.compare_sums(store), sums):
-        findings += found
-    return findings
-
-
-def _check_models(
-    store: Store, state: Snapshot, engine: Engine, progress: Progress
-) -> list[Finding]:
-    models = fetched(scan(store, MODELS, state.files)).sort("name").select("name", "card_sha256")
     findings = []
-    for done, found in enumerate(engine.map(check_model(store), models.rows()), start=1):
+    for done, found in enumerate(session.engine.map(work, units), start=1):
         findings += found
-        progress("models", models.height, done)
-    return findings
-
-
-def _renew(store: Store, findings: Sequence[Finding], engine: Engine, now: datetime) -> None:
-    """Work out again what serving and the energies have wrong, where their source is whole."""
-    if any(f.table == READINGS.name for f in findings):
-        return
-    files = {f.path: f for f in snapshot(store, SERVING_READINGS).files}
-    spans_of = {
-        (files[f.path].partition["reading_type"], day_of(files[f.path]))
-        for f in findings
-        if f.table == SERVING_READINGS.name and f.path in files
-    }
-    tables = [known_tables()[name] for name in {f.table for f in findings}]
-    renew(store, engine=engine, now=now, spans_of=spans_of, tables=tables)
-
-
-def _one_state(store: Store) -> tuple[int, dict[str, Snapshot]]:
-    """The tables, and the version of staging that the integrated one has consumed."""
-    while True:
-        consumed = consumed_version(store, READINGS, hours.KEY)
-        states = snapshots(store, known_tables().values())
-        if consumed_version(store, READINGS, hours.KEY) == consumed:
-            return consumed, states
-
-
-def _compare(
-    store: Store,
-    staged: Sequence[DataFile],
-    integrated: Snapshot,
-    known: Iterable[Finding],
-    engine: Engine,
-    progress: Progress,
-) -> list[Finding]:
-    units, findings = verify.plan_comparison(staged, integrated.files)
-    work = verify.compare_hours(store, unreadable=frozenset(f.path for f in known))
-    for done, found in enumerate(engine.map(work, units), start=1):
-        findings += found
-        progress("compare", len(units), done)
+        session.progress(what, len(units), done)
     return findings

@@ -11,19 +11,15 @@ from datetime import date, datetime
 import polars as pl
 
 from meterlake.delta.commit import snapshot
-from meterlake.delta.journal import entries, provenance
+from meterlake.delta.journal import Entry, entries, provenance
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, Snapshot, consumed_of, fetched, scan
+from meterlake.delta.table import DataFile, Snapshot, fetched, scan
 from meterlake.errors import BadInput
 from meterlake.periods import By, Period, first_date, next_date, periods
 from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
 from meterlake.readings.layout import DAY, HOUR, Layout, day_of, scan_pieces
 from meterlake.readings.reader import Reader
 from meterlake.schema import CONSUMPTION_DAILY, READINGS
-
-# The tables' key: the version of integrated that days, and of the daily table that weeks and
-# months are up to.
-CONSUME = "consume"
 
 
 def read_consumption(
@@ -61,8 +57,10 @@ def read_consumption(
     check_zone(store, table, zone)
     known = [f for f in table.files if f.partition["reading_type"] == reading_type]
     with reader.layout() as layout:
-        consumed = consumed_of(store, table, CONSUME, reader.integrated)
-        changed = changed_hours(store, consumed, reader.integrated.version) if known else {}
+        consumed = table.consumed("", reader.integrated)
+        until = reader.integrated.version
+        since = entries(store, READINGS, after=consumed, until=until) if known else ()
+        changed = changed_hours(since)
         days = [
             day
             for day in pending_days(
@@ -101,18 +99,14 @@ def check_zone(store: Store, table: Snapshot, zone: str) -> None:
 
 
 def zone_of(store: Store, table: Snapshot) -> str | None:
-    """The zone of a table's days, as its last commit that says so has it."""
-    for version in range(table.version, -1, -1):
-        zone = provenance(store, table.table, version).settings.get("timezone")
-        if zone is not None:
-            return str(zone)
-    return None
+    """The time zone of a table's days; None: it has none yet."""
+    return provenance(store, table.table, table.version).settings.get("timezone")
 
 
-def changed_hours(store: Store, consumed: int, until: int) -> dict[str, set[datetime]]:
-    """The UTC hours, by reading type, that integrated got anew in versions after `consumed`."""
+def changed_hours(commits: Iterable[Entry]) -> dict[str, set[datetime]]:
+    """The UTC hours, by reading type, that commits to the readings have written."""
     hours: dict[str, set[datetime]] = {}
-    for entry in entries(store, READINGS, after=consumed, until=until):
+    for entry in commits:
         for file in entry.added:
             start = day_of(file).replace(hour=int(file.partition["hour"]))
             hours.setdefault(file.partition["reading_type"], set()).add(start)

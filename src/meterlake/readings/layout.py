@@ -15,10 +15,8 @@ import polars as pl
 
 from meterlake.delta.journal import Entry, entries, log_path
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, Snapshot, consumed_of, key_of, scan, table_at
+from meterlake.delta.table import DataFile, Snapshot, key_of, scan, table_at
 from meterlake.schema import BATCH_SOURCE, READING_TYPES, READINGS, SERVING_READINGS, Table
-
-CLUSTER = "cluster"  # serving's key: the version of integrated that it is up to
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -80,7 +78,7 @@ class Layout:
     ) -> None:
         """`since`: integrated's commits after version `clustered`."""
         self.clustered = clustered
-        self.key = key_of(CLUSTER, integrated)
+        self.key = key_of("", integrated)
         self._spans: dict[str, dict[datetime, tuple[DataFile, ...]]] = {}
         self._first_days: dict[str, list[datetime]] = {}
         self._hours: dict[str, dict[datetime, dict[str, DataFile]]] = {}
@@ -242,7 +240,8 @@ class LiveLayout:
     def _loaded(self) -> Layout:
         serving = table_at(self._store, SERVING_READINGS)
         integrated = table_at(self._store, READINGS)
-        self.serving_version, self.integrated = serving.version, replace(integrated, files=())
+        self.serving_version = serving.version
+        self.integrated = replace(integrated, files=(), delta=None)
         return layout_of(self._store, serving, integrated)
 
     def _coming(self, table: Table, version: int) -> Iterator[Entry]:
@@ -253,7 +252,7 @@ class LiveLayout:
 
 def layout_of(store: Store, serving: Snapshot, integrated: Snapshot) -> Layout:
     """The layout of states of serving and integrated, of which serving was read first."""
-    clustered = consumed_of(store, serving, CLUSTER, integrated)
+    clustered = serving.consumed("", integrated)
     since: Iterable[Entry] = ()
     if serving.files:
         since = entries(store, READINGS, after=clustered, until=integrated.version)

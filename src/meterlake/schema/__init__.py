@@ -4,8 +4,10 @@ The data dictionary, the catalog, the API's field texts and axis labels come fro
 Times are UTC with microseconds; partition columns are zero-padded strings in UTC.
 """
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from meterlake.errors import BadInput
 from meterlake.schema.dataflows import (
@@ -50,6 +52,7 @@ __all__ = [
     "CONSUMPTION_WEEKLY",
     "DATAFLOWS",
     "DATAFLOW_RUNS",
+    "DERIVATIONS",
     "DISTRIBUTION_TRANSFORMER",
     "FORECASTS",
     "INTEGRATIONS",
@@ -87,6 +90,12 @@ __all__ = [
 ]
 
 DATAFLOWS = "meterlake.dataflows"  # entry points of dataflows, which bring tables of their own
+DERIVATIONS = "meterlake.derivations"  # entry points of derivations, each with a table of its own
+
+_BRING_TABLES: dict[str, tuple[str, Callable[[Any], tuple[Table, ...]], str]] = {
+    DATAFLOWS: ("Dataflow", lambda found: tuple(found.tables), "integrated/"),
+    DERIVATIONS: ("Derivation", lambda found: (found.table, *found.also), "derived/"),
+}
 
 TABLES: dict[str, Table] = {
     t.name: t
@@ -120,7 +129,7 @@ TABLES: dict[str, Table] = {
 
 @cache
 def known_tables() -> dict[str, Table]:
-    """Our tables, and those of the dataflows of installed packages, by name.
+    """Our tables, and those of the dataflows and derivations of installed packages, by name.
 
     Raises
     ------
@@ -128,20 +137,21 @@ def known_tables() -> dict[str, Table]:
         A package cannot be imported, or its table takes a name or a path that there is already.
     """
     known = dict(TABLES)
-    for point in entry_points(group=DATAFLOWS):
-        try:
-            tables = point.load().tables
-        except Exception as error:
-            raise BadInput(
-                f"Dataflow '{point.name}' ({point.value}) needs to be an object with tables; it "
-                f"cannot be loaded: {error}. Mend or uninstall its package"
-            ) from error
-        for table in tables:
-            taken = {t.name for t in known.values()} | {t.path for t in known.values()}
-            if {table.name, table.path} & taken or not table.path.startswith("integrated/"):
+    for group, (kind, tables_of, folder) in _BRING_TABLES.items():
+        for point in entry_points(group=group):
+            try:
+                tables = tables_of(point.load())
+            except Exception as error:
                 raise BadInput(
-                    f"Table '{table.name}' of dataflow '{point.name}' needs a name of its own and "
-                    f"a path of its own below integrated/; found '{table.path}'"
-                )
-            known[table.name] = table
+                    f"{kind} '{point.name}' ({point.value}) needs to be an object with tables; it "
+                    f"cannot be loaded: {error}. Correct or uninstall its package"
+                ) from error
+            for table in tables:
+                taken = {t.name for t in known.values()} | {t.path for t in known.values()}
+                if {table.name, table.path} & taken or not table.path.startswith(folder):
+                    raise BadInput(
+                        f"Table '{table.name}' of {kind.lower()} '{point.name}' needs a name of "
+                        f"its own and a path of its own below {folder}; found '{table.path}'"
+                    )
+                known[table.name] = table
     return known

@@ -12,8 +12,8 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.table import fetched, scan
 from meterlake.errors import BadInput
 from meterlake.forecast import models
+from meterlake.forecast.forecasts import forecast_meters
 from meterlake.periods import By
-from meterlake.pipeline.forecast import forecast_meters
 from meterlake.questions.listings import LISTINGS, Value, listed
 from meterlake.readings.consumption import read_consumption
 from meterlake.schema import (

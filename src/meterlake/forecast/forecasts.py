@@ -2,17 +2,15 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import polars as pl
 
-from meterlake.delta.commit import Change, commit, persistently, snapshot
-from meterlake.delta.journal import Provenance
+from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
-from meterlake.delta.table import consumed_of, key_of, write_file
-from meterlake.engine import Engine
-from meterlake.engine.progress import Progress, silent
+from meterlake.delta.table import write_file
 from meterlake.errors import BadInput
 from meterlake.forecast import models
 from meterlake.forecast.features import CONTEXT, HORIZON
@@ -33,11 +31,14 @@ from meterlake.forecast.models import Model, check_model_zone
 from meterlake.forecast.series import READING_TYPE, end_of_readings, read_series
 from meterlake.forecast.temperature import hourly_temperature
 from meterlake.periods import LocalHours, local_hour
+from meterlake.pipeline.derivation import Derivation, Finish, Plan, Run, Session
+from meterlake.pipeline.runner import bring_up
 from meterlake.readings.layout import LiveLayout, Piece
 from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
 from meterlake.schema import (
     FORECASTS,
     NODE_FORECASTS,
+    READINGS,
 )
 from meterlake.settings import Settings
 from meterlake.topology.upstream import moment_of_topology, topology_at, ways_up
@@ -60,15 +61,11 @@ class Forecasted:
 
 
 def forecast_all(
-    store: Store,
+    session: Session,
     *,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
     start: datetime | None = None,
     use: str | None = None,
     rebuild: bool = False,
-    progress: Progress = silent,
 ) -> Forecasted:
     """Forecast the HORIZON hours from a start on, of all meters, in one commit for each table.
 
@@ -84,10 +81,17 @@ def forecast_all(
     Conflict
         Other writers kept coming first.
     """
-    model = models.load(store, use)
-    return persistently(
-        lambda: _forecast_all(store, engine, settings, now, start, model, rebuild, progress)
-    )
+    model = models.load(session.store, use)
+    derivation = replace(FORECASTING, plan=partial(_plan, model=model, start=start))
+    plan = bring_up(session, derivation, rebuild=rebuild).plan
+    facts = plan.facts
+    counts = []
+    for table in (FORECASTS, NODE_FORECASTS):
+        files = snapshot(session.store, table).files
+        rows = sum(f.rows for f in files if f.partition == facts["partition"])
+        counts.append(rows // HORIZON)
+    moment = datetime.fromisoformat(facts["start"])
+    return Forecasted(model.name, moment, counts[0], counts[1], is_new=bool(plan.units))
 
 
 def forecast_meters(
@@ -152,78 +156,56 @@ def _target(
     return target, pieces
 
 
-def _forecast_all(
-    store: Store,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
-    start: datetime | None,
-    model: Model,
-    rebuild: bool,
-    progress: Progress,
-) -> Forecasted:
-    live = LiveLayout(store)
-    target, pieces = _target(store, live, settings, start, model)
+def _plan(run: Run, model: Model | None = None, start: datetime | None = None) -> Plan[Scored]:
+    """The forecasts of one model from one hour on, of all meters and of the nodes above them."""
+    model = model or models.load(run.store, None)
+    target, pieces = _target(run.store, run.session.live, run.settings, start, model)
     partition = {"model_name": model.name, "start": f"{target.start:%Y%m%d%H%M%S}"}
-    state, nodes_state = snapshot(store, FORECASTS), snapshot(store, NODE_FORECASTS)
-    job = f"forecast/{model.name}/{partition['start']}"
-    there = [f for f in state.files if f.partition == partition]
-    moment = moment_of_topology(store)
-    made_of = {
-        "model": model.name,
-        "topology": None if moment is None else moment.isoformat(),
-        **settings.ml.model_dump(mode="json"),
-    }
-    consumed = consumed_of(store, state, job, live.integrated)
-    nodes_there = [f for f in nodes_state.files if f.partition == partition]
-    is_done = consumed == live.integrated.version and bool(there)
-    job_of_nodes = f"{job}/{made_of['topology']}"  # another topology has other sums
-    consumed = consumed_of(store, nodes_state, job_of_nodes, live.integrated)
-    has_nodes = moment is None or consumed == live.integrated.version
-    if is_done and not rebuild and has_nodes:
-        meters, nodes = (sum(f.rows for f in of) // HORIZON for of in (there, nodes_there))
-        return Forecasted(model.name, target.start, meters, nodes, is_new=False)
+    moment = moment_of_topology(run.store)
+    topology = None if moment is None else moment.isoformat()
+    there, nodes_there = (
+        [f for f in files if f.partition == partition]
+        for files in (run.state.files, run.also[NODE_FORECASTS.name].files)
+    )
+    # Another topology has other sums.
+    scope = f"forecast/{model.name}/{partition['start']}/{topology}"
+    readings = run.inputs[READINGS.name]
+    is_current = bool(there) and all(
+        state.consumed(scope, readings) == readings.version
+        for state in (run.state, run.also[NODE_FORECASTS.name])
+    )
     above = None
     if moment is not None:
-        ways = ways_up(topology_at(store, target.start))
+        ways = ways_up(topology_at(run.store, target.start))
         above = ways.select("meter_id", *(f"{kind}_id" for kind in NODES))
-    units = [Scoring(tuple(pieces), keep) for keep in meter_ranges(store, pieces, RANGE_ROWS)]
-    work = score(store, model, target, settings.ml, above, partition["start"])
-    parts: list[Scored] = []
-    for done, part in enumerate(engine.map(work, units), start=1):
-        parts.append(part)
-        progress("forecast", len(units), done)
-    files = [f for part in parts for f in part.files]
-    version = live.integrated.version
-    provenance = Provenance("forecast", made_of)
-    of_nodes = node_rows(
-        [s for part in parts for s in part.sums],
-        model.forecaster,
-        target,
-        settings.ml,
+    is_due = run.is_rebuild or not is_current
+    ranges = meter_ranges(run.store, pieces, RANGE_ROWS) if is_due else ()
+
+    def finish(made: Sequence[Scored]) -> Finish:
+        sums = [s for part in made for s in part.sums]
+        rows = node_rows(sums, model.forecaster, target, run.settings.ml)
+        files = []
+        if rows.height:
+            columns = [c.name for c in NODE_FORECASTS.file_columns]
+            frame = rows.sort(NODE_FORECASTS.sorted_by).select(columns)
+            name = f"part-{uuid.uuid4().hex}"
+            files = [write_file(run.store, NODE_FORECASTS, frame, partition=partition, name=name)]
+        return Finish({NODE_FORECASTS.name: files}, {NODE_FORECASTS.name: nodes_there})
+
+    return Plan(
+        [Scoring(tuple(pieces), keep) for keep in ranges],
+        score(run.store, model, target, run.settings.ml, above, partition["start"]),
+        there if is_due else (),
+        finish,
+        facts={
+            "model": model.name,
+            "start": target.start.isoformat(),
+            "partition": partition,
+            "topology": topology,
+            "ml": run.settings.ml.model_dump(mode="json"),
+        },
+        scope=scope,
     )
-    of_sums = []
-    if of_nodes.height:
-        columns = [c.name for c in NODE_FORECASTS.file_columns]
-        frame = of_nodes.sort(NODE_FORECASTS.sorted_by).select(columns)
-        name = f"part-{uuid.uuid4().hex}"
-        of_sums.append(write_file(store, NODE_FORECASTS, frame, partition=partition, name=name))
-    change = Change(
-        {key_of(job, live.integrated): version},
-        add=files,
-        remove=there,
-        read_version=state.version,
-        provenance=provenance,
-    )
-    commit(store, FORECASTS, change, now=now)
-    if moment is not None:  # also without nodes, so that it is known that there are none
-        change = Change(
-            {key_of(job_of_nodes, live.integrated): version},
-            add=of_sums,
-            remove=nodes_there,
-            read_version=nodes_state.version,
-            provenance=provenance,
-        )
-        commit(store, NODE_FORECASTS, change, now=now)
-    meters = sum(p.meters for p in parts)
-    return Forecasted(model.name, target.start, meters, of_nodes.height // HORIZON, is_new=True)
+
+
+FORECASTING = Derivation(FORECASTS, made_from=(READINGS,), plan=_plan, also=(NODE_FORECASTS,))

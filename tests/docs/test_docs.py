@@ -46,7 +46,10 @@ DOCS = ROOT / "docs"
 HOWTO = DOCS / "howto"
 ML_PAGES = (DOCS / "forecasting.md", DOCS / "anomalies.md")
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-OWN_DATAFLOW = HOWTO / "add-a-dataflow.md"  # which needs its package
+OWN_PACKAGES = {  # pages that need the package that they show, by its module
+    "our_dataflows": HOWTO / "add-a-dataflow.md",
+    "our_tables": HOWTO / "add-a-derived-table.md",
+}
 GENERATED = {DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings")}
 WRITTEN = "\n".join(p.read_text(encoding="utf-8") for p in PAGES if p not in GENERATED)
 
@@ -230,20 +233,25 @@ def test_the_tutorial_can_be_followed_from_an_empty_folder(
 
 
 @pytest.mark.proof
-def test_the_dataflow_of_the_docs_works_when_it_is_installed(
-    tmp_path: Path, page_folder: Path
+@pytest.mark.parametrize("module", list(OWN_PACKAGES))
+def test_the_package_of_the_docs_works_when_it_is_installed(
+    tmp_path: Path, page_folder: Path, module: str
 ) -> None:
     package = tmp_path / "package"
     package.mkdir()
-    install(package, {"our_dataflows": OWN_DATAFLOW})
-    follow(OWN_DATAFLOW, page_folder, PYTHONPATH=str(package))
+    install(package, {module: OWN_PACKAGES[module]})
+    follow(OWN_PACKAGES[module], page_folder, PYTHONPATH=str(package))
 
 
 @pytest.mark.proof
 @pytest.mark.usefixtures("page_folder")
 @pytest.mark.parametrize(
     "page",
-    [p for p in (*sorted(HOWTO.glob("*.md")), *ML_PAGES) if p != OWN_DATAFLOW and runs(p)],
+    [
+        p
+        for p in (*sorted(HOWTO.glob("*.md")), *ML_PAGES)
+        if p not in OWN_PACKAGES.values() and runs(p)
+    ],
     ids=lambda p: p.stem,
 )
 def test_the_how_to_works_on_the_lake_of_the_tutorial(page: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from meterlake import __version__
-from meterlake.cli import about, ask, change, grid, keys, make, pull, serve, watch
+from meterlake.cli import about, ask, change, derive, grid, keys, make, pull, serve, watch
 from meterlake.cli import dataflow as flow
 from meterlake.cli import forecast as ml
 from meterlake.cli import head_end as hes
@@ -28,6 +28,7 @@ hes.hes_app.add_typer(pull.commands)
 for commands in (
     make.commands,
     change.commands,
+    derive.commands,
     watch.commands,
     flow.commands,
     grid.commands,

@@ -48,6 +48,15 @@ def named_derivation(table: str) -> Derivation[Made]:
     return found[table]
 
 
+def made_from() -> dict[str, tuple[str, ...]]:
+    """The names of the tables that each derived table is made from."""
+    return {
+        table.name: tuple(t.name for t in derivation.made_from)
+        for derivation in derivations()
+        for table in (derivation.table, *derivation.also)
+    }
+
+
 def in_order(found: list[Derivation[Made]]) -> tuple[Derivation[Made], ...]:
     """Derivations, each after those that it needs. Raises BadInput."""
     makers: dict[Table, Derivation[Made]] = {}

@@ -36,12 +36,13 @@ from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
 from meterlake.integrate import cluster, derivations
-from meterlake.integrate.hours import hour_partition, integrate_hours, integrated_rows, plan_hours
+from meterlake.integrate.hours import hour_partition, integrate_hours, plan_hours
 from meterlake.pipeline import cluster as clustering
 from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table, polars_schema
+from meterlake.schema.projection import of_reads
 from meterlake.settings import Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
 
@@ -225,7 +226,7 @@ def write_hours(store: Store, meters: int) -> Figures:
             pl.col("arrival_time").alias("_arrival"), pl.lit(None, pl.String).alias("quality")
         )
         partition = {"reading_type": "kw", **hour_partition(start)}
-        rows = integrated_rows(wide, "kw")
+        rows = wide.select(of_reads("kw"))
         files.append(write_file(store, READINGS, rows, partition=partition, name=f"part-{hour}"))
     commit(store, READINGS, Change({"bench": 0}, add=files), now=START)
     return {"files": len(files), "mb": sum(f.size for f in files) / 1e6}

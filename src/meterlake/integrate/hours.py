@@ -17,13 +17,13 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, write_file
 from meterlake.pipeline.derivation import Made
 from meterlake.schema import (
-    BATCH_SOURCE,
     LATE_ARRIVALS,
     POLARS_TYPES,
     READING_TYPES,
     READINGS,
     STAGING,
 )
+from meterlake.schema.projection import arrival, of_reads
 
 UNIT_ROWS = 150_000  # staging rows of one unit of work, about
 HOUR = timedelta(hours=1)
@@ -266,7 +266,7 @@ def _read(store: Store, files: Sequence[DataFile], within: pl.Expr, *, new: bool
     """Rows of staging files in a unit's hours, with `_arrival`, `_hour` and `_new`."""
     rows = scan(store, STAGING, files).filter(within)
     typed = rows.drop("source_sha256", *STAGING.partitioned_by).with_columns(
-        pl.coalesce("arrival_time", "received_at").alias("_arrival"),
+        arrival().alias("_arrival"),
         pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
         pl.lit(new).alias("_new"),
     )
@@ -282,24 +282,8 @@ def _loses(reads: pl.DataFrame) -> pl.Series:
 def _write(store: Store, winners: pl.DataFrame, name: str) -> DataFile:
     """Write one partition: winners of one hour."""
     partition = {"reading_type": name, **hour_partition(winners["_hour"][0])}
-    rows = integrated_rows(winners, name)
+    rows = winners.select(of_reads(name))
     return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
-
-
-def integrated_rows(winners: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Winners as the integrated table has them, without the partition columns."""
-    kind = READING_TYPES[name]
-    return winners.select(
-        "meter_id",
-        pl.col(name).alias("reading_value"),
-        "reading_date_time",
-        pl.lit(kind.unit).alias("unit"),
-        pl.lit(kind.obis_code).alias("obis_code"),
-        pl.lit(None, pl.String).alias("phase"),
-        pl.lit(BATCH_SOURCE).alias("reading_source"),
-        pl.col("_arrival").alias("arrival_time"),
-        "quality",
-    )
 
 
 def hour_partition(hour: datetime) -> dict[str, str]:

@@ -15,11 +15,11 @@ from meterlake.integrate.hours import (
     Hours,
     Integrated,
     hour_partition,
-    integrated_rows,
     plan_hours,
     standing_reads,
 )
 from meterlake.schema import READINGS
+from meterlake.schema.projection import of_reads
 
 _HOUR_COLUMNS = ("year", "month", "day", "hour")
 
@@ -126,4 +126,4 @@ def rebuild_hours(
 def _wanted(store: Store, hours: Hours) -> Iterator[tuple[Mapping[str, str], pl.DataFrame]]:
     for hour, name, winners in standing_reads(store, hours):
         partition = {"reading_type": name, **hour_partition(hour)}
-        yield partition, integrated_rows(winners, name)
+        yield partition, winners.select(of_reads(name))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READING_TYPES, READINGS, STAGING
+from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING
+from meterlake.schema.projection import ARRIVAL_SQL, long_sql, readings_sql
 
-_ARRIVAL = "coalesce(arrival_time, received_at)"
 _ORDER = "arrival DESC, source_file DESC, source_row DESC"
 
 
@@ -33,7 +33,7 @@ def views_as_of(as_of: AsOf) -> dict[str, str]:
     The tables: `staging`, `quarantine` and `late_arrivals` without what came later, and
     `readings`, worked out from staging.
     """
-    clock = _ARRIVAL if as_of.clock == "arrival" else "received_at"
+    clock = ARRIVAL_SQL if as_of.clock == "arrival" else "received_at"
     moment = f"TIMESTAMPTZ '{as_of.moment.astimezone(UTC).isoformat()}'"
     return {
         STAGING.name: f"SELECT * FROM {{staging}} WHERE {clock} <= {moment}",
@@ -61,7 +61,7 @@ def balance_sql() -> str:
                         reading_value, arrival, quality
                     ORDER BY {_ORDER}
                 ) = 1 AS is_version
-            FROM ({_long("SELECT * FROM staging")})
+            FROM ({long_sql("SELECT * FROM staging")})
         ), readings AS (
             SELECT source_file, source_sha256, count(*) AS readings,
                 count(*) FILTER (stands) AS standing,
@@ -85,36 +85,9 @@ def balance_sql() -> str:
     """
 
 
-def _long(staging: str) -> str:
-    """Staging with a row for each reading."""
-    types = ", ".join(READING_TYPES)
-    return (
-        f"UNPIVOT (SELECT *, {_ARRIVAL} AS arrival FROM ({staging})) "
-        f"ON {types} INTO NAME reading_type VALUE reading_value"
-    )
-
-
 def _standing(staging: str) -> str:
     """The integrated table's rows, from staging."""
-    facts = ", ".join(f"('{t.name}', '{t.unit}', '{t.obis_code}')" for t in READING_TYPES.values())
-    worked_out = {
-        "phase": "NULL::VARCHAR",
-        "reading_source": "'B'",
-        "arrival_time": "arrival",
-        "year": "strftime(reading_date_time, '%Y')",
-        "month": "strftime(reading_date_time, '%m')",
-        "day": "strftime(reading_date_time, '%d')",
-        "hour": "strftime(reading_date_time, '%H')",
-    }
-    columns = ", ".join(
-        f"{worked_out[c.name]} AS {c.name}" if c.name in worked_out else c.name
-        for c in READINGS.columns
+    return readings_sql(
+        f"SELECT * FROM ({long_sql(staging)}) QUALIFY row_number() OVER ("
+        f"PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}) = 1"
     )
-    return f"""
-        SELECT {columns} FROM (
-            SELECT * FROM ({_long(staging)})
-            QUALIFY row_number() OVER (
-                PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}
-            ) = 1
-        ) JOIN (VALUES {facts}) kinds(reading_type, unit, obis_code) USING (reading_type)
-    """

@@ -16,7 +16,8 @@ import polars as pl
 from meterlake.delta.journal import Entry, entries, log_path
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, key_of, scan, table_at
-from meterlake.schema import BATCH_SOURCE, READING_TYPES, READINGS, SERVING_READINGS, Table
+from meterlake.schema import READINGS, SERVING_READINGS, Table
+from meterlake.schema.projection import of_serving
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -306,39 +307,7 @@ def _scan(
     store: Store, table: Table, files: Sequence[DataFile], columns: Sequence[str]
 ) -> pl.LazyFrame:
     rows = scan(store, table, files)
-    return _with_what_the_type_says(rows, columns) if table == SERVING_READINGS else rows
-
-
-def _with_what_the_type_says(serving: pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
-    """Serving's rows with those of the columns that are the same for all readings of a type."""
-    kind = pl.col("reading_type")
-    units = {t.name: t.unit for t in READING_TYPES.values()}
-    codes = {t.name: t.obis_code for t in READING_TYPES.values()}
-    said = {
-        "unit": lambda: kind.replace_strict(units),
-        "obis_code": lambda: kind.replace_strict(codes),
-        "phase": lambda: pl.lit(None, pl.String),
-        "reading_source": lambda: pl.lit(BATCH_SOURCE),
-    }
-    return serving.with_columns(said[name]().alias(name) for name in columns if name in said)
-
-
-def said_by_type(
-    rows: pl.DataFrame, reading_type: str, meter: str, columns: Sequence[str]
-) -> pl.DataFrame:
-    """Columns of one meter's rows of a type, those too that are the same for all of them."""
-    kind = READING_TYPES[reading_type]
-    said = {
-        "meter_id": meter,
-        "reading_type": reading_type,
-        "unit": kind.unit,
-        "obis_code": kind.obis_code,
-        "phase": None,
-        "reading_source": BATCH_SOURCE,
-    }
-    return rows.select(
-        pl.lit(said[name], pl.String).alias(name) if name in said else name for name in columns
-    )
+    return rows.with_columns(of_serving(columns)) if table == SERVING_READINGS else rows
 
 
 def day_of(file: DataFile) -> datetime:

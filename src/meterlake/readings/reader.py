@@ -21,10 +21,10 @@ from meterlake.readings.layout import (
     LiveLayout,
     Piece,
     meets,
-    said_by_type,
     scan_pieces,
 )
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING
+from meterlake.schema.projection import of_meter
 
 _COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
 _WITHOUT_ARRIVAL = [name for name in _COLUMNS if name != "arrival_time"]
@@ -83,7 +83,7 @@ class Found:
             if others:
                 left.append(replace(piece, files=tuple(others)))
         return [
-            said_by_type(pl.concat(parts), name, self.meters[0], columns)
+            pl.concat(parts).select(of_meter(self.meters[0], name, columns))
             for name, parts in by_type.items()
         ], left
 

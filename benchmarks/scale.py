@@ -37,7 +37,6 @@ from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
 from meterlake.integrate import cluster, derivations
 from meterlake.integrate.hours import hour_partition, integrate_hours, plan_hours
-from meterlake.pipeline import cluster as clustering
 from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
@@ -262,7 +261,7 @@ def whole_day(store: Store) -> Figures:
     ingest = watch.figures()
     derivations.integrate(Session(store, engine, settings, now))
     integrate = watch.figures()
-    clustering.cluster(store, engine=engine, settings=settings, now=now)
+    derivations.cluster(Session(store, engine, settings, now))
     whole = watch.figures()
     tables = {t.name: snapshot(store, t) for t in (STAGING, READINGS, SERVING_READINGS)}
     return {

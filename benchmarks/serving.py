@@ -19,11 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
+from typing import Any
 from unittest import mock
 
 import duckdb
@@ -37,8 +38,8 @@ from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.integrate.cluster import clustered
-from meterlake.pipeline import cluster as clustering
-from meterlake.pipeline.derivation import Session
+from meterlake.pipeline.derivation import Derivation, Made, Session
+from meterlake.pipeline.runner import Outcome, bring_up
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.reader import Reader
 from meterlake.schema import READINGS, SERVING_READINGS
@@ -82,6 +83,9 @@ def deliver(day: int, size: Size, folder: Path) -> Path:
         folder,
     )
     return folder
+
+
+STEPS = {SERVING_READINGS.name: "cluster"}  # of a clustering; the others are of energy
 
 
 def ingest(store: Store, inbox: Path, now: datetime) -> None:
@@ -134,9 +138,7 @@ def cluster_by_day(store: Store, size: Size, days: int, tell: Callable[[str], No
     for day in (days - 10, *range(days - 9, days + 1)):
         if day > 0:
             tell(f"clustering up to day {day} of {days}")
-            clustering.cluster(
-                store, engine=ENGINE, settings=settings(store), now=morning_after(day)
-            )
+            derivations.cluster(Session(store, ENGINE, settings(store), morning_after(day)))
 
 
 # --- what is measured
@@ -251,28 +253,17 @@ def one_more_day(store: Store, size: Size, day: int, inbox: Path) -> Figures:
     integrate(store, now)
     seconds["integrate"] = time.perf_counter() - began
 
-    def timed(name: str, into: str) -> Callable[..., int]:
-        real = getattr(clustering._Job, name)
-
-        def step(*args: object, **options: object) -> int:
-            began = time.perf_counter()
-            done: int = real(*args, **options)
-            seconds[into] = seconds.get(into, 0.0) + time.perf_counter() - began
-            return done
-
-        return step
-
-    steps = {
-        "days": "cluster",
-        "merges": "merge",
-        "consumption_days": "energy",
-        "consumption_periods": "energy",
-    }
-    with ExitStack() as patched:
-        for name, into in steps.items():
-            patched.enter_context(mock.patch.object(clustering._Job, name, timed(name, into)))
+    def timed(session: Session, derivation: Derivation[Made], **options: Any) -> Outcome[Made]:
         began = time.perf_counter()
-        done = clustering.cluster(store, engine=ENGINE, settings=settings(store), now=now)
+        outcome = bring_up(session, derivation, **options)
+        into = STEPS.get(derivation.name, "energy")
+        into = "merge" if derivation.rearranges else into
+        seconds[into] = seconds.get(into, 0.0) + time.perf_counter() - began
+        return outcome
+
+    with mock.patch.object(derivations, "bring_up", timed):
+        began = time.perf_counter()
+        done = derivations.cluster(Session(store, ENGINE, settings(store), now))
         seconds["all_of_cluster"] = time.perf_counter() - began
     if done.days != 6 or done.consumption_days != 1:
         raise SystemExit(f"one more day was clustered otherwise: {done}")

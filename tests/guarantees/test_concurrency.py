@@ -18,7 +18,7 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.ingest import intake
-from meterlake.pipeline import grid, upkeep
+from meterlake.pipeline import runner, upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
@@ -231,7 +231,7 @@ def test_a_job_that_the_same_job_overtakes_before_each_of_its_commits_changes_no
         with_a_grid(one, life)
         do(one, changes["integrate"])
     do(alone, changes[job])
-    module = grid if job == "grid" else upsert
+    module = runner if job == "grid" else upsert
     real, overtakings = module.commit, []
     # A topology is loaded by one run at a time, and others wait or fail.
     refused = suppress(Unavailable) if job == "topology" else nullcontext()

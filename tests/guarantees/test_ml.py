@@ -29,7 +29,7 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.forecast import learning, models
-from meterlake.pipeline import anomalies, forecast, upkeep
+from meterlake.pipeline import runner, upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
@@ -223,7 +223,7 @@ def test_a_batch_that_failed_between_its_commits_is_done_by_the_next_one(
         return real(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Unavailable):
-        patch.setattr(forecast, "commit", refused)
+        patch.setattr(runner, "commit", refused)
         do(store.url, JOBS["forecast"])
     half = {**after[""], "forecasts": after["forecast"]["forecasts"]}
     assert held_of(store) == half, "sums are ahead of what they are sums of"
@@ -344,7 +344,7 @@ def test_what_a_training_overtakes_is_of_the_model_that_it_began_with(
 
 def overtaken(store: Store, job: str, table: str, by: Change, **options: Any) -> None:
     """Do a job, with another change right before its first commit of a table."""
-    module: Any = {"train": upsert, "forecast": forecast, "detect": anomalies}[job]
+    module: Any = {"train": upsert}.get(job, runner)
     real, was_overtaken = module.commit, False
 
     def committed(*args: Any, **more: Any) -> Any:

@@ -278,7 +278,7 @@ def test_what_was_judged_is_not_judged_twice(odd_lake: Store, conf: Settings) ->
 def test_months_one_by_one_are_as_all_days_in_one(odd_lake: Store, conf: Settings) -> None:
     """Whatever is a unit of work, a day's judgement is by all that was before it."""
     from meterlake.forecast import models
-    from meterlake.forecast.days import judged_rows, read_days
+    from meterlake.forecast.days import Judging, judged_rows, read_days
 
     run(odd_lake, conf)
     model = models.load(odd_lake)
@@ -286,8 +286,9 @@ def test_months_one_by_one_are_as_all_days_in_one(odd_lake: Store, conf: Setting
     window = periods("UTC", "day", START - 200 * DAY, START + 150 * DAY)
     files = snapshot(odd_lake, CONSUMPTION_DAILY).files
     meters, days = read_days(odd_lake, files, window, None)
-    dates = [day.date for day in window]
-    whole = judged_rows(meters, days, window, dates, model.band, model.name, conf.ml)
+    dates = tuple(day.date for day in window)
+    unit = Judging(tuple(window), dates, (), (), None, True, {}, "")
+    whole = judged_rows(meters, days, unit, model.band, model.name, conf.ml)
     found = judged(odd_lake).select(whole.columns)
     assert found.drop(FLOATS).equals(whole.drop(FLOATS))
     np.testing.assert_allclose(found.select(FLOATS), whole.select(FLOATS), atol=2e-4, rtol=1e-4)

@@ -1,6 +1,6 @@
 """Daily energies to matrices and back: what bands judge, and the rows of what they found."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -102,7 +102,7 @@ def judge_days(
         meters, days = read_days(store, unit.daily, unit.window, unit.temperature)
         columns = [c.name for c in ANOMALIES.file_columns]
         before = fetched(scan(store, ANOMALIES, unit.before).select(columns))
-        fresh = judged_rows(meters, days, unit.window, unit.dates, band, model, settings)
+        fresh = judged_rows(meters, days, unit, band, model, settings)
         key = ["meter_id", "ds"]
         if not unit.anew:
             same = [*key, "consumption"]
@@ -122,19 +122,19 @@ def judge_days(
 def judged_rows(
     meters: Sequence[str],
     days: Days,
-    window: Sequence[Period],
-    dates: Collection[date],
+    unit: Judging,
     band: Band,
     model: str,
     settings: MlSettings,
 ) -> pl.DataFrame:
-    """The rows of some dates that are complete and have enough days before them."""
+    """The rows of the unit's dates that are complete and have enough days before them."""
     types = polars_schema(ANOMALIES)
     schema = {c.name: types[c.name] for c in ANOMALIES.file_columns}
     if not meters:
         return pl.DataFrame(schema=schema)
     found = judge(days, band, day_off_of(settings))
-    wanted = np.array([day.date in dates for day in window[HISTORY:]])
+    judged = unit.window[HISTORY:]
+    wanted = np.array([day.date in unit.dates for day in judged])
     actual = days.energy[:, HISTORY:]
     row, column = np.nonzero(np.isfinite(actual) & np.isfinite(found.upper) & wanted)
     kinds = pl.Series([*KINDS, None], dtype=pl.String)
@@ -145,9 +145,9 @@ def judged_rows(
     return pl.DataFrame(
         {
             "meter_id": pl.Series(list(meters), dtype=pl.String).gather(row),
-            "ds": pl.Series([d.date for d in window[HISTORY:]], dtype=pl.Date).gather(column),
+            "ds": pl.Series([d.date for d in judged], dtype=pl.Date).gather(column),
             "day_start": pl.Series(
-                [d.start for d in window[HISTORY:]], dtype=pl.Datetime("us", "UTC")
+                [d.start for d in judged], dtype=pl.Datetime("us", "UTC")
             ).gather(column),
             "consumption": rounded(actual),
             "yhat": rounded(found.expected),

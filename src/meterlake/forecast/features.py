@@ -7,7 +7,7 @@ from all meters what holds for each. A gap is NaN and is left out of every mean 
 hour of which nothing is known looks as the first guess does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -73,104 +73,23 @@ def features(
     meters = len(context)
     scale = scale_of(context)
     scaled = context / scale[:, None]
-    days = scaled.reshape(meters, CONTEXT_DAYS, 24)
-    weeks = scaled.reshape(meters, _WEEKS, HORIZON)
-
-    hours = [origin + timedelta(hours=h) for h in range(HORIZON)]
+    hours = [origin + timedelta(hours=h) for h in range(-CONTEXT, HORIZON)]
     off = np.array([day_off(hour.date()) for hour in hours])
-    past = [origin + timedelta(hours=h - CONTEXT) for h in range(CONTEXT)]
-    was_off = np.array([day_off(hour.date()) for hour in past]).reshape(CONTEXT_DAYS, 24)
-
-    # An hour and those beside it: three times as many values to take quantiles of.
-    wide = np.stack([_shifted(scaled, -1), scaled, _shifted(scaled, 1)])
-    wide_days = wide.reshape(3, meters, CONTEXT_DAYS, 24)
-    on_days, off_days = (
-        np.concatenate(np.where(mask, wide_days, np.nan)[:, :, start:], axis=1)
-        for mask, start in ((~was_off, -28), (was_off, 0))
-    )
-    last_month = np.concatenate(wide_days[:, :, -28:], axis=1)
-    wide_weeks = np.concatenate(wide.reshape(3, meters, _WEEKS, HORIZON), axis=1)
-
-    by_kind = [
-        np.where(off, _each_day(of_off), _each_day(of_on))
-        for of_on, of_off in zip(
-            quantiles(on_days, QUANTILES, axis=1),
-            quantiles(off_days, QUANTILES, axis=1),
-            strict=True,
-        )
-    ]
-    mean_of_kind = np.where(
-        off, _each_day(mean(off_days, axis=1)), _each_day(mean(on_days, axis=1))
-    )
-    of_month = [_each_day(q) for q in quantiles(last_month, QUANTILES, axis=1)]
-    mean_of_month = _each_day(mean(last_month, axis=1))
-    day_means = mean(days, axis=2)
-
-    by_hour: dict[str, Floats] = {
-        "week_1": weeks[:, -1],
-        "week_1_wide": mean(wide.reshape(3, meters, _WEEKS, HORIZON)[:, :, -1], axis=0),
-        "weeks_mean": mean(weeks, axis=1),
-        "weeks_wide_mean": mean(wide_weeks, axis=1),
-        "day_1": _each_day(days[:, -1]),
-        "days_3": _each_day(mean(days[:, -3:], axis=1)),
-        "days_7": _each_day(mean(days[:, -7:], axis=1)),
-        "days_14": _each_day(mean(days[:, -14:], axis=1)),
-        "days_28": mean_of_month,
-        "days_56": _each_day(mean(days, axis=1)),
-        "days_28_deviation": _each_day(deviation(last_month, axis=1)),
-        "days_28_q10": of_month[0],
-        "days_28_q50": of_month[1],
-        "days_28_q90": of_month[2],
-        "kind_mean": mean_of_kind,
-        "kind_q10": by_kind[0],
-        "kind_q50": by_kind[1],
-        "kind_q90": by_kind[2],
-    }
-    by_meter: dict[str, Floats] = {
-        "level_1": day_means[:, -1],
-        "level_3": mean(day_means[:, -3:], axis=1),
-        "level_7": mean(day_means[:, -7:], axis=1),
-        "level_56": mean(day_means, axis=1),
-        "hours_6": mean(scaled[:, -6:], axis=1),
-        "deviation": deviation(scaled[:, -28 * 24 :], axis=1),
-        "deviation_of_days": deviation(day_means[:, -28:], axis=1),
-    }
+    usual = _usual(scaled, off)
+    by_hour = _by_hour(scaled, usual)
+    by_meter = _by_meter(scaled)
     level = mean(scaled, axis=1)[:, None]
     base = [
         _first_known((of_kind + of_all) / 2, of_all, level)
-        for of_kind, of_all in zip(
-            (mean_of_kind, *by_kind), (mean_of_month, *of_month), strict=True
-        )
+        for of_kind, of_all in zip(usual.kind, usual.month, strict=True)
     ]
     by_hour = {name: _drawn_in(_first_known(v, base[0])) for name, v in by_hour.items()}
     by_meter = {name: _drawn_in(v) for name, v in by_meter.items()}
     by_meter["log_scale"] = np.log(scale)
-
-    hour = np.array([h.hour for h in hours])
-    weekday = np.array([h.weekday() for h in hours])
-    step = np.arange(HORIZON)
-    turn = 2 * np.pi * hour / 24
-    by_time: dict[str, NDArray[Any]] = {
-        **{f"sin_{n}": np.sin(n * turn) for n in _WAVES},
-        **{f"cos_{n}": np.cos(n * turn) for n in _WAVES},
-        **{f"is_weekday_{n}": weekday == n for n in range(7)},
-        "is_day_off": off,
-        "step": step / HORIZON,
-        **{f"nearness_{n}": np.exp(-step / n) for n in _NEAR},
-    }
+    ahead, off = hours[CONTEXT:], off[CONTEXT:]
+    by_time = _by_time(ahead, off)
     if temperature is not None:
-        ahead = temperature[CONTEXT:]
-        before = temperature[:CONTEXT].reshape(CONTEXT_DAYS, 24)
-        usual = np.tile(mean(before[-28:], axis=0), _DAYS_AHEAD)
-        of_day = np.repeat(mean(ahead.reshape(_DAYS_AHEAD, 24), axis=1), 24)
-        by_time |= {
-            "is_temperature_known": ~np.isnan(ahead),
-            "temperature": ahead,
-            "temperature_of_day": of_day,
-            "warmer_than_usual": ahead - usual,
-            "usual_temperature": usual,
-            "temperature_day_1": np.tile(before[-1], _DAYS_AHEAD),
-        }
+        by_time |= _by_temperature(temperature)
     columns = (
         list(by_hour.values())
         + [np.broadcast_to(v[:, None], (meters, HORIZON)) for v in by_meter.values()]
@@ -178,7 +97,95 @@ def features(
     )
     values = np.stack(columns, axis=-1).astype(np.float32).reshape(meters * HORIZON, -1)
     guesses = np.stack(base, axis=-1).reshape(meters * HORIZON, -1)
+    hour = np.array([h.hour for h in ahead])
     return Rows((*by_hour, *by_meter, *by_time), values, scale, guesses, hour, off)
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What the hour of the day usually was, the QUANTITIES of it, each [meters, HORIZON].
+
+    `month`: in the last four weeks; `kind`: on days of the same kind, working days of the last four
+    weeks and days off of the last eight.
+    """
+
+    month: tuple[Floats, ...]
+    kind: tuple[Floats, ...]
+    deviation: Floats
+
+
+def _usual(scaled: Floats, off: NDArray[np.bool_]) -> _Usual:
+    wide = _wide(scaled).reshape(3, len(scaled), CONTEXT_DAYS, 24)
+    was_off = off[:CONTEXT].reshape(CONTEXT_DAYS, 24)
+    of_on, of_off = (
+        _each_day_of(np.concatenate(np.where(mask, wide, np.nan)[:, :, start:], axis=1))
+        for mask, start in ((~was_off, -_SCALE_DAYS), (was_off, 0))
+    )
+    last_month = np.concatenate(wide[:, :, -_SCALE_DAYS:], axis=1)
+    kind = (np.where(off[CONTEXT:], b, a) for a, b in zip(of_on, of_off, strict=True))
+    return _Usual(_each_day_of(last_month), tuple(kind), _each_day(deviation(last_month, axis=1)))
+
+
+def _by_hour(scaled: Floats, usual: _Usual) -> dict[str, Floats]:
+    days = scaled.reshape(len(scaled), CONTEXT_DAYS, 24)
+    weeks = scaled.reshape(len(scaled), _WEEKS, HORIZON)
+    wide_weeks = _wide(scaled).reshape(3, len(scaled), _WEEKS, HORIZON)
+    return {
+        "week_1": weeks[:, -1],
+        "week_1_wide": mean(wide_weeks[:, :, -1], axis=0),
+        "weeks_mean": mean(weeks, axis=1),
+        "weeks_wide_mean": mean(np.concatenate(wide_weeks, axis=1), axis=1),
+        "day_1": _each_day(days[:, -1]),
+        "days_3": _each_day(mean(days[:, -3:], axis=1)),
+        "days_7": _each_day(mean(days[:, -7:], axis=1)),
+        "days_14": _each_day(mean(days[:, -14:], axis=1)),
+        "days_28": usual.month[0],
+        "days_56": _each_day(mean(days, axis=1)),
+        "days_28_deviation": usual.deviation,
+        **dict(zip(("days_28_q10", "days_28_q50", "days_28_q90"), usual.month[1:], strict=True)),
+        **dict(zip(("kind_mean", "kind_q10", "kind_q50", "kind_q90"), usual.kind, strict=True)),
+    }
+
+
+def _by_meter(scaled: Floats) -> dict[str, Floats]:
+    day_means = mean(scaled.reshape(len(scaled), CONTEXT_DAYS, 24), axis=2)
+    return {
+        "level_1": day_means[:, -1],
+        "level_3": mean(day_means[:, -3:], axis=1),
+        "level_7": mean(day_means[:, -7:], axis=1),
+        "level_56": mean(day_means, axis=1),
+        "hours_6": mean(scaled[:, -6:], axis=1),
+        "deviation": deviation(scaled[:, -_SCALE_DAYS * 24 :], axis=1),
+        "deviation_of_days": deviation(day_means[:, -_SCALE_DAYS:], axis=1),
+    }
+
+
+def _by_time(hours: Sequence[datetime], off: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    weekday = np.array([h.weekday() for h in hours])
+    turn = 2 * np.pi * np.array([h.hour for h in hours]) / 24
+    step = np.arange(HORIZON)
+    return {
+        **{f"sin_{n}": np.sin(n * turn) for n in _WAVES},
+        **{f"cos_{n}": np.cos(n * turn) for n in _WAVES},
+        **{f"is_weekday_{n}": weekday == n for n in range(7)},
+        "is_day_off": off,
+        "step": step / HORIZON,
+        **{f"nearness_{n}": np.exp(-step / n) for n in _NEAR},
+    }
+
+
+def _by_temperature(temperature: Floats) -> dict[str, NDArray[Any]]:
+    ahead = temperature[CONTEXT:]
+    before = temperature[:CONTEXT].reshape(CONTEXT_DAYS, 24)
+    usual = np.tile(mean(before[-_SCALE_DAYS:], axis=0), _DAYS_AHEAD)
+    return {
+        "is_temperature_known": ~np.isnan(ahead),
+        "temperature": ahead,
+        "temperature_of_day": np.repeat(mean(ahead.reshape(_DAYS_AHEAD, 24), axis=1), 24),
+        "warmer_than_usual": ahead - usual,
+        "usual_temperature": usual,
+        "temperature_day_1": np.tile(before[-1], _DAYS_AHEAD),
+    }
 
 
 def names_of(*, with_temperature: bool) -> tuple[str, ...]:
@@ -221,7 +228,7 @@ def _is_known(context: Floats) -> NDArray[np.bool_]:
     return np.asarray(hours >= LEAST_HISTORY)
 
 
-def _first_known(*guesses: Floats) -> Floats:
+def _first_known(*guesses: NDArray[np.floating]) -> Floats:
     best = guesses[0]
     for guess in guesses[1:]:
         best = np.where(np.isnan(best), guess, best)
@@ -236,6 +243,17 @@ def _drawn_in(scaled: Floats) -> Floats:
 def _each_day(of_hours: Floats) -> Floats:
     """Values of the 24 hours from the origin's on, for each day ahead."""
     return np.tile(of_hours, (1, _DAYS_AHEAD))
+
+
+def _each_day_of(days: Floats) -> tuple[Floats, ...]:
+    """The QUANTITIES of each hour of some days, [meters, days, 24], for each day ahead."""
+    found = (mean(days, axis=1), *quantiles(days, QUANTILES, axis=1))
+    return tuple(_each_day(values) for values in found)
+
+
+def _wide(scaled: Floats) -> Floats:
+    """An hour and those beside it: three times as many values to take quantiles of."""
+    return np.stack([_shifted(scaled, -1), scaled, _shifted(scaled, 1)])
 
 
 def _shifted(values: Floats, by: int) -> Floats:

@@ -94,43 +94,48 @@ def hourly(readings: pl.DataFrame, hours: LocalHours) -> Series:
     length = _lengths(meter, at)
     number, left = _number(hours, at)
     within = np.minimum(length, left)
-    energy = np.zeros(count * hours.count)
-    covered = np.zeros(count * hours.count)
+    sums = _HourSums(np.zeros(count * hours.count), np.zeros(count * hours.count), hours)
     known = (length > 0) & (length <= _HOUR)
-    _add(energy, covered, hours, meter, number, kw, within, known)
+    sums.add(meter, number, kw, within, known)
     over = np.flatnonzero(known & (length > within))
     start, rest = at[over] + within[over], (length - within)[over]
     while len(over):  # the rest is of the hours that really follow; a changed clock's are short
         number, left = _number(hours, start)
         within = np.minimum(rest, left)
-        _add(energy, covered, hours, meter[over], number, kw[over], within, rest > 0)
+        sums.add(meter[over], number, kw[over], within, rest > 0)
         more = rest > within
         over, start, rest = over[more], (start + within)[more], (rest - within)[more]
     real = _real_lengths(hours)
     with np.errstate(invalid="ignore", divide="ignore"):
         shape = count, hours.count
-        whole = (covered.reshape(shape) >= real - 1) & (real > 0)
-        per_hour = energy.reshape(shape) / real  # of an hour that comes twice the mean of both
+        whole = (sums.covered.reshape(shape) >= real - 1) & (real > 0)
+        per_hour = sums.energy.reshape(shape) / real  # of an hour that comes twice the mean of both
     return Series(meters, hours, np.where(whole, per_hour, np.nan).astype(np.float32))
 
 
-def _add(
-    energy: NDArray[np.float64],
-    covered: NDArray[np.float64],
-    hours: LocalHours,
-    meter: NDArray[np.int64],
-    number: NDArray[np.int64],
-    kw: NDArray[np.float64],
-    length: NDArray[np.int64],
-    used: NDArray[np.bool_],
-) -> None:
-    """Add intervals of these lengths [us] to their meters' hours: power times time, and time."""
-    used = used & (number >= 0) & (number < hours.count)
-    if not used.all():
-        meter, number, kw, length = meter[used], number[used], kw[used], length[used]
-    cell = meter * hours.count + number
-    energy += np.bincount(cell, kw * length, minlength=len(energy))
-    covered += np.bincount(cell, length, minlength=len(covered))
+@dataclass(frozen=True)
+class _HourSums:
+    """Power times time, and time [us], of each hour of each meter, one after the other."""
+
+    energy: NDArray[np.float64]
+    covered: NDArray[np.float64]
+    hours: LocalHours
+
+    def add(
+        self,
+        meter: NDArray[np.int64],
+        number: NDArray[np.int64],
+        kw: NDArray[np.float64],
+        length: NDArray[np.int64],
+        used: NDArray[np.bool_],
+    ) -> None:
+        """Add intervals of these lengths [us] to their meters' hours."""
+        used = used & (number >= 0) & (number < self.hours.count)
+        if not used.all():
+            meter, number, kw, length = meter[used], number[used], kw[used], length[used]
+        cell = meter * self.hours.count + number
+        self.energy[:] += np.bincount(cell, kw * length, minlength=len(self.energy))
+        self.covered[:] += np.bincount(cell, length, minlength=len(self.covered))
 
 
 def _lengths(meter: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -35,7 +35,7 @@ from reporting import Figures, Target, conclude, machine
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.bands import HISTORY, Days, fit_band, judge
-from meterlake.forecast.features import HORIZON, features
+from meterlake.forecast.features import HORIZON
 from meterlake.forecast.forecasts import forecast_all
 from meterlake.forecast.learning import (
     Learning,
@@ -48,6 +48,8 @@ from meterlake.forecast.learning import (
     step_of,
     trained,
 )
+from meterlake.forecast.port import Forecaster
+from meterlake.forecast.registry import named_forecaster
 from meterlake.forecast.scores import scores
 from meterlake.forecast.series import Series
 from meterlake.forecast.statistics import Floats, quantiles
@@ -125,10 +127,10 @@ def forecasts(size: Size, folder: Path) -> dict[str, Figures]:
     actual = np.stack([energy[:, o : o + HORIZON] for o in origins])
     found: dict[str, Figures] = {}
 
-    began = time.perf_counter()
-    window = Window.of(first, energy, origins, size)
-    answer = ours(window, origins)
-    found["meterlake"] = judged(actual, answer, time.perf_counter() - began)
+    for title, kind in (("meterlake", "networks"), ("meterlake with LightGBM", "lightgbm")):
+        began = time.perf_counter()
+        answer = ours(named_forecaster(kind), Window.of(first, energy, origins, size), origins)
+        found[title] = judged(actual, answer, time.perf_counter() - began)
 
     before = np.stack([energy[:, o - HORIZON : o] for o in origins])
     found["seasonal naive, a week"] = judged(actual, np.stack([before] * 3, axis=1), 0.0)
@@ -143,12 +145,6 @@ def forecasts(size: Size, folder: Path) -> dict[str, Figures]:
         told = {"energy": energy, "origins": origins, "first": str(first)}
         if size == FULL and (answer := rival(name, told, folder)) is not None:
             found[title] = judged(actual, answer["quantiles"], float(answer["seconds"]))
-    told, scale = rows_of(window, origins)
-    if size == FULL and (answer := rival("trees", told, folder)) is not None:
-        scaled = answer["quantiles"].reshape(3, WEEKS, len(energy), HORIZON)
-        quantiles_of_homes = scaled.swapaxes(0, 1) * scale[:, None, :, None]
-        title = "LightGBM on meterlake's features"
-        found[title] = judged(actual, quantiles_of_homes, float(answer["seconds"]))
     return found
 
 
@@ -172,34 +168,16 @@ class Window:
         return Window(energy, unit, learnt(series, unit, day_off_of(ML)))
 
 
-def ours(window: Window, origins: list[int]) -> NDArray[np.floating]:
+def ours(forecaster: type[Forecaster], window: Window, origins: list[int]) -> NDArray[np.floating]:
     """Trained once on what lies before the first origin: [origins, quantiles, homes, hours]."""
     day_off = day_off_of(ML)
-    model = trained([window.learnt], window.unit, day_off, threads=2).model
+    model = trained([window.learnt], window.unit, day_off, forecaster, threads=2).model
     found = []
     for origin in origins:
         at = window.unit.hours.wall(origin)
         ahead = model.forecast(context_of(window.energy, origin), at, day_off)
         found.append([ahead["p10"], ahead["p50"], ahead["p90"]])
     return np.array(found)
-
-
-def rows_of(window: Window, origins: list[int]) -> tuple[dict[str, Any], Floats]:
-    """The homes' rows that training took, those to forecast, and the scale of origins and homes."""
-    sample = window.learnt.sample
-    assert sample is not None
-    sample = sample.where(sample.size == 1)
-    day_off = day_off_of(ML)
-    ahead = [
-        features(context_of(window.energy, o), window.unit.hours.wall(o), day_off) for o in origins
-    ]
-    told = {
-        "values": sample.values,
-        "scaled": sample.actual / sample.scale,
-        "weight": sample.scale / sample.scale.mean(),
-        "ahead": np.concatenate([rows.values for rows in ahead]),
-    }
-    return told, np.stack([rows.scale for rows in ahead])
 
 
 def judged(actual: NDArray[np.floating], told: NDArray[np.floating], seconds: float) -> Figures:

@@ -1,6 +1,6 @@
 """Forecasts and anomaly bands of the tools that people would pick instead.
 
-    python benchmarks/ml_rivals.py deepar|mstl|trees|prophet IN.npz OUT.npz
+    python benchmarks/ml_rivals.py deepar|mstl|prophet IN.npz OUT.npz
 
 Run by `ml.py` with the Python of `.venv-rivals`, which `make bench` makes of
 `benchmarks/ml_rivals.txt`: these packages need versions of others that meterlake does not.
@@ -8,7 +8,6 @@ Knows nothing of meterlake. `seconds` in what it writes are without imports.
 """
 
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -56,35 +55,6 @@ def deepar(told: Any) -> dict[str, Any]:
     for origin in origins:
         forecasts = list(model.predict(until(origin)))
         found.append([[f.quantile(q) for f in forecasts] for q in QUANTILES])
-    return {"quantiles": np.array(found), "seconds": time.perf_counter() - began}
-
-
-def trees(told: Any) -> dict[str, Any]:
-    """LightGBM, a model of each quantile, on rows of features that are given; scaled energies."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else its threads wait by spinning
-    import lightgbm
-
-    began = time.perf_counter()
-    data = lightgbm.Dataset(
-        told["values"], label=told["scaled"], weight=told["weight"], params={"max_bin": 63}
-    )
-    found = []
-    for level in QUANTILES:
-        parameters = {
-            "objective": "quantile",
-            "alpha": level,
-            "num_leaves": 31,
-            "learning_rate": 0.05,
-            "min_data_in_leaf": 500,
-            "feature_fraction": 0.5,
-            "bagging_fraction": 0.5,
-            "bagging_freq": 1,
-            "max_bin": 63,
-            "num_threads": 2,
-            "verbose": -1,
-        }
-        model = lightgbm.train(parameters, data, 200)
-        found.append(model.predict(told["ahead"], num_threads=2))
     return {"quantiles": np.array(found), "seconds": time.perf_counter() - began}
 
 

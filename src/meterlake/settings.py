@@ -116,6 +116,10 @@ class MlSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    forecaster: str = Field(
+        "networks",
+        description="What learns: networks, lightgbm, or the forecaster of an installed package",
+    )
     country: str | None = Field(
         None, description="Country of the public holidays, ISO 3166 code such as AU; unset: none"
     )

@@ -50,6 +50,7 @@ OWN_PACKAGES = {  # pages that need the package that they show, by its module
     "our_dataflows": HOWTO / "add-a-dataflow.md",
     "our_tables": HOWTO / "add-a-derived-table.md",
 }
+OWN_FORECASTER = HOWTO / "add-a-forecaster.md"  # with its package, and from an empty folder
 GENERATED = {DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings")}
 WRITTEN = "\n".join(p.read_text(encoding="utf-8") for p in PAGES if p not in GENERATED)
 
@@ -244,13 +245,22 @@ def test_the_package_of_the_docs_works_when_it_is_installed(
 
 
 @pytest.mark.proof
+def test_the_forecaster_of_the_docs_works_when_it_is_installed(tmp_path: Path) -> None:
+    package, folder = tmp_path / "package", tmp_path / "page"
+    package.mkdir()
+    folder.mkdir()
+    install(package, {"our_forecasters": OWN_FORECASTER})
+    follow(OWN_FORECASTER, folder, PYTHONPATH=str(package))
+
+
+@pytest.mark.proof
 @pytest.mark.usefixtures("page_folder")
 @pytest.mark.parametrize(
     "page",
     [
-        p
-        for p in (*sorted(HOWTO.glob("*.md")), *ML_PAGES)
-        if p not in OWN_PACKAGES.values() and runs(p)
+        page
+        for page in (*sorted(HOWTO.glob("*.md")), *ML_PAGES)
+        if page not in (*OWN_PACKAGES.values(), OWN_FORECASTER) and runs(page)
     ],
     ids=lambda p: p.stem,
 )

@@ -388,7 +388,7 @@ def test_every_job_gives_the_same_lake_on_every_engine(spark: SparkEngine, tmp_p
 def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ml.small_nets(monkeypatch)
+    ml.small_networks(monkeypatch)
     monkeypatch.setattr(train, "_RANGE_METERS", 3)
     monkeypatch.setattr(forecasts, "RANGE_ROWS", 3000)
     alike = open_store(str(tmp_path / "local"))

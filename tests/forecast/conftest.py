@@ -17,7 +17,7 @@ DAYS = 150
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    ml.small_nets(monkeypatch)
+    ml.small_networks(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def with_model(
     folder = tmp_path_factory.mktemp("trained") / "lake"
     store = ml.copied(filled, folder)
     with pytest.MonkeyPatch.context() as patch:
-        ml.small_nets(patch)
+        ml.small_networks(patch)
         done = train(store, engine=LocalEngine(1), settings=ml.settings(), now=ml.NOW)
     yield folder, done
 

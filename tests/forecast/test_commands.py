@@ -143,6 +143,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "threadpoolctl", None)
+        patch.delitem(sys.modules, "meterlake.forecast.networks")
         for words in (["train"], ["backtest"], ["forecast", "--all"], ["forecast", "m01"]):
             assert "pip install 'meterlake[ml]'" in refused(lake, *words)
     monkeypatch.setitem(sys.modules, "holidays", None)
@@ -230,7 +231,7 @@ def test_weather_is_a_feature_where_there_is_some_and_it_is_wanted(untrained: St
     weather(untrained, START, {"a": series.tolist()})
     unused = train(untrained, engine=engine, settings=without, now=NOW)
     texts = [
-        models.load(untrained, name).forecaster.to_texts()
+        models.load(untrained, name).forecaster.to_files()
         for name in (unused.name, no_weather.name)
     ]
     assert texts[0] == texts[1]

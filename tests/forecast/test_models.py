@@ -17,7 +17,7 @@ from meterlake.delta.check import Finding
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, MeterlakeError
-from meterlake.forecast import models, nets
+from meterlake.forecast import models, networks
 from meterlake.forecast.features import CONTEXT, HORIZON
 from meterlake.forecast.learning import day_off_of
 from meterlake.pipeline import train as training
@@ -29,7 +29,7 @@ from meterlake.questions.sql import query
 from meterlake.settings import Settings, load_settings
 
 ENGINE = LocalEngine(1)
-FILES = ["card.json", "model.json", "net_1.json", "net_2.json"]
+FILES = ["card.json", "inputs.json", "model.json", "net_1.json", "net_2.json"]
 
 
 def current(store: Store) -> str:
@@ -54,6 +54,7 @@ def test_a_model_is_text_and_its_card_says_what_made_it(
     assert card["trained_from"] == START.isoformat() == row["trained_from"].isoformat()
     assert card["trained_until"] == (START + 150 * DAY).isoformat()
     assert card["settings"] == conf.ml.model_dump(mode="json")
+    assert card["kind"] == conf.ml.forecaster == "networks"
     assert card["scores"]["wql"] == row["wql"] == first.scores.wql
     assert card["rows"] == row["rows"] == first.rows and row["held_out_weeks"] == 4
     assert card["readings_version"] == row["readings_version"]
@@ -122,7 +123,7 @@ def test_the_one_chosen_last_is_current(lake: Store, first: TrainResult) -> None
 def test_where_both_have_held_out_the_same_weeks_these_compare_them(
     lake: Store, first: TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 1)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 1)
     worse = train(lake, engine=ENGINE, settings=ml.settings(train_rows=1000), now=NOW + DAY)
     assert worse.wql_before == first.scores.wql < worse.scores.wql
     assert not worse.is_current and current(lake) == first.name
@@ -131,7 +132,7 @@ def test_where_both_have_held_out_the_same_weeks_these_compare_them(
 def test_where_the_current_one_has_seen_all_weeks_the_newer_is_taken(
     lake: Store, first: TrainResult, conf: Settings
 ) -> None:
-    newer = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY, window_days=70)
+    newer = train(lake, engine=ENGINE, settings=ml.settings(window_days=70), now=NOW + DAY)
     assert newer.name != first.name and newer.held_out_weeks == 2
     assert newer.before == first.name and newer.wql_before is None
     assert newer.is_current and current(lake) == newer.name
@@ -222,7 +223,7 @@ def flipped(store: Store, path: str) -> None:
 def test_a_check_finds_each_file_of_a_model_that_is_not_what_was_stored(
     lake: Store, first: TrainResult
 ) -> None:
-    card, gone, other, swapped = sorted(f.path for f in lake.list(f"ml/models/{first.name}"))
+    card, _, gone, other, swapped = sorted(f.path for f in lake.list(f"ml/models/{first.name}"))
     lake.put(swapped, lake.read(other))
     flipped(lake, other)
     lake.delete(gone)
@@ -247,7 +248,7 @@ def test_a_worse_model_does_not_become_current_but_by_force(
     lake: Store, first: TrainResult, conf: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(lake, conf, 28)
-    monkeypatch.setattr(nets, "_LEARNING_RATE", 3.0)
+    monkeypatch.setattr(networks, "_LEARNING_RATE", 3.0)
     bad = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY)
     row = query(lake, f"SELECT * FROM models WHERE name = '{bad.name}'").row(0, named=True)
     assert bad.wql_before is not None and bad.scores.wql > bad.wql_before
@@ -280,15 +281,14 @@ def test_one_of_another_zone_is_replaced(lake: Store, first: TrainResult) -> Non
 def test_one_without_a_band_does_not_replace_one_that_has_it(
     lake: Store, first: TrainResult, conf: Settings
 ) -> None:
-    short = train(lake, engine=ENGINE, settings=conf, now=NOW + DAY, window_days=21)
+    short = train(lake, engine=ENGINE, settings=ml.settings(window_days=21), now=NOW + DAY)
     assert short.no_band is not None and "found " in short.no_band
     assert short.compared_by.startswith("the band for anomalies, which the model before has")
     assert not short.is_current and current(lake) == first.name
     card = models.load(lake, short.name).card
     assert card["settings"]["window_days"] == 21  # and not what is usual
-    forced = train(
-        lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, window_days=21, force=True
-    )
+    few = ml.settings(window_days=21)
+    forced = train(lake, engine=ENGINE, settings=few, now=NOW + 2 * DAY, force=True)
     assert forced.is_current and current(lake) == short.name
 
 
@@ -305,7 +305,7 @@ def test_a_loss_that_tells_nothing_keeps_no_model_back(
 def test_a_better_model_becomes_current(lake: Store, conf: Settings) -> None:
     grow(lake, conf, 28)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "_MOST_STEPS", 1)
+        patch.setattr(networks, "_MOST_STEPS", 1)
         few = ml.settings(train_rows=1000)
         poor = train(lake, engine=ENGINE, settings=few, now=NOW + DAY, force=True)
     grow(lake, conf, 56)
@@ -368,8 +368,8 @@ def test_training_takes_so_many_meters_evenly_and_a_window(
     lake: Store, conf: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meterlake.pipeline.train._RANGE_METERS", 2)
-    few = ml.settings(train_meters=6)
-    done = train(lake, engine=ENGINE, settings=few, now=NOW, window_days=60)
+    few = ml.settings(train_meters=6, window_days=60)
+    done = train(lake, engine=ENGINE, settings=few, now=NOW)
     assert done.meters == 6
     assert done.trained_from == START + 90 * DAY and done.trained_until == START + 150 * DAY
 

@@ -16,7 +16,7 @@ from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
-from meterlake.forecast import nets
+from meterlake.forecast import networks
 from meterlake.integrate.derivations import cluster
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import READINGS, polars_schema
@@ -45,10 +45,10 @@ def settings(zone: str = "UTC", **ml: object) -> Settings:
     )
 
 
-def small_nets(patch: pytest.MonkeyPatch, steps: int = 100) -> None:
+def small_networks(patch: pytest.MonkeyPatch, steps: int = 100) -> None:
     """Training that takes a second, and errs more."""
-    patch.setattr(nets, "_NETS", 2)
-    patch.setattr(nets, "_MOST_STEPS", steps)
+    patch.setattr(networks, "_COUNT", 2)
+    patch.setattr(networks, "_MOST_STEPS", steps)
 
 
 def fleet(meters: int, days: int, *, seed: int = 1, noise: float = 0.25) -> Energy:

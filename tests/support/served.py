@@ -68,7 +68,7 @@ JUDGED: list[Judged] = [
 
 def conf(**more: object) -> Settings:
     """Settings of this lake."""
-    small = MlSettings(train_rows=3000, use_weather=False)
+    small = MlSettings(train_rows=3000, use_weather=False, window_days=30)
     return load_settings(late_hooks=(), timezone=ZONE, workers=1, ml=small, **more)
 
 
@@ -123,8 +123,8 @@ def make(folder: Path) -> Store:
     for name in GRID:
         update_grid(Session(store, engine, settings, NOW), GRID[name])
     with pytest.MonkeyPatch.context() as patch:
-        ml.small_nets(patch)
-        train(store, engine=engine, settings=settings, now=NOW, window_days=30)
+        ml.small_networks(patch)
+        train(store, engine=engine, settings=settings, now=NOW)
     for start in (FORECAST_START, None):
         forecast_all(Session(store, engine, settings, NOW), start=start)
     judged(store, JUDGED)

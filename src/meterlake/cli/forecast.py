@@ -42,6 +42,10 @@ def train(
             help="Days of readings to learn from; default: the setting ml.window_days.",
         ),
     ] = None,
+    forecaster: Annotated[
+        str | None,
+        typer.Option("--forecaster", help="What learns; default: the setting ml.forecaster."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Make it current even where it is worse.")
     ] = False,
@@ -58,13 +62,16 @@ def train(
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
+        given = {"window_days": window_days, "forecaster": forecaster}
+        ml = context.settings.ml.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
         with show.progress(quiet=output is Output.json) as progress:
             done = job.train(
                 context.store,
                 engine=context.engine,
-                settings=context.settings,
+                settings=context.settings.model_copy(update={"ml": ml}),
                 now=context.now,
-                window_days=window_days,
                 force=force,
                 progress=progress,
             )

@@ -1,5 +1,6 @@
 """Forecasts and anomalies: from hourly and daily energies to models, bands and their results.
 
-The path: series (hours of readings), features, forecaster (the model), learning (training units),
-models (what is stored); bands (what a day may be). Needs the extra `ml`.
+The path: series (hours of readings), features, sample (rows to learn from), port (a forecaster:
+networks or gradient_trees, found by registry), fleet (forecasts of all meters by one), calibration,
+learning (training units), models (what is stored); bands (what a day may be). Needs the extra `ml`.
 """

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from meterlake.delta.store import Store
 from meterlake.delta.table import write_file
+from meterlake.forecast.calibration import Forecast
 from meterlake.forecast.features import CONTEXT, HORIZON, QUANTITIES, sound
-from meterlake.forecast.forecaster import DayOff, Forecast, Forecaster
+from meterlake.forecast.fleet import DayOff, FleetForecaster
 from meterlake.forecast.learning import day_off_of
 from meterlake.forecast.models import Model
 from meterlake.forecast.series import Series, read_series
@@ -115,7 +116,11 @@ def score(
 
 
 def forecast_of(
-    forecaster: Forecaster, series: Series, target: Target, day_off: DayOff, kind: str = "meter"
+    forecaster: FleetForecaster,
+    series: Series,
+    target: Target,
+    day_off: DayOff,
+    kind: str = "meter",
 ) -> Forecast:
     """Forecast by the clock: hour 0 is the target's first local hour."""
     origin = target.context.wall(CONTEXT)
@@ -135,7 +140,7 @@ def forecast_rows(meters: Sequence[str], found: Forecast, target: Target) -> pl.
 
 
 def node_rows(
-    sums: Sequence[NodeSums], forecaster: Forecaster, target: Target, settings: MlSettings
+    sums: Sequence[NodeSums], forecaster: FleetForecaster, target: Target, settings: MlSettings
 ) -> pl.DataFrame:
     """The rows of the table of nodes' forecasts without its partition columns.
 

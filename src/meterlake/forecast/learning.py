@@ -14,20 +14,11 @@ import polars as pl
 from meterlake.delta.store import Store
 from meterlake.errors import BadInput
 from meterlake.forecast.calendar import days_off, holidays_of
+from meterlake.forecast.calibration import Forecast, in_order, stretch_for
 from meterlake.forecast.features import CONTEXT, HORIZON, QUANTITIES, features, sound
-from meterlake.forecast.forecaster import (
-    KINDS,
-    METERS_OF_A_GROUP,
-    DayOff,
-    Forecast,
-    Forecaster,
-    Sample,
-    fit,
-    groups_of,
-    in_order,
-    stretch_for,
-    take_sample,
-)
+from meterlake.forecast.fleet import KINDS, DayOff, FleetForecaster, fit
+from meterlake.forecast.port import Forecaster
+from meterlake.forecast.sample import METERS_OF_A_GROUP, Sample, groups_of, take_sample
 from meterlake.forecast.scores import Scores, scores
 from meterlake.forecast.series import Series, read_series
 from meterlake.forecast.statistics import Floats
@@ -175,32 +166,38 @@ class Trained:
     What did was fitted without those weeks; the model is then fitted once more, to all.
     """
 
-    model: Forecaster
+    model: FleetForecaster
     scores: Scores
     rows: int
     hindcasts: tuple[Hindcast, ...]
 
 
-def trained(parts: Sequence[Learnt], unit: Learning, day_off: DayOff, threads: int) -> Trained:
+def trained(
+    parts: Sequence[Learnt],
+    unit: Learning,
+    day_off: DayOff,
+    forecaster: type[Forecaster],
+    threads: int,
+) -> Trained:
     """A model of all that units have learnt, its bands calibrated on what they held out.
 
     Raises
     ------
     BadInput
-        There is too little to learn from, or a package is not installed.
+        There is too little to learn from.
     """
     samples = [p.sample for p in parts if p.sample is not None]
     if not samples:
         raise BadInput("Training needs meters; found none")
     sample = Sample.joined(samples)
     is_before = sample.origin + HORIZON <= unit.origins.held_out[0]
-    found = hindcasts(fit(sample.where(is_before), threads), parts, unit, day_off)
-    model = replace(fit(sample, threads), stretch=stretches(found))
+    found = hindcasts(fit(sample.where(is_before), forecaster, threads), parts, unit, day_off)
+    model = replace(fit(sample, forecaster, threads), stretch=stretches(found))
     return Trained(model, scored(found), len(sample.actual), tuple(found))
 
 
 def hindcasts(
-    model: Forecaster,
+    model: FleetForecaster,
     parts: Iterable[Learnt],
     unit: Learning,
     day_off: DayOff,

@@ -1,7 +1,8 @@
-"""Models as they are stored: numbers as JSON, and a card of checksums.
+"""Models as they are stored: the files of their forecasters, and a card of checksums.
 
-Nothing that is executed when it is loaded. The table `models` names each model and the checksum
-of its card; the card has those of the files. What does not agree is not loaded.
+Nothing in them runs when it is loaded. The table `models` names each model and the checksum of its
+card; the card has the kind of its forecaster and the checksums of the files. A model whose
+checksums do not agree is not loaded.
 """
 
 import hashlib
@@ -19,10 +20,12 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
 from meterlake.errors import BadInput
 from meterlake.forecast.bands import Band
-from meterlake.forecast.forecaster import Forecaster, checksum
+from meterlake.forecast.fleet import FleetForecaster
 from meterlake.schema import MODELS
 
 CARD = "card.json"
+
+_KIND_OF_OLD = "networks"  # cards of meterlake 0.1 do not name it
 
 _OTHER_BYTES = "its bytes are not those that were written"
 _WAY_OUT = "restore it, or train anew and forget it: meterlake train; meterlake models --forget"
@@ -36,14 +39,14 @@ class Model:
     """
 
     name: str
-    forecaster: Forecaster
+    forecaster: FleetForecaster
     band: Band | None
     card: Mapping[str, Any]
 
 
 def save(
     store: Store,
-    forecaster: Forecaster,
+    forecaster: FleetForecaster,
     band: Band | None,
     facts: Mapping[str, Any],
     trained_until: datetime,
@@ -52,18 +55,19 @@ def save(
 
     The name says how far it was trained and what it holds, so the files of a name never change.
     """
-    texts = forecaster.to_texts()
+    files = forecaster.to_files()
     card = {
         **facts,
+        "kind": forecaster.kind,
         "features": list(forecaster.names),
         "band": None if band is None else band.to_json(),
-        "sha256": checksum(texts),
+        "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in files.items()},
     }
     digest = hashlib.sha256(_written(card)).hexdigest()
     name = f"{trained_until:%Y%m%dT%H%M}-{digest[:8]}"
     written = _written({"name": name, **card})
-    for file, text in texts.items():
-        store.put(f"{MODELS.path}/{name}/{file}", text.encode())
+    for file, data in files.items():
+        store.put(f"{MODELS.path}/{name}/{file}", data)
     store.put(f"{MODELS.path}/{name}/{CARD}", written)
     return name, hashlib.sha256(written).hexdigest()
 
@@ -83,12 +87,13 @@ def load(store: Store, name: str | None = None) -> Model:
     Raises
     ------
     BadInput
-        There is none of that name, or no model at all; or its files are not what was stored.
+        There is none of that name, or no model at all; its files are not what was stored; or its
+        forecaster is not installed.
     """
     row = model_row(store, name)
     folder = f"{MODELS.path}/{row['name']}"
 
-    def sound(file: str, expected: str) -> str:
+    def sound(file: str, expected: str) -> bytes:
         data = _read(store, f"{folder}/{file}")
         if data is None:
             raise BadInput(
@@ -101,13 +106,14 @@ def load(store: Store, name: str | None = None) -> Model:
                 f"{store.uri(folder)}/{file} needs to be as it was stored, SHA-256 {expected}; "
                 f"found {found}. Restore it, or train anew: meterlake train"
             )
-        return data.decode()
+        return data
 
     try:
         card = json.loads(sound(CARD, row["card_sha256"]))
-        texts = {file: sound(file, digest) for file, digest in card["sha256"].items()}
+        files = {file: sound(file, digest) for file, digest in card["sha256"].items()}
         band = None if card["band"] is None else Band.from_json(card["band"])
-        return Model(row["name"], Forecaster.from_texts(texts), band, card)
+        kind = card.get("kind", _KIND_OF_OLD)
+        return Model(row["name"], FleetForecaster.from_files(kind, files), band, card)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(
             f"{store.uri(folder)} is not a model of this version of meterlake: {error!r}. Train "

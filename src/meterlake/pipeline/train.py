@@ -33,7 +33,7 @@ from meterlake.forecast.learning import (
     trained,
 )
 from meterlake.forecast.models import Model
-from meterlake.forecast.nets import needed_packages
+from meterlake.forecast.registry import named_forecaster
 from meterlake.forecast.scores import Scores, scores
 from meterlake.forecast.series import READING_TYPE, end_of_readings
 from meterlake.forecast.temperature import daily_temperature, hourly_temperature
@@ -80,7 +80,6 @@ def train(
     engine: Engine,
     settings: Settings,
     now: datetime,
-    window_days: int | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> TrainResult:
@@ -89,65 +88,42 @@ def train(
     Raises
     ------
     BadInput
-        There are too few readings, or a package of the extra `ml` is missing.
+        There are too few readings, or no such forecaster, or a package of its extra is missing.
     """
-    needed_packages()
+    forecaster = named_forecaster(settings.ml.forecaster)
     live = LiveLayout(store)
-    days = window_days or settings.ml.window_days
-    settings = settings.model_copy(
-        update={"ml": settings.ml.model_copy(update={"window_days": days})}
-    )
-    work = _work(store, live, settings, days, None)
+    work = _work(store, live, settings)
     parts = _learnt(store, engine, settings, work, progress)
     unit = work.unit(settings)
-    day_off = day_off_of(settings.ml)
-    done = trained(parts, unit, day_off, settings.workers)
+    done = trained(parts, unit, day_off_of(settings.ml), forecaster, settings.workers)
     progress("train", 2, 1)
     band, no_band = _band(store, settings, work)
     progress("train", 2, 2)
 
-    facts = _facts(done, work, settings, live.integrated.version, parts) | {"no_band": no_band}
+    new = _Candidate(done, band, no_band, parts, unit)
+    facts = new.facts(settings, live.integrated.version)
     name, digest = models.save(store, done.model, band, facts, work.hours.end())
-    row: Row = {
-        "name": name,
-        "created_at": now,
-        "trained_from": work.hours.start(),
-        "trained_until": work.hours.end(),
-        "meters": sum(p.meters for p in parts),
-        "rows": done.rows,
-        "held_out_weeks": len(work.origins.held_out),
-        "wql": done.scores.wql,
-        "nd": done.scores.nd,
-        "coverage": done.scores.coverage,
-        "readings_version": live.integrated.version,
-        "code_version": __version__,
-        "card_sha256": digest,
-    }
-
     before: str | None = None
     compared = _Compared("")
 
     def judged(current: Row | None) -> tuple[bool, float | None]:
         nonlocal before, compared
         before = None if current is None else current["name"]
-        if before is None:
-            compared = _Compared("nothing: there was no model before")
-        elif before == name:
+        if before == name:
             compared = _Compared("nothing: it is the current model already")
             return False, None
-        else:
-            compared = _compared(store, before, done, band, parts, unit, settings)
+        compared = _compared(store, before, new, settings)
         return force or compared.is_better, compared.wql_before
 
-    enter(store, row, judged, now=now)
+    enter(store, new.row(name, digest, facts, now), judged, now=now)
     return TrainResult(
         name,
         done.scores,
         done.rows,
-        row["meters"],
-        row["trained_from"],
-        row["trained_until"],
-        row["held_out_weeks"],
+        new.meters,
+        work.hours.start(),
+        work.hours.end(),
+        len(unit.origins.held_out),
         force or compared.is_better,
         before,
         compared.wql,
@@ -155,6 +131,53 @@ def train(
         compared.by,
         no_band,
     )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A new model and its band, and what both were made from; `no_band` as in TrainResult."""
+
+    trained: Trained
+    band: bands.Band | None
+    no_band: str | None
+    parts: Sequence[Learnt]
+    unit: Learning
+
+    @property
+    def meters(self) -> int:
+        return sum(part.meters for part in self.parts)
+
+    def facts(self, settings: Settings, readings_version: int) -> dict[str, Any]:
+        """What the card says of the training."""
+        return {
+            "trained_from": self.unit.hours.start().isoformat(),
+            "trained_until": self.unit.hours.end().isoformat(),
+            "meters": self.meters,
+            "rows": self.trained.rows,
+            "held_out_weeks": len(self.unit.origins.held_out),
+            "scores": asdict(self.trained.scores),
+            "timezone": settings.timezone,
+            "settings": settings.ml.model_dump(mode="json"),
+            "readings_version": readings_version,
+            "code_version": __version__,
+            "no_band": self.no_band,
+        }
+
+    def row(self, name: str, card_sha256: str, facts: dict[str, Any], now: datetime) -> Row:
+        """The model's row of the table, of the facts on its card."""
+        same = ("meters", "rows", "held_out_weeks", "readings_version", "code_version")
+        scores = self.trained.scores
+        return {
+            **{column: facts[column] for column in same},
+            "name": name,
+            "created_at": now,
+            "trained_from": self.unit.hours.start(),
+            "trained_until": self.unit.hours.end(),
+            "wql": scores.wql,
+            "nd": scores.nd,
+            "coverage": scores.coverage,
+            "card_sha256": card_sha256,
+        }
 
 
 @dataclass(frozen=True)
@@ -185,40 +208,26 @@ def backtest(
     Raises
     ------
     BadInput
-        There are too few readings, or a package of the extra `ml` is missing.
+        There are too few readings, or no such forecaster, or a package of its extra is missing.
     """
-    needed_packages()
+    forecaster = named_forecaster(settings.ml.forecaster)
     live = LiveLayout(store)
-    days = settings.ml.window_days
-    work = _work(store, live, settings, days, timedelta(weeks=origins))
+    work = _work(store, live, settings, timedelta(weeks=origins))
     parts = _learnt(store, engine, settings, work, progress)
     day_off = day_off_of(settings.ml)
-    done = trained(parts, work.unit(settings), day_off, settings.workers)
+    done = trained(parts, work.unit(settings), day_off, forecaster, settings.workers)
 
-    first = work.hours.number(work.hours.end())
-    hours = LocalHours(
-        work.hours.zone,
-        work.hours.wall(first - CONTEXT),
-        CONTEXT + origins * HORIZON,
-    )
-    later = Origins((), tuple(CONTEXT + HORIZON * number for number in range(origins)))
-    judged = _Work(
-        hours,
-        later,
-        work.ranges,
-        tuple(live.now().pieces(READING_TYPE, hours.start(), hours.end())),
-        None if work.temperature is None else hourly_temperature(store, hours),
-    )
+    judged = _judged_work(store, live, work, origins)
     held = _learnt(store, engine, settings, judged, progress)
     found = hindcasts(done.model, held, judged.unit(settings), day_off)
     stretch = done.model.stretch["meter"]
     return Backtest(
         tuple(
             (
-                hours.wall(origin).replace(tzinfo=None),
+                judged.hours.wall(origin).replace(tzinfo=None),
                 scored([h for h in found if h.origin == origin], stretch=stretch),
             )
-            for origin in later.held_out
+            for origin in judged.origins.held_out
         ),
         scored(found, stretch=stretch),
         _naive(held),
@@ -259,11 +268,7 @@ class _Work:
 
 
 def _work(
-    store: Store,
-    live: LiveLayout,
-    settings: Settings,
-    window_days: int,
-    without: timedelta | None,
+    store: Store, live: LiveLayout, settings: Settings, without: timedelta | None = None
 ) -> _Work:
     """The window up to the last reading, or so long before it."""
     zone = settings.timezone
@@ -272,7 +277,7 @@ def _work(
     if without is not None:
         end -= without
     first = local_hour(zone, layout.days(READING_TYPE)[0])
-    count = min((end - first) // timedelta(hours=1), window_days * 24)
+    count = min((end - first) // timedelta(hours=1), settings.ml.window_days * 24)
     if count < _LEAST_DAYS * 24:
         fewer = "" if without is None else ". Give fewer --origins, where there are more"
         raise BadInput(
@@ -286,6 +291,16 @@ def _work(
     temperature = hourly_temperature(store, hours) if settings.ml.use_weather else None
     step = step_of(count, sum(map(len, ranges)), settings.ml.train_rows)
     return _Work(hours, plan_origins(count, step), ranges, pieces, temperature, step)
+
+
+def _judged_work(store: Store, live: LiveLayout, work: _Work, origins: int) -> _Work:
+    """The weeks after a window and what forecasts of them may know, of the same meters."""
+    first = work.hours.number(work.hours.end()) - CONTEXT
+    hours = LocalHours(work.hours.zone, work.hours.wall(first), CONTEXT + origins * HORIZON)
+    weeks = tuple(CONTEXT + HORIZON * number for number in range(origins))
+    pieces = tuple(live.now().pieces(READING_TYPE, hours.start(), hours.end()))
+    temperature = None if work.temperature is None else hourly_temperature(store, hours)
+    return _Work(hours, Origins((), weeks), work.ranges, pieces, temperature)
 
 
 def _ranges(meters: Sequence[str], most: int) -> tuple[tuple[str, ...], ...]:
@@ -344,16 +359,10 @@ class _Compared:
         return not self.wql > self.wql_before
 
 
-def _compared(
-    store: Store,
-    name: str,
-    done: Trained,
-    band: bands.Band | None,
-    parts: Sequence[Learnt],
-    unit: Learning,
-    settings: Settings,
-) -> _Compared:
+def _compared(store: Store, name: str | None, new: _Candidate, settings: Settings) -> _Compared:
     """How the new model does beside the one before, on weeks that neither has seen."""
+    if name is None:
+        return _Compared("nothing: there was no model before")
     try:
         before = models.load(store, name)
     except BadInput as error:
@@ -362,20 +371,20 @@ def _compared(
     card = before.card
     if card["timezone"] != settings.timezone:
         return _Compared(f"nothing: the model before is of hours in {card['timezone']}")
-    if before.band is not None and band is None:
+    if before.band is not None and new.band is None:
         by = "the band for anomalies, which the model before has: --force does without"
         return _Compared(by, has_less=True)
-    unseen = _unseen(before, unit)
+    unseen = _unseen(before, new.unit)
     if unseen:
-        found = hindcasts(before.forecaster, parts, unit, day_off_of(settings.ml))
+        found = hindcasts(before.forecaster, new.parts, new.unit, day_off_of(settings.ml))
         wql = scored(found, stretch=before.forecaster.stretch["meter"], origins=unseen).wql
-        new = scored(done.hindcasts, origins=unseen).wql
-        return _Compared("the held-out weeks that the model before had not seen", new, wql)
-    held_out = len(unit.origins.held_out)
+        loss = scored(new.trained.hindcasts, origins=unseen).wql
+        return _Compared("the held-out weeks that the model before had not seen", loss, wql)
+    held_out = len(new.unit.origins.held_out)
     same = card["trained_until"], card["held_out_weeks"], card["meters"]
-    if same == (unit.hours.end().isoformat(), held_out, sum(p.meters for p in parts)):
+    if same == (new.unit.hours.end().isoformat(), held_out, new.meters):
         wql = float(card["scores"]["wql"])
-        return _Compared("the weeks that both have held out", done.scores.wql, wql)
+        return _Compared("the weeks that both have held out", new.trained.scores.wql, wql)
     return _Compared("nothing: the model before has seen the weeks held out now")
 
 
@@ -387,27 +396,6 @@ def _unseen(model: Model, unit: Learning) -> tuple[int, ...]:
 
 def _moment(hours: LocalHours, number: int) -> datetime:
     return LocalHours(hours.zone, hours.wall(number), 1).start()
-
-
-def _facts(
-    done: Trained,
-    work: _Work,
-    settings: Settings,
-    version: int,
-    parts: Sequence[Learnt],
-) -> dict[str, Any]:
-    return {
-        "trained_from": work.hours.start().isoformat(),
-        "trained_until": work.hours.end().isoformat(),
-        "meters": sum(p.meters for p in parts),
-        "rows": done.rows,
-        "held_out_weeks": len(work.origins.held_out),
-        "scores": asdict(done.scores),
-        "timezone": settings.timezone,
-        "settings": settings.ml.model_dump(mode="json"),
-        "readings_version": version,
-        "code_version": __version__,
-    }
 
 
 def _naive(held: Sequence[Learnt]) -> Scores:

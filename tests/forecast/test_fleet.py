@@ -1,4 +1,4 @@
-"""The model: in order, calibrated, the same twice, and blind for what comes later."""
+"""Forecasts of a fleet: in order, calibrated, the same twice, and blind for what comes later."""
 
 import math
 from collections.abc import Callable
@@ -12,18 +12,10 @@ from forecast.test_scores import by_hand
 from support.ml import Energy, fleet, names, wall
 
 from meterlake.errors import BadInput
-from meterlake.forecast import forecaster, learning, nets
+from meterlake.forecast import learning, networks
+from meterlake.forecast.calibration import in_order, stretch_for
 from meterlake.forecast.features import CONTEXT, HORIZON, QUANTITIES, features
-from meterlake.forecast.forecaster import (
-    KINDS,
-    Forecaster,
-    Sample,
-    fit,
-    groups_of,
-    in_order,
-    stretch_for,
-    take_sample,
-)
+from meterlake.forecast.fleet import KINDS, FleetForecaster, fit, training_rows
 from meterlake.forecast.learning import (
     Hindcast,
     Learning,
@@ -38,6 +30,9 @@ from meterlake.forecast.learning import (
     stretches,
     trained,
 )
+from meterlake.forecast.networks import Networks
+from meterlake.forecast.port import Forecaster
+from meterlake.forecast.sample import Sample, groups_of, take_sample
 from meterlake.forecast.series import Series
 from meterlake.forecast.statistics import Floats
 from meterlake.periods import LocalHours
@@ -92,8 +87,8 @@ def part(mixed: Energy, unit: Learning) -> Learnt:
 @pytest.fixture(scope="module")
 def done(part: Learnt, unit: Learning) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "_MOST_STEPS", 200)
-        return trained([part], unit, is_off, 1)
+        patch.setattr(networks, "_MOST_STEPS", 200)
+        return trained([part], unit, is_off, Networks, 1)
 
 
 def test_every_meter_has_a_mean_and_quantiles_in_order(done: Trained, mixed: Energy) -> None:
@@ -121,7 +116,7 @@ def test_a_meter_with_little_history_is_forecast_as_those_of_its_size() -> None:
     energy = sizes[:, None] * np.where(sizes[:, None] > 10, day, night)
     noise = np.random.default_rng(1).lognormal(0, 0.2, energy.shape)
     unit = unit_of(DAYS, 30)
-    model = trained([learn(energy * noise, unit)], unit, is_off, 1).model
+    model = trained([learn(energy * noise, unit)], unit, is_off, Networks, 1).model
     context = np.full((3, CONTEXT), np.nan, np.float32)
     context[0, -48:], context[1, -48:] = energy[0, -48:], energy[-1, -48:]
     context[2, -3:] = 50.0  # too little to tell its size by
@@ -137,13 +132,13 @@ def test_a_meter_with_little_history_is_forecast_as_those_of_its_size() -> None:
 def test_a_damaged_reading_spoils_no_forecast(
     mixed: Energy, unit: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 200)
     energy = mixed.copy()
     energy[0, -300] = energy[1, -100] = 1e6
     part = learn(energy, unit)
     assert part.sample is not None and part.sample.scale.max() < 100
     part.sample.actual[:10] = 1e6
-    model = trained([part], unit, is_off, 1).model
+    model = trained([part], unit, is_off, Networks, 1).model
     assert model.profile["mean"].max() < 20
     context = energy[:, -CONTEXT:].astype(np.float32)
     found = model.forecast(context, wall(2024, 3, 25), is_off)
@@ -168,38 +163,37 @@ def test_meters_do_not_change_each_others_forecasts(done: Trained, mixed: Energy
 
 def test_the_same_readings_give_the_same_model(part: Learnt, mixed: Energy, unit: Learning,
     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
-    one = trained([part], unit, is_off, 1)
-    again = trained([learn(mixed, unit)], unit, is_off, 2)  # whatever the threads
-    assert one.model.to_texts() == again.model.to_texts()
-    monkeypatch.setattr(nets, "_MOST_STEPS", 5)
-    other = trained([part], unit, is_off, 1)
-    assert other.model.to_texts() != one.model.to_texts()
+    monkeypatch.setattr(networks, "_MOST_STEPS", 4)
+    one = trained([part], unit, is_off, Networks, 1)
+    again = trained([learn(mixed, unit)], unit, is_off, Networks, 2)  # whatever the threads
+    assert one.model.to_files() == again.model.to_files()
+    monkeypatch.setattr(networks, "_MOST_STEPS", 5)
+    other = trained([part], unit, is_off, Networks, 1)
+    assert other.model.to_files() != one.model.to_files()
 
 
-def test_a_model_comes_back_from_its_texts(done: Trained, mixed: Energy) -> None:
-    back = Forecaster.from_texts(done.model.to_texts())
-    assert back.to_texts() == done.model.to_texts()
+def test_a_model_comes_back_from_its_files(done: Trained, mixed: Energy) -> None:
+    back = FleetForecaster.from_files("networks", done.model.to_files())
+    assert back.to_files() == done.model.to_files()
     context = mixed[:, -CONTEXT:].astype(np.float32)
     a, b = (m.forecast(context, FIRST, is_off) for m in (done.model, back))
     assert all(np.array_equal(a[name], b[name]) for name in QUANTITIES)
-    assert all(not text.startswith("\x80") for text in done.model.to_texts().values())
 
 
 def test_a_model_of_other_features_is_refused(done: Trained) -> None:
     names = done.model.names
     for other in (names[1:], (*names[1:], names[0]), (*names, "temperature")):
         with pytest.raises(ValueError, match="other features"):
-            Forecaster.from_texts(replace(done.model, names=other).to_texts())
+            FleetForecaster.from_files("networks", replace(done.model, names=other).to_files())
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_weeks_held_out_four_fifths_lie_in_the_band(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 200)
     unit = unit_of(112, 15)
-    found = trained([learn(fleet(15, 112, seed=seed, noise=0.5), unit)], unit, is_off, 1)
+    found = trained([learn(fleet(15, 112, seed=seed, noise=0.5), unit)], unit, is_off, Networks, 1)
     assert 0.78 <= found.scores.coverage <= 0.82
     assert found.scores.values == 15 * 4 * HORIZON
 
@@ -207,10 +201,10 @@ def test_of_weeks_held_out_four_fifths_lie_in_the_band(
 def test_the_band_holds_four_fifths_of_weeks_that_calibrated_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 200)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 200)
     energy = fleet(15, 126, noise=0.5)
     unit = unit_of(112, 15)
-    model = trained([learn(energy[:, : 112 * 24], unit)], unit, is_off, 1).model
+    model = trained([learn(energy[:, : 112 * 24], unit)], unit, is_off, Networks, 1).model
     inside = []
     for origin in (112 * 24, 119 * 24):
         context = energy[:, origin - CONTEXT : origin].astype(np.float32)
@@ -227,7 +221,7 @@ def test_sums_of_meters_have_bands_of_their_own() -> None:
     assert part.sample is not None
     assert {held.kind for held in part.held_out} == {"meter", "sum"}
     assert set(part.sample.size) > {1}  # it learns from sums too
-    done = trained([part], unit, is_off, 1)
+    done = trained([part], unit, is_off, Networks, 1)
     assert 0.75 <= scored(done.hindcasts, "sum").coverage <= 0.85
     context = energy[:, -CONTEXT:].astype(np.float32)
     one = done.model.forecast(context, unit.hours.wall(112 * 24), is_off)
@@ -239,23 +233,21 @@ def test_sums_of_meters_have_bands_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 100])
-def test_a_sum_counts_as_much_as_one_of_its_meters(
-    factor: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Floats] = []
+def test_a_sum_counts_as_much_as_one_of_its_meters(factor: int) -> None:
+    sample = learn(factor * fleet(20, DAYS), unit_of(DAYS, 20)).sample
+    assert sample is not None
+    weight = training_rows(sample).weight
+    expected = sample.scale / sample.size
+    np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-5)
+    is_sum = sample.size > 1
+    assert weight[is_sum].mean() == pytest.approx(weight[~is_sum].mean(), rel=0.5)
 
-    def spied(values: Floats, base: Floats, target: Floats, weight: Floats, **_: Any) -> Any:
-        given.append(weight)
-        raise StopIteration
 
-    monkeypatch.setattr(forecaster, "fit_nets", spied)
-    part = learn(factor * fleet(20, DAYS), unit_of(DAYS, 20))
+def test_no_row_weighs_more_than_thirty_others(part: Learnt) -> None:
     assert part.sample is not None
-    with pytest.raises(StopIteration):
-        fit(part.sample, 1)
-    np.testing.assert_allclose(given[0] * part.sample.size, part.sample.scale, rtol=1e-5)
-    is_sum = part.sample.size > 1
-    assert given[0][is_sum].mean() == pytest.approx(given[0][~is_sum].mean(), rel=0.5)
+    damaged = replace(part.sample, scale=part.sample.scale.copy())
+    damaged.scale[7] = 1e7
+    assert training_rows(damaged).weight.max() == 30
 
 
 def test_the_first_model_sees_nothing_of_the_weeks_held_out(
@@ -263,15 +255,15 @@ def test_the_first_model_sees_nothing_of_the_weeks_held_out(
 ) -> None:
     unit = unit_of(DAYS, 16, rows=40_000)
     part = learn(mixed, unit)
-    monkeypatch.setattr(nets, "_MOST_STEPS", 2)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 2)
     seen: list[Sample] = []
 
-    def spied(sample: Sample, threads: int) -> Forecaster:
+    def spied(sample: Sample, forecaster: type[Forecaster], threads: int) -> FleetForecaster:
         seen.append(sample)
-        return fit(sample, threads)
+        return fit(sample, forecaster, threads)
 
     monkeypatch.setattr(learning, "fit", spied)
-    done = trained([part], unit, is_off, 1)
+    done = trained([part], unit, is_off, Networks, 1)
     first, last = seen
     held = min(unit.origins.held_out)
     assert held == DAYS * 24 - len(unit.origins.held_out) * HORIZON
@@ -285,7 +277,7 @@ def test_the_first_model_sees_nothing_of_the_weeks_held_out(
 def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
     mixed: Energy, unit: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 4)
     first = unit.origins.held_out[0]
     other = mixed.copy()
     other[:, first:] = 50 - other[:, first:]
@@ -299,7 +291,7 @@ def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
 
     monkeypatch.setattr(learning, "hindcasts", spied)
     for energy in (mixed, other):
-        trained([learn(energy, unit)], unit, is_off, 1)
+        trained([learn(energy, unit)], unit, is_off, Networks, 1)
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -307,7 +299,7 @@ def test_what_happened_in_the_weeks_held_out_does_not_change_their_forecast(
 def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_origin(
     mixed: Energy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nets, "_MOST_STEPS", 4)
+    monkeypatch.setattr(networks, "_MOST_STEPS", 4)
     random = np.random.default_rng(1)
     weather = random.normal(10, 5, DAYS * 24 + HORIZON).astype(np.float32)
     unit = unit_of(DAYS, 16, temperature=weather)
@@ -318,7 +310,7 @@ def test_the_weather_ahead_is_hidden_in_what_is_held_out_and_in_every_other_orig
         assert set(ahead[part.sample.origin == origin]) <= {number % 2 == 0}
     before = ~np.isnan(part.sample.column("temperature_day_1"))
     assert before.any()
-    model = fit(part.sample, 1)
+    model = fit(part.sample, Networks, 1)
     assert model.uses_temperature
     context = mixed[:, -CONTEXT:].astype(np.float32)
     nothing = np.full(CONTEXT + HORIZON, np.nan, np.float32)
@@ -485,7 +477,7 @@ def test_others_are_the_meters_and_days_off_are_apart() -> None:
     energy = np.where(off, 3.0, 1.0) * np.random.default_rng(1).lognormal(0, 0.5, (20, DAYS * 24))
     sample = learn(energy, unit_of(DAYS, 20)).sample
     assert sample is not None
-    model = fit(sample, 1)
+    model = fit(sample, Networks, 1)
     one = sample.where((sample.size == 1) & ~sample.is_day_off)
     scaled = one.actual / one.scale
     for name, level in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
@@ -500,4 +492,4 @@ def test_others_are_the_meters_and_days_off_are_apart() -> None:
 def test_where_no_meter_has_a_week_nothing_can_be_learnt(energy: float) -> None:
     unit = unit_of(DAYS, 20)
     with pytest.raises(BadInput, match="a meter with complete hours for a week"):
-        trained([learn(np.full((20, DAYS * 24), energy), unit)], unit, is_off, 1)
+        trained([learn(np.full((20, DAYS * 24), energy), unit)], unit, is_off, Networks, 1)

@@ -1,26 +1,28 @@
-"""Small neural networks in numpy: of each row a mean and quantiles, averaged over several networks.
+"""The forecaster `networks`: several small neural networks in numpy, averaged.
 
-Each is a perceptron with three hidden layers, whose four outputs correct the first guesses that
-stand in the rows. It is fitted by Adam to the squared error of the mean and the pinball loss of the
-quantiles together, every row weighing as much as it is told to. Networks differ in their random
-numbers alone; the mean of several is surer than one.
+Each is a perceptron with three hidden layers whose four outputs correct the first guesses. Adam
+fits it to the squared error of the mean and the pinball losses of the quantiles together, by the
+weight of each row. The networks differ in their random numbers only; the average of several errs
+less than one.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import threadpoolctl
 
-from meterlake.errors import BadInput
-from meterlake.forecast.features import QUANTILES
+from meterlake.forecast.features import QUANTILES, QUANTITIES
+from meterlake.forecast.port import TrainingRows
 from meterlake.forecast.statistics import Floats, deviation, mean
 
-_NETS = 4
+_COUNT = 4  # networks
 _HIDDEN = (128, 64, 32)
 _DROPPED = 0.2  # of the last hidden layer, while it learns
 _BATCH = 512  # rows
@@ -30,13 +32,12 @@ _LEARNING_RATE = 2e-3
 _DECAY = 1e-4  # of weights, at each step, in units of the learning rate
 _MEAN_WEIGHT = 0.1  # of the squared error beside the pinball losses
 _FARTHEST = 20.0  # error of a mean that counts; beyond it more is a damaged reading
-_HEAVIEST = 30.0  # weight of a row, where the mean is 1
 _ENDLESS = 1e30  # spread of an input that counts for nothing
 _CLIP = 5.0  # standard deviations that an input may be away from its mean
 
 
 @dataclass(frozen=True)
-class Net:
+class Network:
     """Weights and biases of each layer, from the inputs to the outputs."""
 
     weights: tuple[Floats, ...]
@@ -50,41 +51,90 @@ class Net:
         outputs: Floats = found @ self.weights[-1] + self.biases[-1]
         return outputs
 
-    def to_json(self) -> dict[str, Any]:
-        """Numbers alone."""
-        return {name: [v.tolist() for v in getattr(self, name)] for name in ("weights", "biases")}
+    def to_bytes(self) -> bytes:
+        """Numbers as JSON."""
+        layers = {name: [v.tolist() for v in getattr(self, name)] for name in ("weights", "biases")}
+        return json.dumps(layers).encode()
 
     @staticmethod
-    def from_json(told: Mapping[str, Any]) -> "Net":
-        """What `to_json` gave. Raises KeyError, ValueError or TypeError where it did not."""
+    def from_bytes(data: bytes) -> "Network":
+        """Read what `to_bytes` wrote. Raises KeyError, ValueError or TypeError."""
+        layers = json.loads(data)
         weights, biases = (
-            tuple(np.array(values, np.float32) for values in told[name])
+            tuple(np.array(values, np.float32) for values in layers[name])
             for name in ("weights", "biases")
         )
-        return Net(weights, biases)
+        return Network(weights, biases)
 
 
 @dataclass(frozen=True)
-class Nets:
+class Networks:
     """Networks, and the mean and standard deviation of each of their inputs."""
+
+    kind: ClassVar[str] = "networks"
 
     centre: Floats
     spread: Floats
-    nets: tuple[Net, ...]
+    networks: tuple[Network, ...]
 
-    def __call__(self, values: Floats, base: Floats) -> Floats:
-        """The mean of what the networks say.
+    @classmethod
+    def fit(cls, rows: TrainingRows, *, seed: int, threads: int) -> Self:
+        """Fit the networks side by side, each with one thread."""
+        centre, spread = np.nan_to_num(mean(rows.values, axis=0)), deviation(rows.values, axis=0)
+        # A feature that is constant or unknown everywhere tells nothing, whatever it is later.
+        spread = np.where(spread > 1e-6, spread, np.float32(_ENDLESS))
+        empty = cls(centre, spread, ())
+        rows = replace(rows, values=empty._inputs(rows.values))
 
-        Parameters
-        ----------
-        values : features, NaN where not known, [..., rows, features]
-        base : first guesses of the mean and of each quantile, [..., rows, outputs]
-        """
+        def fitted(number: int) -> Network:
+            return _fit(rows, np.random.default_rng(seed + number))
+
+        with one_thread(), ThreadPoolExecutor(threads) as pool:
+            return replace(empty, networks=tuple(pool.map(fitted, range(_COUNT))))
+
+    def predict(self, values: Floats, base: Floats) -> Floats:
+        """Average the networks' corrections of the first guesses."""
         with one_thread():
             inputs = self._inputs(values)
-            found = sum((net(inputs) for net in self.nets), np.float32(0)) / len(self.nets)
+            found = sum((one(inputs) for one in self.networks), np.float32(0)) / len(self.networks)
         corrected: Floats = base + found
         return corrected
+
+    def save(self) -> dict[str, bytes]:
+        """Numbers as JSON, one file for each network and one for their inputs."""
+        inputs = {
+            "centre": self.centre.tolist(),
+            "spread": self.spread.tolist(),
+            "networks": len(self.networks),
+        }
+        networks = {f"net_{n}.json": one.to_bytes() for n, one in enumerate(self.networks, start=1)}
+        return {"inputs.json": json.dumps(inputs).encode(), **networks}
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes]) -> Self:
+        """Read the files of `save`, or those of a model that meterlake 0.1 has stored."""
+        inputs = json.loads(files["inputs.json" if "inputs.json" in files else "model.json"])
+        centre, spread = (np.array(inputs[name], np.float32) for name in ("centre", "spread"))
+        numbers = range(1, inputs.get("networks", _COUNT) + 1)
+        networks = (Network.from_bytes(files[f"net_{number}.json"]) for number in numbers)
+        found = cls(centre, spread, tuple(networks))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError where layers do not fit together, or a number is not finite."""
+        if not self.networks or self.spread.shape != self.centre.shape:
+            raise ValueError("networks, or the spreads of their inputs, are missing")
+        parts = [self.centre, self.spread]
+        for network in self.networks:
+            shapes = [self.centre.shape, *(bias.shape for bias in network.biases)]
+            fitting = [before + after for before, after in pairwise(shapes)]
+            is_whole = shapes[-1] == (len(QUANTITIES),)
+            if not is_whole or [w.shape for w in network.weights] != fitting:
+                raise ValueError("the layers of a network do not fit together")
+            parts += [*network.weights, *network.biases]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ValueError("a weight is not a number")
 
     def _inputs(self, values: Floats) -> Floats:
         inputs = np.nan_to_num((values - self.centre) / self.spread, copy=False)
@@ -92,81 +142,50 @@ class Nets:
         return clipped
 
 
-def fit_nets(values: Floats, base: Floats, target: Floats, weight: Floats, *, threads: int) -> Nets:
-    """Fit networks to rows; the same ones, however many threads there are.
-
-    Parameters
-    ----------
-    values, base : as of `Nets`, of [rows, ...]
-    target : what was, in the unit of `base`
-    weight : how much each row counts
-    """
-    centre, spread = np.nan_to_num(mean(values, axis=0)), deviation(values, axis=0)
-    # What is the same everywhere, or not known anywhere, says nothing, whatever it is later.
-    spread = np.where(spread > 1e-6, spread, np.float32(_ENDLESS))
-    empty = Nets(centre, spread, ())
-    inputs = empty._inputs(values)
-    weight = np.minimum(weight / weight.mean(), _HEAVIEST).astype(np.float32)
-
-    def fitted(seed: int) -> Net:
-        return _fit(inputs, base, target, weight, np.random.default_rng(seed))
-
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
-        nets = tuple(pool.map(fitted, range(_NETS)))
-    return Nets(centre, spread, nets)
-
-
-def _fit(
-    inputs: Floats, base: Floats, target: Floats, weight: Floats, random: np.random.Generator
-) -> Net:
-    rows = len(target)
-    batch = min(_BATCH, rows)
-    steps = min(_MOST_STEPS, max(_LEAST_STEPS, _MOST_VISITS * rows // batch))
-    sizes = (inputs.shape[1], *_HIDDEN, base.shape[1])
+def _fit(rows: TrainingRows, random: np.random.Generator) -> Network:
+    count = len(rows.target)
+    batch = min(_BATCH, count)
+    steps = min(_MOST_STEPS, max(_LEAST_STEPS, _MOST_VISITS * count // batch))
+    sizes = (rows.values.shape[1], *_HIDDEN, rows.base.shape[1])
     weights = [
         random.standard_normal((n, m), np.float32) * np.float32(np.sqrt(2 / n))
         for n, m in pairwise(sizes)
     ]
     weights[-1] *= np.float32(0.1)
     biases = [np.zeros(m, np.float32) for m in sizes[1:]]
+    network = Network(tuple(weights), tuple(biases))
     adam = _Adam([*weights, *biases], decayed=len(weights))
-    order, at = random.permutation(rows), 0
+    order, at = random.permutation(count), 0
     for step in range(1, steps + 1):
-        if at + batch > rows:
-            order, at = random.permutation(rows), 0
+        if at + batch > count:
+            order, at = random.permutation(count), 0
         chosen = order[at : at + batch]
         at += batch
-        slopes = _slopes(
-            weights, biases, inputs[chosen], base[chosen], target[chosen], weight[chosen], random
+        some = TrainingRows(
+            rows.values[chosen], rows.base[chosen], rows.target[chosen], rows.weight[chosen]
         )
         warm = min(1.0, step / min(200, steps / 10))
-        adam.step(slopes, _LEARNING_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / steps)))
-    return Net(tuple(weights), tuple(biases))
+        rate = _LEARNING_RATE * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
+        adam.step(_slopes(network, some, random), rate)
+    return network
 
 
-def _slopes(
-    weights: Sequence[Floats],
-    biases: Sequence[Floats],
-    inputs: Floats,
-    base: Floats,
-    target: Floats,
-    weight: Floats,
-    random: np.random.Generator,
-) -> list[Floats]:
+def _slopes(network: Network, rows: TrainingRows, random: np.random.Generator) -> list[Floats]:
     """Slopes of the loss of some rows, by the weights and then by the biases of each layer."""
-    layers = [inputs]
+    weights, biases = network.weights, network.biases
+    layers = [rows.values]
     for n, bias in zip(weights[:-1], biases[:-1], strict=True):
         layers.append(np.maximum(layers[-1] @ n + bias, 0))
     is_kept = random.random(layers[-1].shape, np.float32) >= _DROPPED
     kept = is_kept.astype(np.float32) / np.float32(1 - _DROPPED)
     layers[-1] *= kept
 
-    error = target[:, None] - (layers[-1] @ weights[-1] + biases[-1] + base)
+    error = rows.target[:, None] - (layers[-1] @ weights[-1] + biases[-1] + rows.base)
     slope = np.empty_like(error)
     slope[:, 0] = -_MEAN_WEIGHT * np.clip(error[:, 0], -_FARTHEST, _FARTHEST)
     levels = np.array(QUANTILES, np.float32)
     slope[:, 1:] = np.where(error[:, 1:] > 0, -levels, 1 - levels)
-    slope *= weight[:, None] / np.float32(len(target))
+    slope *= rows.weight[:, None] / np.float32(len(rows.target))
 
     of_weights: list[Floats] = []
     of_biases: list[Floats] = []
@@ -216,11 +235,11 @@ class _Limit:
         self._asking = 0
         self._set: Any = None
 
-    def ask(self, package: Any) -> None:
+    def ask(self) -> None:
         """Set it, unless another did."""
         with self._lock:
             if not self._asking:
-                self._set = _apart(lambda: package.threadpool_limits(1, "blas"))
+                self._set = _apart(lambda: threadpoolctl.threadpool_limits(1, "blas"))
             self._asking += 1
 
     def leave(self) -> None:
@@ -245,19 +264,8 @@ def one_thread() -> Iterator[None]:
 
     Several threads of the process may be within at once; the last that leaves lifts the limit.
     """
-    _limit.ask(needed_packages())
+    _limit.ask()
     try:
         yield
     finally:
         _limit.leave()
-
-
-def needed_packages() -> Any:
-    """The package threadpoolctl. Raises BadInput where it is not installed."""
-    try:
-        import threadpoolctl
-    except ImportError as error:
-        raise BadInput(
-            f"Forecasts need threadpoolctl: pip install 'meterlake[ml]' (found: {error})"
-        ) from error
-    return threadpoolctl

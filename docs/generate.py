@@ -18,10 +18,10 @@ from pydantic_core import PydanticUndefined
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
-from meterlake.schema import READING_TYPES, TABLES, Table
+from meterlake.schema import READING_TYPES, TABLES, Table, View
 from meterlake.settings import CONFIG_FILE, Settings
 from meterlake.source_settings import IntegrationSettings, SourceSettings
-from meterlake.topology.upstream import VIEWS, View
+from meterlake.topology.upstream import VIEWS
 
 DOCS = Path(__file__).parent
 

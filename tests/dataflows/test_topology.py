@@ -16,9 +16,7 @@ from meterlake.dataflows.run import Run, run_dataflow
 from meterlake.delta import commit as commits
 from meterlake.delta import upsert
 from meterlake.delta.commit import snapshot
-from meterlake.delta.lock import LASTS
 from meterlake.delta.store import Store, open_store
-from meterlake.delta.table import fetched, scan
 from meterlake.delta.upsert import SINCE_EVER
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, Unavailable
@@ -27,10 +25,16 @@ from meterlake.integrate import derivations
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
-from meterlake.schema import TOPOLOGY, TOPOLOGY_FINDINGS, Table
+from meterlake.schema import TOPOLOGY, Table
 from meterlake.settings import load_settings
 from meterlake.topology.dataflow import FINDINGS
-from meterlake.topology.upstream import moment_of_topology, topology_at, ways_up
+from meterlake.topology.upstream import (
+    changed_since,
+    moment_of_topology,
+    moments_of_topology,
+    topology_at,
+    ways_up,
+)
 
 CONF = load_settings(late_hooks=())
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
@@ -38,7 +42,6 @@ SECOND = datetime(2024, 3, 1, tzinfo=UTC)
 THIRD = datetime(2024, 5, 1, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 SECOND_BEFORE = timedelta(microseconds=1)
-TABLES = (*TOPOLOGY.values(), TOPOLOGY_FINDINGS)
 Deliver = Callable[..., Path]
 MORE = pytest.mark.proof  # the same, of more tables or kinds
 
@@ -66,12 +69,17 @@ def load_folder(store: Store, folder: Path, at: datetime) -> Run:
     return run_dataflow(store, "topology", settings=CONF, source=str(folder), now=NOW, at=at)
 
 
-def rows(store: Store, table: Table) -> pl.DataFrame:
-    return fetched(scan(store, table, snapshot(store, table).files))
+def rows(store: Store, kind: str) -> pl.DataFrame:
+    return query(store, f"select * from {kind} order by id, valid_from")
 
 
-def versions(store: Store) -> dict[str, int]:
-    return {table.name: snapshot(store, table).version for table in TABLES}
+def files(store: Store) -> dict[str, str]:
+    """The file of each kind."""
+    return {f.partition["kind"]: f.path for f in snapshot(store, TOPOLOGY).files}
+
+
+def version(store: Store) -> int:
+    return snapshot(store, TOPOLOGY).version
 
 
 def view(store: Store) -> pl.DataFrame:
@@ -126,25 +134,27 @@ def test_the_shared_grid_of_ten_thousand_meters(shared_data: Path, lake: Store) 
     assert ways["distribution_transformer_id"].n_unique() == 6
     assert ways.equals(ways_up(topology_at(lake, NOW)))
 
-    before = versions(lake)
+    before = files(lake)
     again = load_folder(lake, shared_data / "topology", SECOND)
     assert (again.added, again.changed, again.ended, again.rows) == (0, 0, 0, done.rows)
-    assert versions(lake) == before
+    assert files(lake) == before
     assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
 def test_a_meter_that_moves_one_that_goes_and_one_that_comes(store: Store, load: Load) -> None:
     load(store, small_grid(stays="t1", moves="t1", goes="t2"), FIRST)
-    assert set(TOPOLOGY) == {t.name for t in TABLES} - {"topology_findings"}
-    before = versions(store)
+    assert version(store) == 1
+    before = files(store)
     grid = small_grid(stays="t1", moves="t2", comes="t2")
     kept = {n["id"]: n for n in small_grid(stays="t1", moves="t1", goes="t2")["location"]}
     grid["location"] = [kept.get(n["id"], n) for n in grid["location"]]
     done = load(store, grid, SECOND)
     assert (done.added, done.changed, done.ended) == (2, 1, 2)  # and the places of two
-    changed = {name for name, version in versions(store).items() if version != before[name]}
-    assert changed == {"smart_meter", "location"}
-    assert rows(store, TOPOLOGY["smart_meter"]).sort("id", "valid_from").rows() == [
+    assert version(store) == 2  # one commit
+    assert {kind for kind, path in files(store).items() if path != before[kind]} == {
+        "smart_meter", "location",
+    }  # fmt: skip
+    assert rows(store, "smart_meter").rows() == [
         ("comes", "at-comes", "t2", SECOND, None),
         ("goes", "at-goes", "t2", SINCE_EVER, SECOND),
         ("moves", "at-moves", "t1", SINCE_EVER, SECOND),
@@ -181,14 +191,23 @@ def test_a_state_that_is_no_later_than_the_last_one_is_refused_and_changes_nothi
     lake: Store, load: Load, kind: str, at: datetime
 ) -> None:
     load(lake, small_grid(a="t1"), FIRST)
-    load(lake, small_grid(a="t2"), THIRD)  # changes no other table
-    before, was = versions(lake), view(lake)
-    grid = small_grid(a="t1" if kind == "smart_meter" else "t2")
-    grid["power_grid"][0]["name"] += " renamed" if kind == "power_grid" else ""
+    load(lake, small_grid(a="t2"), THIRD)  # changes no other kind
+    before, was = version(lake), view(lake)
+    grid = small_grid(a="t2")
+    grid[kind][0] |= {"name": "renamed"} if kind == "power_grid" else {"locationId": "at-s"}
     with pytest.raises(BadInput, match=r"in the order of time.* Give a later"):
         load(lake, grid, at)
     assert view(lake).equals(was)
-    assert versions(lake) == before
+    assert version(lake) == before
+
+
+def test_a_state_of_the_past_that_held_then_changes_nothing(lake: Store, load: Load) -> None:
+    load(lake, small_grid(a="t1"), FIRST)
+    load(lake, small_grid(a="t2"), THIRD)
+    before = version(lake)
+    done = load(lake, small_grid(a="t1"), SECOND)
+    assert (done.added, done.changed, done.ended) == (0, 0, 0)
+    assert version(lake) == before
 
 
 def test_a_state_that_changed_nothing_held_at_its_moment_all_the_same(
@@ -216,7 +235,7 @@ def test_a_kind_whose_first_node_comes_later_did_not_have_it_since_ever(
 def test_a_finding_that_comes_later_did_not_hold_since_ever(lake: Store, load: Load) -> None:
     load(lake, small_grid(a="t1"), FIRST)
     load(lake, small_grid(a="t9"), SECOND)
-    assert rows(lake, TOPOLOGY_FINDINGS)["valid_from"].to_list() == [SECOND]
+    assert rows(lake, "topology_findings")["valid_from"].to_list() == [SECOND]
 
 
 def change(kind: str, **told: Any) -> Callable[[Grid], None]:
@@ -324,7 +343,7 @@ def test_what_is_odd_is_loaded_told_of_and_closed_when_it_is_mended(
     assert view(lake).equals(ways_up(topology_at(lake, NOW)))
     assert load(lake, small_grid(m1="t1", m2="t2"), SECOND).odd == ()
     assert findings(lake) == []
-    assert set(rows(lake, TOPOLOGY_FINDINGS)["valid_to"]) == ({SECOND} if expected else set())
+    assert set(rows(lake, "topology_findings")["valid_to"]) == ({SECOND} if expected else set())
     assert fed_at(lake, NOW) == {"m1": "t1", "m2": "t2"}
 
 
@@ -407,12 +426,12 @@ def test_what_makes_no_sense_as_a_whole_is_refused_and_changes_nothing(
     lake: Store, load: Load, tmp_path: Path, how: str, words: str
 ) -> None:
     load(lake, small_grid(m1="t1"), FIRST)
-    before, was = versions(lake), view(lake)
+    before, was = version(lake), view(lake)
     folder = write_grid(tmp_path / "broken", small_grid(m1="t2", m2="t2"))
     broken(folder, how)
     with pytest.raises(BadInput, match=words) as said:
         load_folder(lake, folder, SECOND)
-    assert versions(lake) == before
+    assert version(lake) == before
     assert view(lake).equals(was)
     *_, last = runs(lake)
     assert (last["window_end"], last["outcome"], last["window_start"]) == (SECOND, "failed", None)
@@ -443,31 +462,23 @@ def refusing(table: str, error: type[BaseException] = Unavailable) -> Iterator[N
         yield
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        pytest.param("power_grid", marks=MORE),
-        "smart_meter",
-        pytest.param("topology_findings", marks=MORE),
-        "dataflow_runs",
-    ],
-)
-def test_nobody_sees_half_a_snapshot(lake: Store, load: Load, table: str) -> None:
+def test_nobody_sees_half_a_snapshot(lake: Store, load: Load) -> None:
     load(lake, small_grid(m1="t1", m2="t2"), FIRST)
-    was = view(lake)
+    before, was = version(lake), view(lake)
     grid = small_grid(m1="t2", m3="t2")
     for kind in ("power_grid", "substation", "voltage_control_zone"):
         grid[kind][0]["name"] += " renamed"
     grid["distribution_transformer"][0]["capacity"] = "2MVA"
     grid["service_transformer"][1]["capacity"] = "75kVA, about"
 
-    with refusing(table), pytest.raises(Unavailable, match=table):
+    with refusing("topology"), pytest.raises(Unavailable, match="topology"):
         load(lake, grid, SECOND)
     assert view(lake).equals(was)
     for moment in (FIRST, SECOND, NOW):
         assert ways_up(topology_at(lake, moment)).equals(was)
-    for again in (SECOND, THIRD):
+    for again, commits_by_then in ((SECOND, 1), (SECOND, 1), (THIRD, 2)):
         load(lake, grid, again)
+        assert version(lake) == before + commits_by_then
         now = view(lake)
         assert feeders(now) == {"m1": "t2", "m3": "t2"}
         assert set(now["substation"]) == {"North renamed"}
@@ -483,17 +494,25 @@ def test_a_snapshot_that_was_cut_off_and_never_made_whole_is_no_part_of_the_past
 ) -> None:
     load(lake, small_grid(m1="t1", m2="t1"), FIRST)
     was = view(lake)
-    with refusing("location"), pytest.raises(Unavailable):
+    with refusing("topology"), pytest.raises(Unavailable):
         load(lake, small_grid(m1="t2", m3="t2"), SECOND)
     load(lake, small_grid(m1="t1", m2="t1", m3="t1"), THIRD)
     assert fed_at(lake, THIRD) == {"m1": "t1", "m2": "t1", "m3": "t1"}
     assert ways_up(topology_at(lake, THIRD - SECOND_BEFORE)).equals(was)
 
 
-def test_half_of_a_first_snapshot_is_none(lake: Store, load: Load) -> None:
-    with refusing("location"), pytest.raises(Unavailable):
+def test_a_first_snapshot_that_was_cut_off_is_none(
+    lake: Store, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(commits, "_write", refused)  # the table is there by then
         load(lake, small_grid(m1="t1"), FIRST)
+    assert version(lake) == 0
     assert moment_of_topology(lake) is None
+    assert moments_of_topology(lake) == []
     assert view(lake).is_empty()
     assert all(nodes.is_empty() for nodes in topology_at(lake, NOW).values())
     load(lake, small_grid(m1="t2", m2="t2"), SECOND)  # now the first, and another one
@@ -502,6 +521,17 @@ def test_half_of_a_first_snapshot_is_none(lake: Store, load: Load) -> None:
         assert ways.height == 2
         assert feeders(ways) == {"m1": "t2", "m2": "t2"}
     assert view(lake).equals(ways)
+
+
+def test_a_snapshot_whose_run_was_not_recorded_can_be_loaded_again(lake: Store, load: Load) -> None:
+    load(lake, small_grid(m1="t1"), FIRST)
+    with refusing("dataflow_runs"), pytest.raises(Unavailable):
+        load(lake, small_grid(m1="t2"), SECOND)
+    before = version(lake)
+    assert load(lake, small_grid(m1="t2"), SECOND).changed == 0
+    assert version(lake) == before
+    assert moments(lake) == [FIRST, SECOND]
+    assert fed_at(lake, NOW) == feeders(view(lake)) == {"m1": "t2"}
 
 
 @contextmanager
@@ -520,103 +550,61 @@ def overtaken(table: str, by: Callable[[], object]) -> Iterator[list[str]]:
         yield done
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Run]:
-    """Load a grid as it is at a moment, by a machine's clock."""
-
-    def loaded(store: Store, grid: Grid, at: datetime, clock: datetime = NOW) -> Run:
-        folder = write_grid(tmp_path / f"{at:%F} {clock:%F %H%M}", grid)
-        return run_dataflow(
-            store, "topology", settings=CONF, source=str(folder), now=NOW, at=at,
-            clock=lambda: clock, pause=lambda seconds: None,
-        )  # fmt: skip
-
-    return loaded
-
-
-IN_TURN = ["smart_meter", *(pytest.param(t, marks=MORE) for t in ("location", "dataflow_runs"))]
-
-
 def moments(store: Store) -> list[datetime]:
     return [row["window_end"] for row in runs(store) if row["outcome"] == "succeeded"]
 
 
-def test_a_run_while_another_keeps_its_state_is_refused_and_can_be_run_again(
-    lake: Store, run: Callable[..., Run]
-) -> None:
-    run(lake, small_grid(m1="t1"), FIRST)
-
-    def another() -> None:
-        with pytest.raises(Unavailable, match="one process at a time"):
-            run(lake, small_grid(m1="t1"), THIRD)
-
-    with overtaken("smart_meter", by=another) as done:
-        run(lake, small_grid(m1="t2"), SECOND)
+def test_of_two_runs_at_once_the_later_state_follows_the_earlier(lake: Store, load: Load) -> None:
+    load(lake, small_grid(m1="t1"), FIRST)
+    earlier, later = small_grid(m1="t2"), small_grid(m1="t1")
+    with overtaken("topology", by=lambda: load(lake, earlier, SECOND)) as done:
+        load(lake, later, THIRD)
     assert done
-    assert feeders(view(lake)) == {"m1": "t2"}
-    run(lake, small_grid(m1="t1"), THIRD)
     assert [fed_at(lake, at)["m1"] for at in (FIRST, SECOND, THIRD)] == ["t1", "t2", "t1"]
-    assert feeders(view(lake)) == {"m1": "t1"}
+    assert moments(lake) == [FIRST, SECOND, THIRD]
 
 
-def test_a_run_that_was_overtaken_before_it_keeps_anything_comes_too_late(
-    lake: Store, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_before, moved = small_grid(m1="t1"), small_grid(m1="t2")
-    run(lake, as_before, FIRST)
-    conformed = dataflow._conformed
-
-    def slowly(flow: Any, name: str, rows: pl.DataFrame) -> pl.DataFrame:
-        monkeypatch.setattr(dataflow, "_conformed", conformed)
-        run(lake, as_before, THIRD)
-        return conformed(flow, name, rows)
-
-    monkeypatch.setattr(dataflow, "_conformed", slowly)
-    with pytest.raises(BadInput, match=r"in the order of time.* Give a later"):
-        run(lake, moved, SECOND)
-    assert moments(lake) == [FIRST, THIRD]
-    assert fed_at(lake, SECOND) == fed_at(lake, THIRD) == feeders(view(lake)) == {"m1": "t1"}
-
-
-@pytest.mark.parametrize("table", IN_TURN)
-def test_a_run_that_sleeps_too_long_before_a_commit_comes_too_late(
-    lake: Store, run: Callable[..., Run], table: str
+@pytest.mark.parametrize("where", ["before it looks at the table", "before its commit"])
+def test_a_run_that_a_later_state_overtakes_comes_too_late(
+    lake: Store, load: Load, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The run that overtakes it finds the lake as it loads it: it has nothing to change."""
     as_before, moved = small_grid(m1="t1", m2="t2"), small_grid(m1="t2", m2="t2")
     moved["location"][0]["latitude"] = 1.0
-    run(lake, as_before, FIRST)
-    was = view(lake)
+    load(lake, as_before, FIRST)
+    was, conformed = view(lake), dataflow._conformed
 
-    def wake() -> None:
-        run(lake, as_before, THIRD, NOW + LASTS)
+    def slowly(*arguments: Any) -> pl.DataFrame:
+        monkeypatch.setattr(dataflow, "_conformed", conformed)
+        load(lake, as_before, THIRD)
+        return conformed(*arguments)
 
-    with overtaken(table, by=wake) as done, pytest.raises(Unavailable, match="taken over"):
-        run(lake, moved, SECOND)
-    assert done
+    too_late = pytest.raises(BadInput, match=r"in the order of time.* Give a later")
+    if where == "before its commit":
+        with overtaken("topology", by=lambda: load(lake, as_before, THIRD)) as done, too_late:
+            load(lake, moved, SECOND)
+        assert done
+    else:
+        monkeypatch.setattr(dataflow, "_conformed", slowly)
+        with too_late:
+            load(lake, moved, SECOND)
     assert moments(lake) == [FIRST, THIRD]
     assert view(lake).equals(was)
     for moment in (SECOND, THIRD, NOW):
         assert ways_up(topology_at(lake, moment)).equals(was)
     with pytest.raises(BadInput, match="in the order of time"):
-        run(lake, moved, SECOND)
+        load(lake, moved, SECOND)
     assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
 @pytest.mark.parametrize("second", [FIRST, SECOND], ids=["of one moment", "of two moments"])
-@pytest.mark.parametrize("table", IN_TURN)
-def test_two_first_states_are_not_mixed(
-    lake: Store, run: Callable[..., Run], table: str, second: datetime
-) -> None:
+def test_two_first_states_are_not_mixed(lake: Store, load: Load, second: datetime) -> None:
     one, other = small_grid(m1="t1"), small_grid(m1="t2")
     for transformer in other["service_transformer"]:
         transformer["capacity"] = "75kva"
-
-    def wake() -> None:
-        run(lake, other, second, NOW + LASTS)
-
-    with overtaken(table, by=wake) as done, pytest.raises(Unavailable, match="taken over"):
-        run(lake, one, FIRST)
+    overtaking = overtaken("topology", by=lambda: load(lake, other, second))
+    with overtaking as done, pytest.raises(BadInput, match="in the order of time"):
+        load(lake, one, FIRST)
     assert done
     assert moments(lake) == [second]
     for ways in (view(lake), ways_up(topology_at(lake, SINCE_EVER))):
@@ -624,24 +612,34 @@ def test_two_first_states_are_not_mixed(
         assert nodes.rows() == [("t2", 75.0)]
 
 
-def test_a_run_that_wakes_up_while_another_is_half_way_does_not_make_its_state_hold(
-    lake: Store, run: Callable[..., Run]
+def test_from_when_on_the_grid_is_another_one_than_at_a_version(lake: Store, load: Load) -> None:
+    assert changed_since(lake, -1, -1) is None
+    loaded = {-1: -1}
+    states = [("t1", FIRST), ("t2", SECOND), ("t2", THIRD), ("t1", NOW)]
+    for number, (transformer, at) in enumerate(states):
+        load(lake, small_grid(m1=transformer), at)
+        loaded[number] = version(lake)
+    assert moments_of_topology(lake) == [SECOND, NOW]
+    assert moment_of_topology(lake) == NOW
+    for before, now, since in [
+        (-1, 0, SINCE_EVER), (-1, 3, SINCE_EVER), (0, 0, None), (0, 1, SECOND), (0, 3, SECOND),
+        (1, 2, None), (1, 3, NOW), (2, 3, NOW),
+    ]:  # fmt: skip
+        assert changed_since(lake, loaded[before], loaded[now]) == since, (before, now)
+
+
+def test_a_finding_alone_does_not_make_the_grid_another_one(
+    lake: Store, load: Load, deliver: Deliver
 ) -> None:
-    other = small_grid(m1="t2")
-    other["service_transformer"][0]["capacity"] = "75kva"
-
-    def wake() -> None:
-        with refusing("smart_meter", KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-            run(lake, other, FIRST, NOW + LASTS)
-
-    recording = overtaken("dataflow_runs", by=wake)
-    with recording as done, pytest.raises(Unavailable, match="taken over"):
-        run(lake, small_grid(m1="t1"), FIRST)
-    assert done
-    assert moments(lake) == []
-    assert view(lake).is_empty()
-    run(lake, other, FIRST)
-    assert feeders(view(lake)) == {"m1": "t2"}
+    load(lake, small_grid(m1="t1"), FIRST)
+    before = version(lake)
+    read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
+    intake.ingest(lake, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    derivations.integrate(Session(lake, LocalEngine(1), CONF, NOW))
+    load(lake, small_grid(m1="t1"), SECOND)
+    assert findings(lake) != []
+    assert changed_since(lake, before, version(lake)) is None
+    assert moments_of_topology(lake) == []
 
 
 def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
@@ -650,7 +648,7 @@ def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
     first, second = small_grid(m1="t1", m2="t2"), small_grid(m1="t2")
     loaded = load(store, first, FIRST)
     load(store, second, SECOND)
-    before, was = versions(store), view(store)
+    before, was = version(store), view(store)
     # Other findings, since there are readings by now: of the lake, not of what is loaded.
     read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
     intake.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
@@ -662,6 +660,6 @@ def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
     for grid, at in ((first, SECOND), (second, FIRST)):
         with pytest.raises(BadInput, match=r"has other rows in .* Give a later --at"):
             load(store, grid, at)
-    assert versions(store) == before
+    assert version(store) == before
     assert view(store).equals(was)
     assert moments(store) == [FIRST, FIRST, SECOND, SECOND]

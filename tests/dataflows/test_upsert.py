@@ -11,14 +11,22 @@ from hypothesis import strategies as st
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
-from meterlake.delta.upsert import SINCE_EVER, Change, keep_history, replace_rows
+from meterlake.delta.upsert import (
+    SINCE_EVER,
+    VALIDITY,
+    RowCounts,
+    State,
+    keep_history,
+    last_moment,
+    replace_rows,
+)
 from meterlake.errors import BadInput
 from meterlake.questions.sql import query
-from meterlake.schema import VOLTAGE_CONTROL_ZONE, WEATHER, Table, polars_schema
+from meterlake.schema import TOPOLOGY, WEATHER, Table, polars_schema
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
-State = dict[str, str | None]
+Zones = dict[str, str | None]
 Batch = dict[tuple[str, int], float | None]
 
 
@@ -31,12 +39,20 @@ def held(store: Store, table: Table) -> pl.DataFrame:
     return fetched(scan(store, table, snapshot(store, table).files))
 
 
-def frame(state: State) -> pl.DataFrame:
-    return pl.DataFrame(
-        [(name, value) for name, value in state.items()],
-        schema={"id": pl.String, "name": pl.String},
-        orient="row",
-    )
+def frame(zones: Zones) -> pl.DataFrame:
+    """Nodes of the topology."""
+    schema = {
+        name: dtype for name, dtype in polars_schema(TOPOLOGY).items() if name not in VALIDITY
+    }
+    common = {"kind": "zone", "node_kind": "", "finding": "", "detail": ""}
+    rows = [
+        dict.fromkeys(schema) | common | {"id": zone, "name": name} for zone, name in zones.items()
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def keep(store: Store, zones: Zones, at: datetime) -> RowCounts:
+    return keep_history(store, TOPOLOGY, State(frame(zones), at), job="test", now=NOW)
 
 
 names = st.sampled_from(["", "North", "South"]) | st.none()
@@ -46,33 +62,32 @@ states = st.dictionaries(st.sampled_from("abcd"), names, max_size=4)
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 1, 30]), states), min_size=1, max_size=5))
 def test_what_holds_at_a_moment_is_the_state_that_was_kept_for_it(
-    new_lake: Callable[[], Store], steps: list[tuple[int, State]]
+    new_lake: Callable[[], Store], steps: list[tuple[int, Zones]]
 ) -> None:
-    store, before, moment, kept = new_lake(), State(), NOW, dict[datetime, State]()
-    for number, (days, state) in enumerate(steps):
-        moment += max(days, number == 1) * DAY  # one may take another's place, but not the first's
-        kept[moment] = state
-        version = snapshot(store, VOLTAGE_CONTROL_ZONE).version
-        done = keep_history(
-            store,
-            VOLTAGE_CONTROL_ZONE,
-            frame(state),
-            at=moment,
-            since=None if number else SINCE_EVER,
-            job="test",
-            now=NOW,
-        )
+    store, before, moment, kept = new_lake(), Zones(), NOW, dict[datetime, Zones]()
+    for days, state in steps:
+        moment += days * DAY
+        if moment in kept and state != kept[moment]:
+            with pytest.raises(BadInput, match="in the order of time, one of a moment"):
+                keep(store, state, moment)
+            continue
+        there = snapshot(store, TOPOLOGY)
+        done = keep(store, state, moment)
         common = set(before) & set(state)
-        assert done == Change(
+        assert done == RowCounts(
             added=len(set(state) - set(before)),
             changed=sum(before[name] != state[name] for name in common),
             ended=len(set(before) - set(state)),
         )
-        if done == Change():
-            assert snapshot(store, VOLTAGE_CONTROL_ZONE).version == version
-        before = state
+        after = snapshot(store, TOPOLOGY)
+        if moment in kept:
+            assert after == there
+        elif done == RowCounts():
+            assert after.files == there.files
+        kept[moment] = before = state
+        assert last_moment(store, after) == moment
 
-    rows = held(store, VOLTAGE_CONTROL_ZONE)
+    rows = held(store, TOPOLOGY)
     assert set(rows["valid_from"]) <= {SINCE_EVER, *kept}
     spans = rows.sort("id", "valid_from")
     assert (spans["valid_to"].is_null() | (spans["valid_from"] < spans["valid_to"])).all()
@@ -113,7 +128,7 @@ def test_rows_take_the_place_of_those_with_their_key_and_of_no_others(
         done = replace_rows(store, WEATHER, observations(batch), job="test", now=NOW)
         changed = {key for key in set(batch) & set(wanted) if batch[key] != wanted[key]}
         new = set(batch) - set(wanted)
-        assert done == Change(added=len(new), changed=len(changed))
+        assert done == RowCounts(added=len(new), changed=len(changed))
         days = {f"{NOW + timedelta(hours=hour):%F}" for _, hour in changed | new}
         after = snapshot(store, WEATHER)
         kept = {f.path for f in after.files}
@@ -136,13 +151,13 @@ def test_a_key_that_stands_twice_or_is_missing_is_refused(
     nameless = zone.with_columns(pl.lit(None, pl.String).alias("id"))
     for rows in (pl.concat([zone, zone]), nameless):
         with pytest.raises(BadInput, match="needs"):
-            keep_history(store, VOLTAGE_CONTROL_ZONE, rows, at=NOW, job="test", now=NOW)
+            keep_history(store, TOPOLOGY, State(rows, NOW), job="test", now=NOW)
     row = observations({("A", 0): 1.0})
     orphan = row.with_columns(pl.lit(None, pl.String).alias("station_id"))
     for rows in (pl.concat([row, row]), orphan):
         with pytest.raises(BadInput, match="needs"):
             replace_rows(store, WEATHER, rows, job="test", now=NOW)
-    assert snapshot(store, VOLTAGE_CONTROL_ZONE).version == -1
+    assert snapshot(store, TOPOLOGY).version == -1
     assert snapshot(store, WEATHER).version == -1
 
 

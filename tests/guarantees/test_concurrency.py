@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from support import work
 from support.fault_proxy import Fault, FaultProxy, share
 from support.grids import START, WORKS, Life, life_of_a_grid
 
-from meterlake.delta import lock, upsert
+from meterlake.delta import upsert
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.errors import Unavailable
 from meterlake.ingest import intake
 from meterlake.pipeline import runner, upkeep
 from meterlake.pipeline.derivation import Session
@@ -233,16 +231,13 @@ def test_a_job_that_the_same_job_overtakes_before_each_of_its_commits_changes_no
     do(alone, changes[job])
     module = runner if job == "grid" else upsert
     real, overtakings = module.commit, []
-    # A topology is loaded by one run at a time, and others wait or fail.
-    refused = suppress(Unavailable) if job == "topology" else nullcontext()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "WAITS", ())
 
         def overtaken(*args: Any, **options: Any) -> Any:
             if args[1].name not in overtakings:
                 overtakings.append(args[1].name)
-                with pytest.MonkeyPatch.context() as other, refused:
+                with pytest.MonkeyPatch.context() as other:
                     other.setattr(module, "commit", real)
                     do(lake, changes[job])
             return real(*args, **options)

@@ -17,7 +17,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
-from meterlake.schema import DATAFLOW_RUNS, TABLES
+from meterlake.schema import TABLES, TOPOLOGY
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 from meterlake.simulate.weather import simulate_weather
@@ -172,12 +172,10 @@ def live_through(
             if step.job in IN_SEVERAL_COMMITS:
                 for table, rows in now.items():
                     assert rows in (before[table], step.after[table]), f"{table} is half done"
-                if step.job == "topology":  # holds when its run is recorded, all of it at once
-                    held = now[DATAFLOW_RUNS.name], work.view(store)
-                    assert held in (
-                        (before[DATAFLOW_RUNS.name], view),
-                        (step.after[DATAFLOW_RUNS.name], step.view),
-                    ), "half a snapshot holds"
+                if step.job == "topology":
+                    held = now[TOPOLOGY.name], work.view(store)
+                    whole = (before[TOPOLOGY.name], view), (step.after[TOPOLOGY.name], step.view)
+                    assert held in whole, "half a snapshot holds"
             else:
                 assert now in (before, step.after), f"{step.job} was left half done"
         assert now == step.after, f"{step.job} run again is not what one clean run is"

@@ -19,6 +19,7 @@ from meterlake.delta.table import write_file
 from meterlake.questions.listings import LISTINGS, Listing
 from meterlake.questions.sql import query
 from meterlake.schema import WEATHER, known_tables, polars_schema
+from meterlake.topology.upstream import VIEWS
 
 Rows = list[dict[str, Any]]
 ALL: dict[str, dict[str, Any]] = {
@@ -68,13 +69,17 @@ def table(lake: Store, sql: str) -> Rows:
 
 def ordered(listing: Listing) -> str:
     """SQL of all rows of a table's listing, in its order."""
-    (name,) = listing.tables
     columns = ", ".join(f'"{c.name}"' for c in listing.columns)
-    return f"SELECT {columns} FROM {name} ORDER BY {', '.join(listing.order)}"
+    return f"SELECT {columns} FROM {table_of(listing)} ORDER BY {', '.join(listing.order)}"
+
+
+def table_of(listing: Listing) -> str:
+    return listing.name.replace("-", "_")
 
 
 def of_a_table() -> list[Listing]:
-    return [each for each in LISTINGS.values() if each.name.replace("-", "_") in known_tables()]
+    """The listings of a table's or a view's own columns."""
+    return [each for each in LISTINGS.values() if table_of(each) in {**known_tables(), **VIEWS}]
 
 
 # --- pages

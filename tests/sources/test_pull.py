@@ -37,7 +37,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import CLAIMS, INTEGRATIONS, STAGING
+from meterlake.schema import INTEGRATIONS, STAGING
 from meterlake.sources import pull as pulls
 from meterlake.sources.head_end import File
 from meterlake.sources.integrations import CURSOR, cursor_of, pause_of, statuses
@@ -409,14 +409,14 @@ def test_an_empty_window_costs_few_commits_and_no_key_of_its_own(
         hes.until += HOUR
         north()
     assert {t: v - before[t] for t, v in versions(north.store).items()} == {
-        "staging": 3, "claims": 6, "integrations": 3
+        "staging": 3, "integrations": 3
     }  # fmt: skip
     [*_, last] = entries(north.store, STAGING, after=-1, until=versions(north.store)["staging"])
-    assert set(last.keys) == {CURSOR + NAME}
+    assert set(last.keys) == {CURSOR + NAME, f"lease/pull/{NAME}"}
 
 
 def versions(store: Store) -> dict[str, int]:
-    return {t.name: snapshot(store, t).version for t in (STAGING, CLAIMS, INTEGRATIONS)}
+    return {t.name: snapshot(store, t).version for t in (STAGING, INTEGRATIONS)}
 
 
 def test_what_a_head_end_says_does_nothing_to_a_terminal(north: Puller, hes: StubHes) -> None:

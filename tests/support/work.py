@@ -28,7 +28,7 @@ from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train as run_train
 from meterlake.questions.sql import query
-from meterlake.schema import CLAIMS, READINGS, known_tables
+from meterlake.schema import READINGS, known_tables
 from meterlake.settings import load_settings
 from meterlake.topology.upstream import METER_TOPOLOGY
 
@@ -143,10 +143,10 @@ def grow(lake: str, now: datetime, days: int, since: int, seed: int) -> None:
 def contents(store: Store, names: Collection[str] = ()) -> dict[str, str]:
     """A hash of each table's rows, whatever their order and files, of one state of the lake.
 
-    Of the runs of dataflows it has what was loaded, whether once or again; it has no claims.
+    Of the runs of dataflows it has what was loaded, whether once or again.
     With `names` it is of these tables alone.
     """
-    tables = [t for t in known_tables().values() if t != CLAIMS and (not names or t.name in names)]
+    tables = [t for t in known_tables().values() if not names or t.name in names]
     return {
         name: fingerprint(fetched(scan(store, s.table, s.files))) if s.files else NOTHING
         for name, s in snapshots(store, tables).items()

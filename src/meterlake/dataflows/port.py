@@ -1,7 +1,7 @@
 """What a dataflow is: a name, its tables, and a function that loads their rows."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -79,9 +79,12 @@ class Dataflow:
     load : gets what to load, returns it; it changes nothing, and may be called again. It raises
         BadInput where the source is wrong, and Unavailable where it may be right later.
     keeps : "rows": what is loaded is put in the place of rows with the same key, and others stay;
-        "states": what is loaded is all that holds, and tables have valid_from and valid_to
+        "states": what is loaded is all that holds; there is one table, which has valid_from and
+        valid_to
     options : what can be set; of one that keeps rows a HistoryOptions
     source : where to load from, where nothing else is set
+    delivered : of one that keeps states: which rows depend on the source alone. Two states of one
+        moment have to agree in them
     """
 
     name: str
@@ -91,3 +94,8 @@ class Dataflow:
     keeps: Literal["rows", "states"] = "rows"
     options: type[Options] = HistoryOptions
     source: str | None = None
+    delivered: pl.Expr = field(default_factory=lambda: pl.lit(True))
+
+    def __post_init__(self) -> None:
+        if self.keeps == "states" and len(self.tables) != 1:
+            raise ValueError(f"dataflow {self.name} keeps states and needs one table for them")

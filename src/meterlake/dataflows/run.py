@@ -1,13 +1,11 @@
 """A dataflow's run: load, prepare, keep, and write down how it went.
 
-A state is of several tables and holds when its run is written down, so runs that keep states do
-so one at a time, by a claim (delta/lock.py). Rows need none: of two runs both have theirs.
+Each table is changed in one commit, planned again where another run comes first.
 """
 
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,32 +15,24 @@ import polars as pl
 from meterlake.dataflows.port import Dataflow, HistoryOptions, Loaded, Options, Request
 from meterlake.dataflows.registry import known_dataflows, named_dataflow, options_of
 from meterlake.delta.commit import snapshot
-from meterlake.delta.lock import Claim, Clock, claimed, utc_now
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
 from meterlake.delta.upsert import (
     SINCE_EVER,
     VALIDITY,
-    Change,
+    RowCounts,
+    State,
     append,
     keep_history,
     replace_rows,
-    state_at,
 )
 from meterlake.engine.progress import Progress, silent
 from meterlake.errors import BadInput, Unavailable
-from meterlake.schema import (
-    DATAFLOW_RUNS,
-    TOPOLOGY_FINDINGS,
-    known_tables,
-    polars_schema,
-)
+from meterlake.schema import DATAFLOW_RUNS, known_tables, polars_schema
 from meterlake.settings import Settings
 from meterlake.storage import without_secrets
 
 Pause = Callable[[float], None]
-
-_OF_THE_LAKE_TOO = {TOPOLOGY_FINDINGS.name}  # rows that depend on more than on what is loaded
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,6 @@ def run_dataflow(
     at: datetime | None = None,
     progress: Progress = silent,
     pause: Pause = time.sleep,
-    clock: Clock = utc_now,
 ) -> Run:
     """Load what a dataflow's source has, and keep it; what fails leaves its tables as they are.
 
@@ -86,7 +75,6 @@ def run_dataflow(
         where it has none, and later from `reload_days` before the newest row; to `now`
     at : the moment of a state, of a dataflow that keeps states; by default `now`
     pause : waits so many seconds
-    clock : tells the time while it runs
 
     Raises
     ------
@@ -94,8 +82,9 @@ def run_dataflow(
         The source is wrong, or an option; or there is another state of that moment, or a later
         one.
     Unavailable
-        The source could not be had, however often it was tried; or another run of a dataflow
-        that keeps states does not end.
+        The source could not be had, however often it was tried.
+    Conflict
+        Other writers kept coming first.
     """
     flow = named_dataflow(name)
     told = dict(settings.dataflow.get(name, {}))
@@ -122,30 +111,16 @@ def run_dataflow(
         attempts = settings.dataflow_attempts
         return flow.load(request)
 
-    def waiting(seconds: float) -> None:
-        progress(f"{name}, after another run", None, 0)
-        pause(seconds)
-
-    with ExitStack() as stack:
-        claim = None
-        try:
-            loaded = load()
-            frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
-            if flow.keeps == "states":
-                tables = (DATAFLOW_RUNS, *flow.tables)
-                alone = claimed(
-                    store, f"dataflow/{name}", tables=tables, clock=clock, pause=waiting
-                )
-                claim = stack.enter_context(alone)
-                change = _keep_states(store, flow, frames, last, claim, now, progress)
-            else:
-                change = _keep_rows(store, flow, frames, now, progress)
-        except Exception as error:
-            run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
-            raise
-        figures = {"rows": sum(f.height for f in frames.values()), **vars(change)}
-        message = "; ".join(loaded.odd)[:2000]
-        run.record(attempts=attempts, outcome="succeeded", message=message, claim=claim, **figures)
+    try:
+        loaded = load()
+        frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
+        counts = _keep(request, flow, frames, now, progress)
+    except Exception as error:
+        run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
+        raise
+    figures = {"rows": sum(f.height for f in frames.values()), **vars(counts)}
+    message = "; ".join(loaded.odd)[:2000]
+    run.record(attempts=attempts, outcome="succeeded", message=message, **figures)
     return Run(
         name,
         None if flow.keeps == "states" else first,
@@ -208,15 +183,7 @@ class _Recorded:
     now: datetime
     began: float
 
-    def record(
-        self,
-        *,
-        attempts: int,
-        outcome: str,
-        message: str,
-        claim: Claim | None = None,
-        **figures: int,
-    ) -> None:
+    def record(self, *, attempts: int, outcome: str, message: str, **figures: int) -> None:
         run_id = uuid.uuid4().hex
         row = {
             "run_id": run_id,
@@ -234,8 +201,7 @@ class _Recorded:
         }
         schema = polars_schema(DATAFLOW_RUNS)
         rows = pl.DataFrame({name: [row.get(name)] for name in schema}, schema=schema)
-        key = f"run/{run_id}"
-        append(self.store, DATAFLOW_RUNS, rows, key=key, claim=claim, now=self.now)
+        append(self.store, DATAFLOW_RUNS, rows, key=f"run/{run_id}", now=self.now)
 
 
 def _window(
@@ -251,9 +217,8 @@ def _window(
         if start is not None or end is not None:
             raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
         moment = (at or now).astimezone(UTC)
-        if moment > now:
-            raise BadInput(f"--at needs a moment that is not in the future; found {moment}")
-        _refuse_earlier(flow, moment, _moments(store, flow))
+        if not SINCE_EVER < moment <= now:
+            raise BadInput(f"--at needs a moment since 1970, not in the future; found {moment}")
         return moment, moment
     if at is not None:
         raise BadInput(f"Dataflow '{flow.name}' loads a window: give --from and --to, not --at")
@@ -269,21 +234,6 @@ def _window(
     if start >= end:
         raise BadInput(f"--from needs to be before --to; found {start} and {end}")
     return start, end
-
-
-def _moments(store: Store, flow: Dataflow) -> set[datetime]:
-    """The moments of the states that were kept whole."""
-    mine = pl.col("dataflow") == flow.name, pl.col("outcome") == "succeeded"
-    return set(_runs(store).filter(*mine)["window_end"])
-
-
-def _refuse_earlier(flow: Dataflow, moment: datetime, kept: set[datetime]) -> None:
-    """Raise BadInput where a state is of before the last one, and not one that was kept."""
-    if kept and moment not in kept and moment < max(kept):
-        raise BadInput(
-            f"Dataflow '{flow.name}' needs states in the order of time: the last one is of "
-            f"{max(kept)}; found {moment}. Give a later --at"
-        )
 
 
 def _runs(store: Store) -> pl.DataFrame:
@@ -320,60 +270,20 @@ def _conformed(flow: Dataflow, name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.selectors.float().fill_nan(None))
 
 
-def _keep_states(
-    store: Store,
-    flow: Dataflow,
-    frames: Mapping[str, pl.DataFrame],
-    at: datetime,
-    claim: Claim,
-    now: datetime,
-    progress: Progress,
-) -> Change:
-    kept = _moments(store, flow)
-    _refuse_earlier(flow, at, kept)
-    if at in kept:
-        for name, rows in frames.items():
-            if name not in _OF_THE_LAKE_TOO and not _is_state(store, name, rows, at):
-                raise BadInput(
-                    f"Dataflow '{flow.name}' needs states in the order of time, one of a moment: "
-                    f"the one of {at} has other rows in '{name}'. Give a later --at"
-                )
-        return Change()
-    change = Change()
-    for done, (name, rows) in enumerate(frames.items(), start=1):
-        change += keep_history(
-            store,
-            known_tables()[name],
-            rows,
-            at=at,
-            since=at if kept else SINCE_EVER,
-            claim=claim,
-            job=_job(flow),
-            now=now,
-        )
-        progress(flow.name, len(frames), done)
-    return change
-
-
-def _is_state(store: Store, name: str, rows: pl.DataFrame, at: datetime) -> bool:
-    """Whether just these rows are those of a table that held at a moment."""
-    held = state_at(store, known_tables()[name], at).select(rows.columns)
-    return held.sort(pl.all()).equals(rows.sort(pl.all()))
-
-
-def _keep_rows(
-    store: Store,
+def _keep(
+    request: Request,
     flow: Dataflow,
     frames: Mapping[str, pl.DataFrame],
     now: datetime,
     progress: Progress,
-) -> Change:
-    change = Change()
+) -> RowCounts:
+    counts, job = RowCounts(), f"dataflow/{flow.name}"
     for done, (name, rows) in enumerate(frames.items(), start=1):
-        change += replace_rows(store, known_tables()[name], rows, job=_job(flow), now=now)
+        table = known_tables()[name]
+        if flow.keeps == "states":
+            state = State(rows, request.end, flow.delivered)
+            counts += keep_history(request.store, table, state, job=job, now=now)
+        else:
+            counts += replace_rows(request.store, table, rows, job=job, now=now)
         progress(flow.name, len(frames), done)
-    return change
-
-
-def _job(flow: Dataflow) -> str:
-    return f"dataflow/{flow.name}"
+    return counts

@@ -61,6 +61,27 @@ class Step:
     was: int
     becomes: int
 
+    def may_follow(self, recorded: int) -> bool:
+        """Whether the key is where it is expected to be."""
+        return recorded == self.was
+
+
+@dataclass(frozen=True)
+class Fence:
+    """The number of a lease (delta/lock.py), recorded by each commit that is made under it.
+
+    A commit under an earlier number comes too late.
+    """
+
+    becomes: int
+
+    def may_follow(self, recorded: int) -> bool:
+        """Whether no later holder of the lease has committed to the table."""
+        return recorded <= self.becomes
+
+
+Mark = Step | Fence
+"""How a key moves in a commit."""
 
 Settled = Mapping[str, tuple[DataFile, ...]]
 """Files that came into the logs of attached tables, by table."""
@@ -115,7 +136,7 @@ class Change:
     read_version : version of the table (-1: none yet) that the change was planned on. If another
         commit has changed the table since, nothing happens but Conflict. None: an append under
         keys that are used once, retried until another commit has them
-    marks : further keys that move in the same step, each only from where it is expected to be
+    marks : further keys that move in the same step, each only from where it may
     provenance : what the rows were made from
     new_data : False if the files hold again what the table has held before
     """
@@ -125,7 +146,7 @@ class Change:
     remove: Sequence[DataFile] = ()
     attached: Mapping[str, Sequence[DataFile]] = field(default_factory=dict)
     read_version: int | None = None
-    marks: Mapping[str, Step] = field(default_factory=dict)
+    marks: Mapping[str, Mark] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     new_data: bool = True
 
@@ -141,7 +162,7 @@ class Change:
 
     def is_overtaken(self, delta: DeltaTable) -> bool:
         """Whether another writer came first."""
-        if any(recorded_under(delta, k) != step.was for k, step in self.marks.items()):
+        if not all(mark.may_follow(recorded_under(delta, k)) for k, mark in self.marks.items()):
             return True
         if self.read_version is None:
             return any(recorded_under(delta, k) >= v for k, v in self.keys.items())
@@ -166,7 +187,7 @@ def commit(store: Store, table: Table, change: Change, *, now: datetime) -> Sett
     """
     if {*change.attached} - {t.name for t in table.attached}:
         raise ValueError(f"table {table.name} has no attached tables {', '.join(change.attached)}")
-    recorded = {**change.keys, **{k: step.becomes for k, step in change.marks.items()}}
+    recorded = {**change.keys, **{k: mark.becomes for k, mark in change.marks.items()}}
     attached = {name: tuple(files) for name, files in change.attached.items()}
     account = Account(uuid.uuid4().hex, attached, change.provenance)
     actions = change.actions(table, now)

@@ -1,42 +1,37 @@
-"""Claims: what one process at a time does alone, though it takes several commits.
+"""Leases: what one process at a time does alone, though it takes several commits.
 
-A claim is a row of the table `claims`, set by a commit that fails where another came first. It
-runs out some time after it was last prolonged, so that who is killed blocks nobody for ever; a
-process of this machine that is gone blocks nobody at all.
+A lease is a small object `locks/<name>/<number>.json`. Whoever takes it creates the next number,
+which of many at once one can; the highest number holds it. It runs out some time after it was last
+prolonged, so that who is killed blocks nobody for ever; a process of this machine that is gone
+blocks nobody at all.
 
-Clocks and processes only tell when to take over. That whoever was too slow changes nothing any
-more follows from the order: a holder looks at its claim after it has read a table and right
-before it commits on what it read, and who takes over commits nothing to each table first, a
-fence, so that what was planned before comes too late.
-
-Notes of each run in the logs of all its tables would do without a clock. But a run could still
-change a table between another's last look at the notes and the commit that makes its state hold,
-and readers would see that.
+Clocks and processes only tell when to take over. What keeps an expired holder from committing is
+the number: each commit under the lease records it (`Claim.marks`), and is refused where a higher
+one is recorded. Who takes over what was not given back records its number in each table first.
 """
 
+import json
 import os
+import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
 
-import polars as pl
-
-from meterlake.delta.commit import Change, commit, persistently, snapshot
+from meterlake.delta.commit import Change, Fence, commit, persistently
 from meterlake.delta.store import Store
-from meterlake.delta.table import Snapshot, fetched, scan, write_file
 from meterlake.errors import BadInput, Unavailable
-from meterlake.schema import CLAIMS, Table, polars_schema
+from meterlake.schema import Table
 
 Clock = Callable[[], datetime]
 
-LASTS = timedelta(minutes=15)  # a claim, since it was last prolonged
+LASTS = timedelta(minutes=15)  # a lease, since it was last prolonged
 WAITS = (0.1, 0.2, 0.5, *[1.0] * 60)  # for another to give it back [s]
-
-_KEY = "claims"
 
 _held_here: set[str] = set()  # holders that this process has
 
@@ -50,71 +45,92 @@ class Taken(Unavailable):
     """Another process does it."""
 
 
+@dataclass(frozen=True)
+class Lease:
+    """What the object says: who has it, and until when. `until` is None once it is given back."""
+
+    number: int
+    holder: str
+    until: datetime | None
+    host: str
+    process: int
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether its holder goes on having it."""
+        return self.until is not None and self.until > now and not self._is_gone()
+
+    def _is_gone(self) -> bool:
+        """Whether the holder is a process of this machine that has ended."""
+        if self.host != socket.gethostname() or os.name != "posix":
+            return False
+        if self.process == os.getpid():
+            return self.holder not in _held_here
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False  # it is there, and somebody else's
+        return False
+
+
+def lease_of(store: Store, name: str) -> Lease | None:
+    """The lease of a name as it is now; None where nobody ever had it."""
+    while paths := sorted(found.path for found in store.list(_folder(name))):
+        data = store.read_if_there(paths[-1])
+        if data is not None:  # else another one came, and this one went
+            told = json.loads(data)
+            until = told["until"]
+            told["until"] = None if until is None else datetime.fromisoformat(until)
+            return Lease(**told)
+    return None
+
+
 def is_claimed(store: Store, name: str, *, now: datetime) -> bool:
     """Whether a process does what the claim is of, and goes on doing it."""
-    _, rows = _claims(store)
-    mine = rows.filter(pl.col("name") == name).iter_rows(named=True)
-    return any(row["until"] > now and not _is_gone(**row) for row in mine)
+    lease = lease_of(store, name)
+    return lease is not None and lease.is_held(now)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that was taken: what it is of, and who has it."""
+    """A lease that was taken: of what, and by which holder; `number` is its fence."""
 
     store: Store
     name: str
+    number: int
     holder: str
     clock: Clock
 
+    @property
+    def marks(self) -> Mapping[str, Fence]:
+        """What each commit under the lease records: no such commit follows a later holder's."""
+        return {f"lease/{self.name}": Fence(self.number)}
+
     def check(self) -> None:
         """Look whether it is still ours, and prolong it where half of its time is over.
-
-        To be called between reading a table and the commit that is planned on what was read.
 
         Raises
         ------
         Unavailable
             Another has taken it over.
         """
-
-        def checked() -> None:
-            state, rows = _claims(self.store)
-            mine = rows.filter(pl.col("holder") == self.holder)
-            if mine.is_empty():
-                raise Unavailable(
-                    f"'{self.name}' was taken over by another process, since this one had not gone "
-                    f"on for {LASTS}; it stops here. Run the command again"
-                )
-            if mine["until"].item() - self.clock() < LASTS / 2:
-                self._put(state, rows, self.clock() + LASTS)
-
-        persistently(checked)
-
-    def take(self) -> bool | None:
-        """Take it where nobody has it; whether somebody had left it. None: another has it."""
-        state, rows = _claims(self.store)
-        for row in rows.filter(pl.col("name") == self.name).iter_rows(named=True):
-            if row["until"] > self.clock() and not _is_gone(**row):
-                return None
-        self._put(state, rows, self.clock() + LASTS)
-        return not rows.filter(pl.col("name") == self.name).is_empty()
+        lease = lease_of(self.store, self.name)
+        if lease is None or lease.holder != self.holder:
+            raise Unavailable(
+                f"'{self.name}' was taken over by another process, since this one had not gone "
+                f"on for {LASTS}; it stops here. Run the command again"
+            )
+        now = self.clock()
+        if lease.until is None or lease.until - now < LASTS / 2:
+            _write(self.store, self.name, replace(lease, until=now + LASTS))
 
     def give_back(self, *, is_done: bool) -> None:
-        """End it. Where its work was cut off the row stays, run out, for the next one to fence."""
-        state, rows = _claims(self.store)
-        if self.holder in rows["holder"]:
-            self._put(state, rows, None if is_done else self.clock())
-
-    def _put(self, state: Snapshot, rows: pl.DataFrame, until: datetime | None) -> None:
-        others = rows.filter(pl.col("name") != self.name)
-        mine = [(self.name, self.holder, socket.gethostname(), os.getpid(), until)]
-        now = pl.DataFrame(mine if until else [], schema=polars_schema(CLAIMS), orient="row")
-        rows = pl.concat([others, now]).sort(CLAIMS.sorted_by)
-        file = f"part-{uuid.uuid4().hex}"
-        files = [write_file(self.store, CLAIMS, rows, partition={}, name=file)] if len(rows) else []
-        key = {_KEY: state.version + 1}
-        change = Change(key, add=files, remove=state.files, read_version=state.version)
-        commit(self.store, CLAIMS, change, now=self.clock())
+        """End it. Where its work was cut off it has run out, and the next one fences the tables."""
+        lease = lease_of(self.store, self.name)
+        if lease is not None and lease.holder == self.holder:
+            until = None if is_done else self.clock()
+            _write(self.store, self.name, replace(lease, until=until))
 
 
 @contextmanager
@@ -127,12 +143,12 @@ def claimed(
     pause: Callable[[float], object] = time.sleep,
     waits: Sequence[float] = WAITS,
 ) -> Iterator[Claim]:
-    """Have a claim while something is done, and give it back.
+    """Have a lease while something is done, and give it back.
 
     Parameters
     ----------
     name : of what only one process at a time may do
-    tables : those that are changed under the claim, and only under it
+    tables : those that are changed under it, by commits with its `marks`
     clock : tells the time, again and again
     pause : waits so many seconds
     waits : how often, and how long, for another to give it back [s]
@@ -142,68 +158,83 @@ def claimed(
     Taken
         Another has it, and did not give it back while this one waited.
     """
-    claim = Claim(store, name, uuid.uuid4().hex, clock)
-    _held_here.add(claim.holder)
+    holder = uuid.uuid4().hex
+    _held_here.add(holder)
+    claim = None
     is_done = False  # and no commit of it can be under way any more
     try:
-        if _was_left(claim, pause, waits):
+        claim, was_left = _taken(store, name, holder, clock, pause, waits)
+        if was_left:
+            fence = Change({}, marks=claim.marks)
             for table in tables:
-                _fence(store, table, clock)
+                persistently(partial(commit, store, table, fence, now=clock()))
         yield claim
         is_done = True
     except BadInput:
         is_done = True
         raise
     finally:
-        _held_here.discard(claim.holder)
-        with suppress(Unavailable):  # then it runs out
-            persistently(lambda: claim.give_back(is_done=is_done))
+        _held_here.discard(holder)
+        if claim is not None:
+            with suppress(Unavailable):  # then it runs out
+                claim.give_back(is_done=is_done)
 
 
-def _was_left(claim: Claim, pause: Callable[[float], object], waits: Sequence[float]) -> bool:
-    """Take a claim, sooner or later; whether its last holder had left it."""
+def _taken(
+    store: Store,
+    name: str,
+    holder: str,
+    clock: Clock,
+    pause: Callable[[float], object],
+    waits: Sequence[float],
+) -> tuple[Claim, bool]:
+    """Take a lease, sooner or later; and whether its last holder had not given it back."""
     for seconds in (*waits, None):
-        was_left = persistently(claim.take)
-        if was_left is not None:
-            return was_left
+        before = lease_of(store, name)
+        if before is None or not before.is_held(clock()):
+            number = 1 if before is None else before.number + 1
+            if _has_created(store, name, number, holder, clock() + LASTS):
+                was_left = before is not None and before.until is not None
+                return Claim(store, name, number, holder, clock), was_left
         if seconds is not None:
             pause(seconds)
-    _, rows = _claims(claim.store)
+    lease = lease_of(store, name)
     found = "another one has it"
-    for row in rows.filter(pl.col("name") == claim.name).iter_rows(named=True):
-        until = f"{row['until']:%Y-%m-%d %H:%M:%S}"
-        found = f"process {row['process']} on {row['host']} has it until {until} UTC, or longer"
+    if lease is not None and lease.until is not None:
+        until = f"{lease.until:%Y-%m-%d %H:%M:%S}"
+        found = f"process {lease.process} on {lease.host} has it until {until} UTC, or longer"
     raise Taken(
-        f"'{claim.name}' is done by one process at a time; {found}. Run the command again when "
+        f"'{name}' is done by one process at a time; {found}. Run the command again when "
         "that has ended"
     )
 
 
-def _fence(store: Store, table: Table, clock: Clock) -> None:
-    """Commit nothing, so that a commit that was planned before is refused."""
-
-    def fenced() -> None:
-        version = snapshot(store, table).version
-        commit(store, table, Change({_KEY: version + 1}, read_version=version), now=clock())
-
-    persistently(fenced)
-
-
-def _claims(store: Store) -> tuple[Snapshot, pl.DataFrame]:
-    state = snapshot(store, CLAIMS)
-    return state, fetched(scan(store, CLAIMS, state.files))
-
-
-def _is_gone(*, holder: str, host: str, process: int, **_: object) -> bool:
-    """Whether the holder is a process of this machine that has ended."""
-    if host != socket.gethostname() or os.name != "posix":
+def _has_created(store: Store, name: str, number: int, holder: str, until: datetime) -> bool:
+    """Create the next number, and whether it is ours and the highest; lower ones are removed."""
+    mine = Lease(number, holder, until, socket.gethostname(), os.getpid())
+    store.create(_path(name, number), _text(mine))
+    newest = lease_of(store, name)  # one who slept since it looked creates a number of long ago
+    if newest is None or newest.holder != holder:
         return False
-    if process == os.getpid():
-        return holder not in _held_here
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False  # it is there, and somebody else's
-    return False
+    for found in store.list(_folder(name)):
+        if found.path < _path(name, number):
+            store.delete(found.path)
+    return True
+
+
+def _write(store: Store, name: str, lease: Lease) -> None:
+    store.put(_path(name, lease.number), _text(lease))
+
+
+def _text(lease: Lease) -> bytes:
+    return json.dumps(asdict(lease), default=datetime.isoformat).encode()
+
+
+def _path(name: str, number: int) -> str:
+    return f"{_folder(name)}/{number:020d}.json"
+
+
+def _folder(name: str) -> str:
+    """Where a lease lies: its name as far as a folder may have it, and a hash of the whole."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
+    return f"locks/{plain}-{sha256(name.encode()).hexdigest()[:8]}"

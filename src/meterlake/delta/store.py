@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
 
 from meterlake import storage
@@ -69,6 +69,18 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._unavailable("write", path, error) from error
 
+    def create(self, path: str, data: bytes) -> None:
+        """Write a whole object where there is none yet; of many at once one is written.
+
+        Raises Unavailable where the storage refuses or fails.
+        """
+        try:
+            obstore.put(self._objects, path, data, mode="create")
+        except AlreadyExistsError:
+            return
+        except (BaseError, OSError) as error:
+            raise self._unavailable("write", path, error) from error
+
     def delete(self, path: str) -> None:
         """Remove an object that no table knows. Raises Unavailable where that fails."""
         try:
@@ -81,8 +93,17 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """All bytes of a small object. Raises Unavailable where it cannot be read."""
+        data = self.read_if_there(path)
+        if data is None:
+            raise self._unavailable("read", path, FileNotFoundError("it is not there"))
+        return data
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """All bytes of a small object, None where there is none. Raises Unavailable."""
         try:
             return bytes(obstore.get(self._objects, path).bytes())
+        except FileNotFoundError:
+            return None
         except (BaseError, OSError) as error:
             raise self._unavailable("read", path, error) from error
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
+from meterlake.delta.upsert import last_moment
 from meterlake.errors import BadInput
 from meterlake.grid.load import TRANSFORMER_LOAD_ANALYTIC
 from meterlake.grid.outages import (
@@ -20,8 +21,8 @@ from meterlake.pipeline.derivation import Derivation, Made, Plan, Run, Session
 from meterlake.pipeline.runner import bring_up
 from meterlake.readings.consumption import changed_hours
 from meterlake.readings.layout import DAY, start_of_day
-from meterlake.schema import METER_SUPPLY, OUTAGES, READINGS
-from meterlake.topology.upstream import changed_since, moment_of_topology, moments_of_topology
+from meterlake.schema import METER_SUPPLY, OUTAGES, READINGS, TOPOLOGY
+from meterlake.topology.upstream import changed_since, moments_of_topology
 
 
 def update_grid(session: Session, derivation: Derivation[Made], *, rebuild: bool = False) -> int:
@@ -44,7 +45,7 @@ def update_grid(session: Session, derivation: Derivation[Made], *, rebuild: bool
 
 def _plan_days(analytic: Analytic, run: Run) -> Plan[Made]:
     """A table that is worked out day by day from the readings."""
-    moment = _moment_of_topology(run)
+    _check_topology(run)
     layout = run.layout
     days = {day for kind in analytic.reading_types for day in layout.days(kind)}
     replaced = run.state.files
@@ -61,12 +62,12 @@ def _plan_days(analytic: Analytic, run: Run) -> Plan[Made]:
         for day in sorted(days)
     ]
     work = work_out(run.store, analytic, run.settings.grid)
-    return Plan(units, work, replaced, facts={"topology": moment.isoformat()})
+    return Plan(units, work, replaced)
 
 
 def _plan_outages(run: Run) -> Plan[Made]:
     """The outages, from the table meter_supply."""
-    moment = _moment_of_topology(run)
+    _check_topology(run)
     supply, settings = run.inputs[METER_SUPPLY.name].files, run.settings.grid
     there, had = ({date_of(f) for f in files} for files in (supply, run.state.files))
     days = there | had
@@ -82,23 +83,21 @@ def _plan_outages(run: Run) -> Plan[Made]:
         plan_outages(sorted(days & there), supply, until, moments, settings),
         find_outages(run.store, settings),
         [f for f in run.state.files if date_of(f) in days],
-        facts={"topology": moment.isoformat()},
     )
 
 
-def _moment_of_topology(run: Run) -> datetime:
-    moment = moment_of_topology(run.store)
-    if moment is None:
+def _check_topology(run: Run) -> None:
+    if last_moment(run.store, run.inputs[TOPOLOGY.name]) is None:
         raise BadInput(
             f"{run.state.table.name} needs the grid's topology; the lake has none yet. Load it: "
             "meterlake dataflow run topology --source DIR"
         )
-    return moment
 
 
 def _days_since_topology(run: Run, days: set[datetime]) -> set[datetime]:
     """The days that have a part after the topology became another than the table was made of."""
-    since = changed_since(run.store, datetime.fromisoformat(run.last.settings["topology"]))
+    name = TOPOLOGY.name
+    since = changed_since(run.store, run.consumed[name], run.inputs[name].version)
     return set() if since is None else {day for day in days if day + DAY > since}
 
 
@@ -110,7 +109,7 @@ def _date_in(path: str) -> datetime:
 def _derivation(analytic: Analytic) -> Derivation[Made]:
     return Derivation(
         analytic.table,
-        made_from=(READINGS,),
+        made_from=(READINGS, TOPOLOGY),
         settings=tuple(f"grid.{name}" for name in analytic.settings),
         plan=partial(_plan_days, analytic),
     )
@@ -121,7 +120,7 @@ TRANSFORMER_LOAD_DERIVATION = _derivation(TRANSFORMER_LOAD_ANALYTIC)
 METER_SUPPLY_DERIVATION = _derivation(METER_SUPPLY_ANALYTIC)
 OUTAGES_DERIVATION = Derivation(
     OUTAGES,
-    made_from=(METER_SUPPLY,),
+    made_from=(METER_SUPPLY, TOPOLOGY),
     settings=tuple(f"grid.{name}" for name in OUTAGE_SETTINGS),
     plan=_plan_outages,
 )

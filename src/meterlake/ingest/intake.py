@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from meterlake.delta.commit import Change, Step, commit, settle
+from meterlake.delta.commit import Change, Mark, Step, commit, settle
 from meterlake.delta.journal import Provenance
 from meterlake.delta.store import Store
 from meterlake.delta.table import consumed_version
@@ -103,7 +103,7 @@ def ingest(
     settings: Settings,
     now: datetime,
     profile: str | None = None,
-    marks: Mapping[str, Step] | None = None,
+    marks: Mapping[str, Mark] | None = None,
     progress: Progress = silent,
 ) -> Ingested:
     """Take delivered files into staging, each in one commit, each once.
@@ -113,8 +113,8 @@ def ingest(
 
     Parameters
     ----------
-    marks : keys of staging that move in the same step, of a single file; one that was taken in
-        before moves none
+    marks : keys of staging that move in the same step, a Step only with a single file; one that
+        was taken in before moves none
     """
     if profile is not None:
         named_format(profile, default_zone=settings.timezone)
@@ -122,8 +122,8 @@ def ingest(
     if not files:
         raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
     settle(store, STAGING, now=now)
-    if marks and len(files) > 1:
-        raise ValueError("marks move with one file")
+    if len(files) > 1 and any(isinstance(mark, Step) for mark in (marks or {}).values()):
+        raise ValueError("a Step moves with one file")
     intake = _Intake(store, engine, settings.timezone, now, profile, marks or {})
     rows = 0
     progress("ingest", len(files), 0)
@@ -168,7 +168,7 @@ class _Intake:
     zone: str
     now: datetime
     profile: str | None
-    marks: Mapping[str, Step]
+    marks: Mapping[str, Mark]
     files: dict[int, _File] = field(default_factory=dict)
     first_of: dict[str, int] = field(default_factory=dict)  # number by content
     same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)

@@ -5,8 +5,8 @@ from typing import Any
 from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store
 from meterlake.errors import BadInput
-from meterlake.schema import Table, known_tables
-from meterlake.topology.upstream import VIEWS, View
+from meterlake.schema import Table, View, known_tables
+from meterlake.topology.upstream import VIEWS
 
 
 def tables(store: Store) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from meterlake.schema import (
     WEATHER,
     Column,
     Table,
+    View,
     known_tables,
 )
 from meterlake.topology.upstream import METER_TOPOLOGY, VIEWS
@@ -152,15 +153,16 @@ def _equal(name: str, meaning: str, column: str | None = None, *choices: str) ->
     return Filter(name, "string", f"{column or name} = ${name}", meaning, choices)
 
 
-def _of_table(table: Table, order: tuple[str, ...], *filters: Filter) -> Listing:
+def _of_table(table: Table | View, order: tuple[str, ...], *filters: Filter) -> Listing:
     """A listing of a table's own columns, but for those that only say where a row lies."""
-    columns = tuple(c for c in table.columns if c in table.file_columns or c.name in _TOLD)
+    inside = table.file_columns if isinstance(table, Table) else table.columns
+    columns = tuple(c for c in table.columns if c in inside or c.name in _TOLD)
     chosen = ", ".join(f'"{c.name}"' for c in columns)
     return Listing(
         table.name.replace("_", "-"),
         table.meaning,
         columns,
-        frozenset({table.name}),
+        frozenset({table.name}) if isinstance(table, Table) else table.tables,
         f"SELECT {chosen} FROM {table.name} WHERE {{where}}",  # noqa: S608
         order,
         filters,

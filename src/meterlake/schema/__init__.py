@@ -10,23 +10,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from meterlake.errors import BadInput
-from meterlake.schema.dataflows import (
-    CLAIMS,
-    DATAFLOW_RUNS,
-    DISTRIBUTION_TRANSFORMER,
-    LOCATION,
-    POWER_GRID,
-    SERVICE_TRANSFORMER,
-    SMART_METER,
-    SUBSTATION,
-    TOPOLOGY,
-    TOPOLOGY_FINDINGS,
-    VOLTAGE_CONTROL_ZONE,
-    WEATHER,
-)
+from meterlake.schema.dataflows import DATAFLOW_RUNS, WEATHER
 from meterlake.schema.grid import METER_SUPPLY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.schema.ml import ANOMALIES, FORECASTS, MODELS, NODE_FORECASTS
-from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, polars_schema
+from meterlake.schema.port import POLARS_TYPES, Column, ColumnType, Table, View, polars_schema
 from meterlake.schema.pull import INTEGRATIONS, TAKEN_FILES
 from meterlake.schema.readings import (
     BATCH_SOURCE,
@@ -42,49 +29,45 @@ from meterlake.schema.readings import (
     STAGING,
     ReadingType,
 )
+from meterlake.schema.topology import FINDING, KINDS, TOPOLOGY, TOPOLOGY_FINDINGS
 
 __all__ = [
     "ANOMALIES",
     "BATCH_SOURCE",
-    "CLAIMS",
     "CONSUMPTION_DAILY",
     "CONSUMPTION_MONTHLY",
     "CONSUMPTION_WEEKLY",
     "DATAFLOWS",
     "DATAFLOW_RUNS",
     "DERIVATIONS",
-    "DISTRIBUTION_TRANSFORMER",
+    "FINDING",
     "FORECASTS",
     "INTEGRATIONS",
+    "KINDS",
     "LATE_ARRIVALS",
-    "LOCATION",
     "METER_SUPPLY",
     "MODELS",
     "NODE_FORECASTS",
     "OUTAGES",
     "POLARS_TYPES",
-    "POWER_GRID",
     "POWER_TYPES",
     "QUARANTINE",
     "READINGS",
     "READING_TYPES",
-    "SERVICE_TRANSFORMER",
     "SERVING_READINGS",
-    "SMART_METER",
     "STAGING",
-    "SUBSTATION",
     "TABLES",
     "TAKEN_FILES",
     "TOPOLOGY",
     "TOPOLOGY_FINDINGS",
     "TRANSFORMER_LOAD",
-    "VOLTAGE_CONTROL_ZONE",
     "VOLT_VAR",
     "WEATHER",
     "Column",
     "ColumnType",
     "ReadingType",
     "Table",
+    "View",
     "known_tables",
     "polars_schema",
 ]
@@ -109,10 +92,8 @@ TABLES: dict[str, Table] = {
         CONSUMPTION_WEEKLY,
         CONSUMPTION_MONTHLY,
         WEATHER,
-        *TOPOLOGY.values(),
-        TOPOLOGY_FINDINGS,
+        TOPOLOGY,
         DATAFLOW_RUNS,
-        CLAIMS,
         INTEGRATIONS,
         TAKEN_FILES,
         VOLT_VAR,
@@ -148,6 +129,7 @@ def known_tables() -> dict[str, Table]:
                 ) from error
             for table in tables:
                 taken = {t.name for t in known.values()} | {t.path for t in known.values()}
+                taken |= {*KINDS, TOPOLOGY_FINDINGS.name}
                 if {table.name, table.path} & taken or not table.path.startswith(folder):
                     raise BadInput(
                         f"Table '{table.name}' of {kind.lower()} '{point.name}' needs a name of "

@@ -1,4 +1,4 @@
-"""The tables that dataflows bring: weather, the grid's topology, what ran when, what runs."""
+"""The tables that dataflows bring: weather, and the record of their runs."""
 
 from meterlake.schema.port import Column, Table
 
@@ -27,105 +27,6 @@ WEATHER = Table(
     sorted_by=("station_id", "time"),
 )
 
-_ID = Column("id", "string", "", "Identifier of the node, unique within its kind")
-_NAME = Column("name", "string", "", "Name of the node, for people")
-_STATUS = Column("status", "string", "", "State of the node, as delivered")
-_LOCATION_ID = Column("location_id", "string", "", "Where it stands: a location's id")
-_CAPACITY = (
-    Column("capacity", "string", "", "Rating as delivered, such as 100kva or 40MVA"),
-    Column("capacity_kva", "double", "kVA", "Rating: apparent power that it may always carry"),
-)
-_VALIDITY = (
-    Column("valid_from", "timestamp", "UTC", "Since when the row holds; 1970: since ever"),
-    Column("valid_to", "timestamp", "UTC", "Until when, not included; null: it still holds"),
-)
-
-
-def _kind(name: str, meaning: str, *columns: Column) -> Table:
-    """The table of a kind of node, as it was and is."""
-    return Table(
-        name=name,
-        path=f"integrated/topology/{name}",
-        meaning=meaning,
-        columns=(_ID, *columns, *_VALIDITY),
-        partitioned_by=(),
-        time_column="valid_from",
-        sorted_by=("id", "valid_from"),
-    )
-
-
-POWER_GRID = _kind("power_grid", "Grids", _NAME, _STATUS)
-SUBSTATION = _kind(
-    "substation",
-    "Substations, which feed distribution transformers",
-    _NAME,
-    _STATUS,
-    Column("grid_id", "string", "", "The grid that it belongs to"),
-    _LOCATION_ID,
-)
-VOLTAGE_CONTROL_ZONE = _kind(
-    "voltage_control_zone", "Zones whose voltage is controlled together", _NAME
-)
-DISTRIBUTION_TRANSFORMER = _kind(
-    "distribution_transformer",
-    "Transformers that feed service transformers",
-    Column("substation_id", "string", "", "The substation that feeds it"),
-    _STATUS,
-    *_CAPACITY,
-    _LOCATION_ID,
-    Column("voltage_control_zone_id", "string", "", "The zone that it belongs to"),
-)
-SERVICE_TRANSFORMER = _kind(
-    "service_transformer",
-    "The last transformers before the customers",
-    Column("distribution_transformer_id", "string", "", "The transformer that feeds it"),
-    _LOCATION_ID,
-    *_CAPACITY,
-)
-SMART_METER = _kind(
-    "smart_meter",
-    "Meters, and the transformer that each hangs on; id is the readings' meter_id",
-    _LOCATION_ID,
-    Column("service_transformer_id", "string", "", "The transformer that feeds it"),
-)
-LOCATION = _kind(
-    "location",
-    "Places",
-    Column("latitude", "double", "°", "Degrees north (WGS 84)"),
-    Column("longitude", "double", "°", "Degrees east (WGS 84)"),
-    Column("address", "string", "", "Postal address"),
-    Column("location_type", "string", "", "What stands there, as delivered"),
-)
-
-TOPOLOGY: dict[str, Table] = {  # from the top down, and where things are
-    t.name: t
-    for t in (
-        POWER_GRID,
-        SUBSTATION,
-        VOLTAGE_CONTROL_ZONE,
-        DISTRIBUTION_TRANSFORMER,
-        SERVICE_TRANSFORMER,
-        SMART_METER,
-        LOCATION,
-    )
-}
-
-TOPOLOGY_FINDINGS = Table(
-    name="topology_findings",
-    path="integrated/topology_findings",
-    meaning="What is odd about the topology that was delivered; it was loaded all the same",
-    columns=(
-        Column("kind", "string", "", "Kind of node: the name of its table"),
-        _ID,
-        Column("finding", "string", "", "What is odd: one of a few words"),
-        Column("detail", "string", "", "What was found"),
-        *_VALIDITY,
-    ),
-    partitioned_by=(),
-    time_column="valid_from",
-    sorted_by=("kind", "id", "finding", "detail", "valid_from"),
-)
-
 DATAFLOW_RUNS = Table(
     name="dataflow_runs",
     path="integrated/dataflow_runs",
@@ -149,20 +50,4 @@ DATAFLOW_RUNS = Table(
     ),
     partitioned_by=("run_month",),
     time_column="started_at",
-)
-
-CLAIMS = Table(
-    name="claims",
-    path="integrated/claims",
-    meaning="What only one process at a time may do, while one does it",
-    columns=(
-        Column("name", "string", "", "What is done, such as dataflow/topology"),
-        Column("holder", "string", "", "Identifier of the run that does it"),
-        Column("host", "string", "", "Name of the machine that it runs on"),
-        Column("process", "long", "", "Number of its process there"),
-        Column("until", "timestamp", "UTC", "When others may take over; past: it was cut off"),
-    ),
-    partitioned_by=(),
-    time_column="until",
-    sorted_by=("name",),
 )

@@ -54,6 +54,17 @@ class Table:
         return tuple(c for c in self.columns if c.name not in self.partitioned_by)
 
 
+@dataclass(frozen=True)
+class View:
+    """What SQL can ask for that is no table: its columns, the tables it needs, and its SQL."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    tables: frozenset[str]
+    sql: str
+
+
 def polars_schema(table: Table) -> dict[str, pl.DataType]:
     """The table's columns, partition columns included, as Polars types."""
     return {c.name: POLARS_TYPES[c.type] for c in table.columns}

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from meterlake.delta.commit import snapshot
-from meterlake.delta.lock import is_claimed
+from meterlake.delta.lock import Claim, is_claimed
 from meterlake.delta.store import Store
 from meterlake.delta.table import consumed_version, fetched, scan
 from meterlake.delta.upsert import replace_rows
@@ -122,7 +122,8 @@ def claim_of(name: str) -> str:
     return f"pull/{name}"
 
 
-def write_row(store: Store, row: Row, *, now: datetime) -> None:
-    """Write an integration's row down."""
+def write_row(claim: Claim, row: Row, *, now: datetime) -> None:
+    """Write an integration's row down, while the integration is ours."""
+    claim.check()
     rows = pl.DataFrame([vars(row)], schema=polars_schema(INTEGRATIONS))
-    replace_rows(store, INTEGRATIONS, rows, job="pull", now=now)
+    replace_rows(claim.store, INTEGRATIONS, rows, job="pull", now=now, marks=claim.marks)

@@ -13,7 +13,7 @@ from datetime import datetime
 import polars as pl
 
 from meterlake.delta.commit import snapshot
-from meterlake.delta.lock import utc_now
+from meterlake.delta.lock import Claim, utc_now
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
 from meterlake.delta.upsert import drop_rows, replace_rows
@@ -106,8 +106,8 @@ class Memory:
             }
             self._version = state.version
 
-    def remember(self, files: Sequence[Taken], *, now: datetime) -> None:
-        """Write down what became of files, in one commit."""
+    def remember(self, files: Sequence[Taken], claim: Claim, *, now: datetime) -> None:
+        """Write down what became of files, in one commit, while the source is ours."""
         rows = pl.DataFrame(
             [
                 {
@@ -127,9 +127,9 @@ class Memory:
             ],
             schema=polars_schema(TAKEN_FILES),
         )
-        replace_rows(self._store, TAKEN_FILES, rows, job="watch", now=now)
+        replace_rows(self._store, TAKEN_FILES, rows, job="watch", now=now, marks=claim.marks)
 
-    def forget(self, there: Iterable[str], *, now: datetime) -> None:
+    def forget(self, there: Iterable[str], claim: Claim, *, now: datetime) -> None:
         """Let go of files that are gone from the source, once they are the most and many.
 
         So what is remembered does not grow for ever. Should one come back, its content is known.
@@ -138,4 +138,5 @@ class Memory:
         gone = set(self.known) - set(there)
         if len(gone) >= FORGET_AFTER and len(gone) > len(self.known) // 2:
             rows = pl.DataFrame({"source": self._source, "path": sorted(gone)})
-            drop_rows(self._store, TAKEN_FILES, rows, job="watch", now=now)
+            marks = claim.marks
+            drop_rows(self._store, TAKEN_FILES, rows, job="watch", now=now, marks=marks)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from meterlake.delta.commit import Change, Step, commit
+from meterlake.delta.commit import Change, Mark, Step, commit
 from meterlake.delta.journal import Provenance
 from meterlake.delta.lock import Claim, claimed, utc_now
 from meterlake.delta.store import Store
@@ -23,7 +23,7 @@ from meterlake.engine import Engine
 from meterlake.engine.progress import Progress, silent
 from meterlake.errors import BadInput, MeterlakeError, Unavailable, plain
 from meterlake.ingest.intake import ingest
-from meterlake.schema import STAGING
+from meterlake.schema import INTEGRATIONS, STAGING
 from meterlake.settings import Settings
 from meterlake.source_settings import IntegrationSettings
 from meterlake.sources.head_end import Extent, File, Gone, HeadEnd
@@ -113,8 +113,9 @@ def pull(
     """
     means = means or Means()
     told = named_integration(settings, name)
+    tables = STAGING, INTEGRATIONS
     alone = claimed(
-        store, claim_of(name), tables=(), clock=means.clock, pause=means.pause, waits=()
+        store, claim_of(name), tables=tables, clock=means.clock, pause=means.pause, waits=()
     )
     with alone as claim:
         row = rows_of(store).get(name)
@@ -171,9 +172,8 @@ class _Run:
 
     def write(self, row: Row) -> None:
         """Write the integration's row down, while the integration is ours."""
-        self.claim.check()
         self.row = row
-        write_row(self.store, row, now=self.means.clock())
+        write_row(self.claim, row, now=self.means.clock())
 
     def _first(self, extent: Extent) -> datetime | None:
         """Where a first window begins; None: nothing has arrived."""
@@ -256,7 +256,8 @@ class _Run:
     def _taken(self, file: File, *, was: datetime | None) -> tuple[int, int]:
         """Take a finished file in, and the cursor to its end; its rows, and those stored."""
         key, now = CURSOR + self.row.name, self.means.clock()
-        marks = {key: Step(-1 if was is None else _micros(was), _micros(file.end_date))}
+        step = Step(-1 if was is None else _micros(was), _micros(file.end_date))
+        marks: dict[str, Mark] = {key: step, **self.claim.marks}
         rows = stored = 0
         is_in = False
         parts = parts_folder(self.store.url, self.row.name)

@@ -17,6 +17,7 @@ from meterlake.engine import Engine
 from meterlake.engine.progress import Progress, silent
 from meterlake.errors import Unavailable
 from meterlake.ingest.intake import ingest
+from meterlake.schema import STAGING, TAKEN_FILES
 from meterlake.settings import Settings
 from meterlake.source_settings import SourceSettings
 from meterlake.sources.ledger import Looked, Means, Memory, Taken
@@ -84,14 +85,14 @@ class Watched:
             with claimed(
                 self.store,
                 f"source/{self.told.label}",
-                tables=(),
+                tables=(STAGING, TAKEN_FILES),
                 clock=self.means.clock,
                 waits=(),
             ) as claim:
                 self._memory.refresh()  # another may have been here
                 new, left = self._split(complete, there)
                 done = _Turn(self, claim, done).through(new, left)
-                self._memory.forget(paths, now=self.means.clock())
+                self._memory.forget(paths, claim, now=self.means.clock())
         self.failures, self.due_at = 0, 0.0
         return replace(done, waiting=done.waiting + waiting)
 
@@ -196,6 +197,7 @@ class _Turn:
             settings=source.settings,
             now=now,
             profile=source.told.profile,
+            marks=self.claim.marks,
             progress=self._progress,
         )
         refused = {failure.file: failure for failure in result.failures}
@@ -211,7 +213,7 @@ class _Turn:
             else:
                 away = failure.reason
         if dealt:
-            source._memory.remember(dealt, now=now)
+            source._memory.remember(dealt, self.claim, now=now)
         failed = [taken for taken in dealt if taken.outcome == "failed"]
         self.done = replace(
             self.done,

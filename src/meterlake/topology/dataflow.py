@@ -23,16 +23,8 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
 from meterlake.errors import BadInput
 from meterlake.questions.sql import query
-from meterlake.schema import (
-    LOCATION,
-    POLARS_TYPES,
-    READINGS,
-    SMART_METER,
-    TOPOLOGY,
-    TOPOLOGY_FINDINGS,
-    Table,
-)
-from meterlake.topology.upstream import DATAFLOW, PARENTS
+from meterlake.schema import FINDING, KINDS, POLARS_TYPES, READINGS, TOPOLOGY, View
+from meterlake.topology.upstream import PARENTS
 
 Node = dict[str, Any]
 Finding = tuple[str, str, str, str]
@@ -56,9 +48,9 @@ _HALF_A_LETTER = re.compile("[\ud800-\udfff]")
 _REFERENCES = {
     kind: {
         **PARENTS.get(kind, {}),
-        **({"location_id": "location"} if "location_id" in (c.name for c in table.columns) else {}),
+        **({"location_id": "location"} if "location_id" in (c.name for c in view.columns) else {}),
     }
-    for kind, table in TOPOLOGY.items()
+    for kind, view in KINDS.items()
 }
 _MAY_BE_EMPTY = {"voltage_control_zone_id"}  # not every transformer is in a zone
 
@@ -85,19 +77,23 @@ def load_topology(request: Request) -> Loaded:
     """
     assert isinstance(request.options, TopologyOptions)
     findings: list[Finding] = []
-    delivered = {kind: list(_nodes(request.source, kind, findings)) for kind in TOPOLOGY}
+    delivered = {kind: list(_nodes(request.source, kind, findings)) for kind in KINDS}
     _refuse_circles(delivered)
     findings += _odd_references(delivered)
-    tables = {kind: _frame(TOPOLOGY[kind], nodes) for kind, nodes in delivered.items()}
-    findings += _odd_meters(request.store, tables[SMART_METER.name], request.options.readings_days)
-    tables[TOPOLOGY_FINDINGS.name] = pl.DataFrame(
+    nodes = {kind: _frame(KINDS[kind], nodes) for kind, nodes in delivered.items()}
+    days = request.options.readings_days
+    findings += _odd_meters(request.store, nodes["smart_meter"], days)
+    odd = pl.DataFrame(
         sorted(set(findings)),
-        schema=dict.fromkeys(("kind", "id", "finding", "detail"), pl.String()),
+        schema=dict.fromkeys(("node_kind", "id", "finding", "detail"), pl.String()),
         orient="row",
     )
+    nothing = (pl.lit("").alias(name) for name in ("node_kind", "finding", "detail"))
+    rows = pl.concat([*nodes.values()], how="diagonal").with_columns(*nothing)
+    rows = pl.concat([rows, odd.with_columns(pl.lit(FINDING).alias("kind"))], how="diagonal")
     counts = Counter((kind, finding) for kind, _, finding, _ in set(findings))
     return Loaded(
-        tables,
+        {TOPOLOGY.name: rows},
         tuple(
             f"{number:,} x {kind}: {finding}" for (kind, finding), number in sorted(counts.items())
         ),
@@ -105,12 +101,13 @@ def load_topology(request: Request) -> Loaded:
 
 
 TOPOLOGY_FLOW = Dataflow(
-    name=DATAFLOW,
+    name="topology",
     meaning="The grid: meters, transformers, substations, zones and where they are",
-    tables=(*TOPOLOGY.values(), TOPOLOGY_FINDINGS),
+    tables=(TOPOLOGY,),
     load=load_topology,
     keeps="states",
     options=TopologyOptions,
+    delivered=pl.col("kind") != FINDING,  # what is odd depends on the lake's readings, too
 )
 
 
@@ -141,9 +138,9 @@ def _nodes(source: str, kind: str, findings: list[Finding]) -> Iterator[Node]:
         seen.add(identifier)
         for column in _REFERENCES[kind]:
             node[column] = None if node.get(column) is None else str(node[column])
-        if kind == LOCATION.name:
+        if kind == "location":
             _place(node, findings)
-        if "capacity" in (c.name for c in TOPOLOGY[kind].columns):
+        if "capacity" in (c.name for c in KINDS[kind].columns):
             node["capacity_kva"] = apparent_power_kva(node.get("capacity"))
             if node["capacity_kva"] is None:
                 findings.append((kind, identifier, "no capacity", repr(node.get("capacity"))))
@@ -167,7 +164,7 @@ def _where(source: str, kind: str) -> str:
 
 def _read(source: str, kind: str) -> list[dict[str, Any]]:
     where = _where(source, kind)
-    names = ", ".join(f"{name}.json" for name in TOPOLOGY)
+    names = ", ".join(f"{name}.json" for name in KINDS)
     try:
         read = json.loads(storage.fetched(f"{source.rstrip('/')}/{kind}.json"))
     except FileNotFoundError as error:
@@ -191,9 +188,9 @@ def _place(node: Node, findings: list[Finding]) -> None:
             degrees = math.nan
         node[name] = degrees if -most <= degrees <= most else None
         if node[name] is None:
-            findings.append((LOCATION.name, node["id"], "no coordinates", f"{name} {said!r}"))
+            findings.append(("location", node["id"], "no coordinates", f"{name} {said!r}"))
     if texts:
-        findings.append((LOCATION.name, node["id"], "coordinates as text", " and ".join(texts)))
+        findings.append(("location", node["id"], "coordinates as text", " and ".join(texts)))
 
 
 def _odd_references(delivered: Mapping[str, list[Node]]) -> Iterator[Finding]:
@@ -238,10 +235,10 @@ def _refuse_circles(delivered: Mapping[str, list[Node]]) -> None:
         raise BadInput(f"A topology needs ways up without a circle; found {told}") from error
 
 
-def _frame(table: Table, nodes: list[Node]) -> pl.DataFrame:
-    columns = {c.name: POLARS_TYPES[c.type] for c in table.columns if "valid_" not in c.name}
+def _frame(view: View, nodes: list[Node]) -> pl.DataFrame:
+    columns = {c.name: POLARS_TYPES[c.type] for c in view.columns if "valid_" not in c.name}
     texts = {name for name, dtype in columns.items() if dtype == pl.String()}
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             name: [
                 str(node[name]) if name in texts and node.get(name) is not None else node.get(name)
@@ -251,6 +248,7 @@ def _frame(table: Table, nodes: list[Node]) -> pl.DataFrame:
         },
         schema=columns,
     )
+    return frame.with_columns(pl.lit(view.name).alias("kind"))
 
 
 def _odd_meters(store: Store, meters: pl.DataFrame, days: int) -> list[Finding]:
@@ -264,7 +262,7 @@ def _odd_meters(store: Store, meters: pl.DataFrame, days: int) -> list[Finding]:
         f"WHERE reading_date_time >= TIMESTAMPTZ '{start.isoformat()}'",
     )
     when = f"in the last {days} days of readings"
-    kind = SMART_METER.name
+    kind = "smart_meter"
     silent = meters.join(read, on="id", how="anti")["id"]
     strange = read.join(meters, on="id", how="anti")["id"]
     return [

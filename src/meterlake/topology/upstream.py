@@ -1,8 +1,7 @@
 """The grid as it was at a moment: each meter's way up, from its transformer to the grid.
 
-Nodes are known by kind and id, since one id may stand for nodes of two kinds. Each kind is a
-table of its own, and a snapshot changes all of them, one after the other, in one run at a time;
-the run of the dataflow that is recorded last makes it hold. So nobody sees half a snapshot.
+Nodes are known by kind and id, since one id may stand for nodes of two kinds. A snapshot of the
+grid is one commit of the table `topology`, so nobody sees half of one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +10,11 @@ from datetime import datetime
 
 import polars as pl
 
-from meterlake.delta.commit import snapshots
+from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
-from meterlake.delta.table import fetched, scan
-from meterlake.schema import DATAFLOW_RUNS, SMART_METER, TOPOLOGY, Column
-
-DATAFLOW = "topology"  # name of the dataflow whose runs say which snapshot holds
+from meterlake.delta.table import Snapshot, fetched, scan, table_at
+from meterlake.delta.upsert import SINCE_EVER, VALIDITY, holding_at, last_moment
+from meterlake.schema import FINDING, KINDS, TOPOLOGY, TOPOLOGY_FINDINGS, Column, View
 
 PARENTS: dict[str, dict[str, str]] = {
     "smart_meter": {"service_transformer_id": "service_transformer"},
@@ -31,22 +29,11 @@ PARENTS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
-class View:
-    """What SQL can ask for that is no table: its columns, the tables it needs, and its SQL."""
-
-    name: str
-    meaning: str
-    columns: tuple[Column, ...]
-    tables: frozenset[str]
-    sql: str
-
-
-@dataclass(frozen=True)
 class _Up:
-    """A column of the way up: its name, the table that has it, and the column there."""
+    """A column of the way up: its name, the kind of node that has it, and the column there."""
 
     name: str
-    table: str
+    kind: str
     column: str
 
 
@@ -70,130 +57,98 @@ _WAY_UP = (
 METER_TOPOLOGY = "meter_topology"  # name of the view
 
 
-def _holding(table: str, moment: str) -> str:
-    """SQL of the rows of a kind that hold at a moment."""
-    return (
-        f"(SELECT * FROM {table} WHERE valid_from <= {moment} "
-        f"AND (valid_to IS NULL OR valid_to > {moment}))"
-    )
+def _way_up_sql() -> str:
+    """SQL of the ways up, of tables of the nodes at one moment that are named by their kinds.
 
-
-_MOMENT = (
-    f"(SELECT max(window_end) FROM {DATAFLOW_RUNS.name} "
-    f"WHERE dataflow = '{DATAFLOW}' AND outcome = 'succeeded')"
-)
-
-
-def _way_up_sql(moment: str) -> str:
-    columns = ", ".join(f"{up.table}.{up.column} AS {up.name}" for up in _WAY_UP)
+    DuckDB runs it as a view, Polars over frames.
+    """
+    columns = ", ".join(f"{up.kind}.{up.column} AS {up.name}" for up in _WAY_UP)
     joins = " ".join(
-        f"LEFT JOIN {_holding(parent, moment)} AS {parent} ON {child}.{column} = {parent}.id"
+        f"LEFT JOIN {parent} ON {child}.{column} = {parent}.id"
         for child, parents in PARENTS.items()
         for column, parent in parents.items()
     )
-    return (
-        f"SELECT {columns} FROM {_holding('smart_meter', moment)} AS smart_meter {joins} "
-        f"LEFT JOIN {_holding('location', moment)} AS location "
-        "ON smart_meter.location_id = location.id"
-    )
+    place = "LEFT JOIN location ON smart_meter.location_id = location.id"
+    return f"SELECT {columns} FROM smart_meter {joins} {place}"
 
 
 def _way_up_columns() -> Iterator[Column]:
     for up in _WAY_UP:
-        there = next(c for c in TOPOLOGY[up.table].columns if c.name == up.column)
-        whose = f"{there.meaning}: that of its {up.table.replace('_', ' ')}"
+        there = next(c for c in KINDS[up.kind].columns if c.name == up.column)
+        whose = f"{there.meaning}: that of its {up.kind.replace('_', ' ')}"
         yield Column(up.name, there.type, there.unit, whose)
 
 
+_NOW = ", ".join(f"{name} AS ({view.sql} AND valid_to IS NULL)" for name, view in KINDS.items())
+
 VIEWS: dict[str, View] = {
-    v.name: v
-    for v in (
-        View(
-            METER_TOPOLOGY,
-            "View: each meter's way up, its transformers, substation, zone and grid, as it is now",
-            tuple(_way_up_columns()),
-            frozenset({*TOPOLOGY, DATAFLOW_RUNS.name}),
-            _way_up_sql(_MOMENT),
-        ),
-    )
+    **KINDS,
+    TOPOLOGY_FINDINGS.name: TOPOLOGY_FINDINGS,
+    METER_TOPOLOGY: View(
+        METER_TOPOLOGY,
+        "View: each meter's way up, its transformers, substation, zone and grid, as it is now",
+        tuple(_way_up_columns()),
+        frozenset({TOPOLOGY.name}),
+        f"WITH {_NOW} {_way_up_sql()}",
+    ),
 }
 
 
-def moments_of_topology(store: Store) -> list[datetime]:
-    """The moments of the snapshots that were loaded whole, in order."""
-    runs = snapshots(store, [DATAFLOW_RUNS])[DATAFLOW_RUNS.name]
-    found = fetched(
-        scan(store, DATAFLOW_RUNS, runs.files)
-        .filter(pl.col("dataflow") == DATAFLOW, pl.col("outcome") == "succeeded")
-        .select("window_end")
-    )
-    return found["window_end"].sort().to_list()
-
-
-def changed_since(store: Store, before: datetime) -> datetime | None:
-    """From when on the topology is another than it was `before`; None where it is not."""
-    states = snapshots(store, TOPOLOGY.values())
-    moments = [
-        fetched(
-            scan(store, table, states[name].files)
-            .select(pl.concat([pl.col("valid_from"), pl.col("valid_to")]).alias("moment"))
-            .filter(pl.col("moment") > before)
-            .min()
-        ).item()
-        for name, table in TOPOLOGY.items()
-    ]
-    return min((moment for moment in moments if moment is not None), default=None)
-
-
 def moment_of_topology(store: Store) -> datetime | None:
-    """The moment of the newest snapshot that was loaded whole; None where there is none."""
-    return max(moments_of_topology(store), default=None)
+    """The moment of the newest snapshot; None where there is none."""
+    return last_moment(store, snapshot(store, TOPOLOGY))
+
+
+def moments_of_topology(store: Store) -> list[datetime]:
+    """The moments at which the grid became another one, in order."""
+    return _moments(_nodes(store, snapshot(store, TOPOLOGY)))
+
+
+def changed_since(store: Store, version_before: int, version_now: int) -> datetime | None:
+    """From when on the grid is another one by a version of the table than by an earlier one.
+
+    None where it is not. Version -1: there is no table yet.
+    """
+    before, now = (_nodes(store, _at_version(store, v)) for v in (version_before, version_now))
+    gone = before.join(now, on=now.columns, how="anti", nulls_equal=True)
+    new = now.join(before, on=now.columns, how="anti", nulls_equal=True)
+    for moment in (SINCE_EVER, *_moments(pl.concat([gone, new]))):
+        was, is_now = (_holding(nodes, moment).sort(pl.all()) for nodes in (gone, new))
+        if not was.equals(is_now):
+            return moment
+    return None
 
 
 def topology_at(store: Store, moment: datetime) -> dict[str, pl.DataFrame]:
-    """The nodes of each kind that held at a moment, by kind, without their validity.
-
-    What was loaded after the newest whole snapshot does not count yet; where there is none,
-    there are no nodes.
-    """
-    whole = moments_of_topology(store)  # before the nodes: they are then of these, or later
-    states = snapshots(store, TOPOLOGY.values())
-    # Of no other moments: between them a snapshot may have been cut off.
-    at = pl.lit(max((m for m in whole if m <= moment), default=min(whole, default=moment)))
-    ended = pl.col("valid_to").is_not_null() & (pl.col("valid_to") <= at)
+    """The nodes of each kind that held at a moment, by kind, without their validity."""
+    nodes = _holding(_nodes(store, snapshot(store, TOPOLOGY)), max(moment, SINCE_EVER))
     return {
-        name: fetched(
-            scan(store, table, states[name].files if whole else ())
-            .filter(pl.col("valid_from") <= at, ~ended)
-            .drop("valid_from", "valid_to")
+        name: nodes.filter(pl.col("kind") == name).select(
+            c.name for c in view.columns if c.name not in VALIDITY
         )
-        for name, table in TOPOLOGY.items()
+        for name, view in KINDS.items()
     }
 
 
 def ways_up(nodes: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Each meter's way up, of the nodes at a moment: the columns of the view, by meter."""
-    way = _named(nodes, SMART_METER.name)
-    for child, parents in PARENTS.items():
-        for column, parent in parents.items():
-            way = way.join(
-                _named(nodes, parent),
-                left_on=f"{child}.{column}",
-                right_on=f"{parent}.id",
-                how="left",
-                coalesce=False,
-            )
-    way = way.join(
-        _named(nodes, "location"),
-        left_on="smart_meter.location_id",
-        right_on="location.id",
-        how="left",
-        coalesce=False,
-    )
-    return way.select(pl.col(f"{up.table}.{up.column}").alias(up.name) for up in _WAY_UP).sort(
-        "meter_id"
-    )
+    return pl.SQLContext(nodes).execute(_way_up_sql(), eager=True).sort("meter_id")
 
 
-def _named(nodes: Mapping[str, pl.DataFrame], kind: str) -> pl.DataFrame:
-    return nodes[kind].rename(lambda column: f"{kind}.{column}")
+def _at_version(store: Store, version: int) -> Snapshot:
+    return table_at(store, TOPOLOGY, version) if version >= 0 else Snapshot(TOPOLOGY, -1, ())
+
+
+def _nodes(store: Store, there: Snapshot) -> pl.DataFrame:
+    """The nodes of every moment."""
+    files = [f for f in there.files if f.partition["kind"] != FINDING]
+    return fetched(scan(store, TOPOLOGY, files))
+
+
+def _holding(nodes: pl.DataFrame, moment: datetime) -> pl.DataFrame:
+    return nodes.filter(holding_at(moment)).drop(VALIDITY)
+
+
+def _moments(nodes: pl.DataFrame) -> list[datetime]:
+    found = pl.concat([nodes["valid_from"], nodes["valid_to"]]).drop_nulls().unique().sort()
+    return [moment for moment in found if moment > SINCE_EVER]

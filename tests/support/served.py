@@ -102,7 +102,6 @@ def delivered() -> list[tuple[datetime, str]]:
 def make(folder: Path) -> Store:
     """Make the lake, in some seconds."""
     store, settings, engine = open_store(str(folder / "lake")), conf(), LocalEngine(1)
-    _history(store)
     grid = small_grid(**METERS, **{NEVER_READ: "t2"})
     grid["service_transformer"][1]["capacity"] = "unknown"  # a finding
     source = str(write_grid(folder / "grid", grid))
@@ -119,6 +118,7 @@ def make(folder: Path) -> Store:
     files = _deliveries(folder)
     intake.ingest(store, files, engine=engine, settings=settings, now=NOW)
     derivations.integrate(Session(store, engine, settings, NOW))
+    _history(store)
     cluster(Session(store, engine, settings, NOW))
     for name in GRID:
         update_grid(Session(store, engine, settings, NOW), GRID[name])

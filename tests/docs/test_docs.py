@@ -310,7 +310,7 @@ def _statements(script: str) -> Iterator[str | list[str]]:
         yield rest
 
 
-@pytest.mark.parametrize(("page", "count"), [("query.md", 3), ("energy.md", 1)])
+@pytest.mark.parametrize(("page", "count"), [("query.md", 3), ("energy.md", 1), ("python.md", 3)])
 def test_python_reads_the_lake_as_the_docs_show(
     page: str, count: int, page_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

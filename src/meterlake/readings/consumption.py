@@ -18,13 +18,13 @@ from meterlake.errors import BadInput
 from meterlake.periods import By, Period, first_date, next_date, periods
 from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
 from meterlake.readings.layout import DAY, HOUR, Layout, day_of, scan_pieces
-from meterlake.readings.reader import Reader
-from meterlake.schema import CONSUMPTION_DAILY, READINGS
+from meterlake.readings.reader import Reader, check_types, several
+from meterlake.schema import CONSUMPTION_DAILY, POWER_TYPES, READINGS
 
 
 def read_consumption(
     reader: Reader,
-    meters: Sequence[str],
+    meters: str | Sequence[str],
     *,
     by: By,
     zone: str,
@@ -50,6 +50,7 @@ def read_consumption(
     BadInput
         The table is of another zone's days.
     """
+    check_types([reading_type], POWER_TYPES)
     store = reader.store
     first = None if start is None else first_date(start, by)
     last = None if end is None else _end_date(end, by)
@@ -69,7 +70,7 @@ def read_consumption(
             if (first is None or day.date >= first) and (last is None or day.date < last)
         ]
         runs = [p for run in runs_of(days) for p in layout.pieces(reading_type, *run)]
-    wanted = pl.col("meter_id").is_in(list(meters))
+    wanted = pl.col("meter_id").is_in(list(several(meters)))
     rows = scan(store, CONSUMPTION_DAILY, [f for f in known if _is_near(f, first, last)]).filter(
         wanted, ~pl.col("date").is_in([day.date for day in days])
     )

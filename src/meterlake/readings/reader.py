@@ -11,6 +11,7 @@ import polars as pl
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched
+from meterlake.errors import BadInput
 from meterlake.questions.sql import answer
 from meterlake.readings.file_cache import KeptFiles
 from meterlake.readings.history import AsOf
@@ -23,7 +24,7 @@ from meterlake.readings.layout import (
     meets,
     scan_pieces,
 )
-from meterlake.schema import READINGS, SERVING_READINGS, STAGING
+from meterlake.schema import READING_TYPES, READINGS, SERVING_READINGS, STAGING
 from meterlake.schema.projection import of_meter
 
 _COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
@@ -103,9 +104,9 @@ class Reader:
 
     def readings(
         self,
-        meters: Sequence[str],
+        meters: str | Sequence[str],
         *,
-        reading_types: Sequence[str] = ("kw",),
+        reading_types: str | Sequence[str] = ("kw",),
         start: datetime | None = None,
         end: datetime | None = None,
         with_arrival: bool = False,
@@ -131,25 +132,27 @@ class Reader:
 
     def find(
         self,
-        meters: Sequence[str],
+        meters: str | Sequence[str],
         *,
-        reading_types: Sequence[str] = ("kw",),
+        reading_types: str | Sequence[str] = ("kw",),
         start: datetime | None = None,
         end: datetime | None = None,
         with_arrival: bool = False,
     ) -> "Found":
         """Where readings lie now, and at which version; nothing is read yet. As `readings`."""
+        meters, types = several(meters), several(reading_types)
+        check_types(types)
         window = max(start or EARLIEST, EARLIEST), end or LATEST
         with self.layout() as layout:
             pieces = [
                 _of_meters(piece, meters)
-                for name in sorted(set(reading_types))
+                for name in sorted(set(types))
                 for piece in layout.pieces(name, *window, by_meter=not with_arrival)
             ]
             now = self.integrated
         found = tuple(p for p in pieces if p.files)
         version = f"{now.id[:8]}{now.version}"
-        return Found(self.store, tuple(meters), found, version, self._kept)
+        return Found(self.store, meters, found, version, self._kept)
 
     def newest(self, reading_type: str) -> datetime | None:
         """The moment of the newest reading of a type; None where there is none."""
@@ -172,9 +175,21 @@ class Reader:
         return self._live.integrated
 
 
+def several(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names, of which one may be given as it is."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def check_types(reading_types: Sequence[str], known: Sequence[str] = tuple(READING_TYPES)) -> None:
+    """Raise BadInput where a reading type is not one of those that there are."""
+    for name in reading_types:
+        if name not in known:
+            raise BadInput(f"A reading type needs to be one of {', '.join(known)}; found '{name}'")
+
+
 def read_readings(
     store: Store,
-    meters: Sequence[str],
+    meters: str | Sequence[str],
     *,
     reading_type: str,
     start: datetime | None = None,
@@ -192,9 +207,10 @@ def read_readings(
         return Reader(store).readings(
             meters, reading_types=[reading_type], start=start, end=end, with_arrival=with_arrival
         )
+    check_types([reading_type])
     columns = _COLUMNS if with_arrival else _WITHOUT_ARRIVAL
     return _read_as_of(
-        store, meters, reading_type, start or EARLIEST, end or LATEST, as_of, columns
+        store, several(meters), reading_type, start or EARLIEST, end or LATEST, as_of, columns
     )
 
 

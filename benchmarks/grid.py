@@ -31,7 +31,7 @@ import duckdb
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.grid.derivations import GRID, update_grid
@@ -88,7 +88,7 @@ def lake_of(folder: Path, topology: Path, meters: int, days: int, *, truth: bool
     intake.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
     derivations.integrate(Session(store, ENGINE, conf, now))
     cluster(Session(store, ENGINE, conf, now))
-    run_dataflow(store, "topology", settings=conf, now=now, source=str(topology))
+    run_dataflow(store, "topology", Scope(str(topology)), settings=conf, now=now)
     return store
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from meterlake import show
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
@@ -127,10 +127,9 @@ def run_demo(
             run_dataflow(
                 store,
                 flow,
+                Scope(str(source), start=start),
                 settings=settings,
                 now=now,
-                source=str(source),
-                start=start,
                 progress=progress,
             )
         for job in GRID:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
-from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.dataflows.run import DataflowRun, Scope, run_dataflow
 from meterlake.delta import commit as commits
 from meterlake.delta import upsert
 from meterlake.delta.commit import snapshot
@@ -205,7 +205,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path: Path, name: 
     conf = load_settings(late_hooks=(), dataflow={name: {"sauce": "hot-secret"}})
     store = open_store(str(tmp_path / "lake"))
     with pytest.raises(BadInput) as said:
-        run_dataflow(store, name, settings=conf, source=str(tmp_path), now=NOW)
+        run_dataflow(store, name, Scope(str(tmp_path)), settings=conf, now=NOW)
     assert f"Option 'sauce' of dataflow '{name}'" in str(said.value)
     assert ", ".join(flow.options.model_fields) in str(said.value)
     assert "hot-secret" not in str(said.value)
@@ -241,7 +241,7 @@ def test_a_password_in_a_sources_url_is_never_written(
     assert "hush" not in str(row) + problem + out + status
 
 
-def at_once(*works: Callable[[], Run]) -> list[Run]:
+def at_once(*works: Callable[[], DataflowRun]) -> list[DataflowRun]:
     with ThreadPoolExecutor(len(works)) as pool:
         return [future.result() for future in [pool.submit(work) for work in works]]
 
@@ -274,9 +274,9 @@ def test_two_runs_at_once_of_weather_leave_the_rows_of_both(
     (tmp_path / "b.csv").write_text("time,temp\n2024-05-02T00:00:00Z,2\n2024-05-02T01:00:00Z,3\n")
     conf = load_settings(late_hooks=(), dataflow={"weather": {"stations": ["S"]}})
 
-    def load(name: str) -> Callable[[], Run]:
+    def load(name: str) -> Callable[[], DataflowRun]:
         source = str(tmp_path / name)
-        return lambda: run_dataflow(store, "weather", settings=conf, source=source, now=NOW)
+        return lambda: run_dataflow(store, "weather", Scope(source), settings=conf, now=NOW)
 
     runs = at_once(load("a.csv"), load("b.csv"))
     assert set(conflicts) == {"weather"}
@@ -293,8 +293,8 @@ def test_two_runs_at_once_of_topology_leave_each_state_once(
     source = str(write_grid(tmp_path / "grid", small_grid(m1="t1", m2="t2")))
     conf = load_settings(late_hooks=())
 
-    def load() -> Run:
-        return run_dataflow(store, "topology", settings=conf, source=source, now=NOW)
+    def load() -> DataflowRun:
+        return run_dataflow(store, "topology", Scope(source), settings=conf, now=NOW)
 
     runs = at_once(load, load)
     assert set(conflicts) == {"topology"}

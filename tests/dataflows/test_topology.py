@@ -12,7 +12,7 @@ import pytest
 from support.grids import Grid, small_grid, write_grid
 
 from meterlake.dataflows import run as dataflow
-from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.dataflows.run import DataflowRun, Scope, run_dataflow
 from meterlake.delta import commit as commits
 from meterlake.delta import upsert
 from meterlake.delta.commit import snapshot
@@ -53,20 +53,20 @@ def lake(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[[Store, Grid, datetime], Run]:
+def load(tmp_path: Path) -> Callable[[Store, Grid, datetime], DataflowRun]:
     """Load a grid as it is at a moment."""
 
-    def loaded(store: Store, grid: Grid, at: datetime) -> Run:
+    def loaded(store: Store, grid: Grid, at: datetime) -> DataflowRun:
         return load_folder(store, write_grid(tmp_path / "grid", grid), at)
 
     return loaded
 
 
-Load = Callable[[Store, Grid, datetime], Run]
+Load = Callable[[Store, Grid, datetime], DataflowRun]
 
 
-def load_folder(store: Store, folder: Path, at: datetime) -> Run:
-    return run_dataflow(store, "topology", settings=CONF, source=str(folder), now=NOW, at=at)
+def load_folder(store: Store, folder: Path, at: datetime) -> DataflowRun:
+    return run_dataflow(store, "topology", Scope(str(folder), at=at), settings=CONF, now=NOW)
 
 
 def rows(store: Store, kind: str) -> pl.DataFrame:

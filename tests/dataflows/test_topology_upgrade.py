@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from support.grids import small_grid, write_grid
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta import commit as commits
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store
@@ -127,8 +127,8 @@ def test_the_next_snapshot_follows_the_merged_ones(old: Store, tmp_path: Path) -
     merge_kinds(old, now=NOW)
     folder = str(write_grid(tmp_path / "grid", small_grid(stays="t1")))
     with pytest.raises(BadInput, match="in the order of time"):
-        run_dataflow(old, "topology", settings=CONF, source=folder, now=NOW, at=SECOND)
-    run_dataflow(old, "topology", settings=CONF, source=folder, now=NOW, at=NOW)
+        run_dataflow(old, "topology", Scope(folder, at=SECOND), settings=CONF, now=NOW)
+    run_dataflow(old, "topology", Scope(folder, at=NOW), settings=CONF, now=NOW)
     (last,) = [row for row in meters(old) if row[3] is None]
     assert last == ("stays", "t1", NOW, None)
 

@@ -15,7 +15,8 @@ import pytest
 from support.files_server import FilesServer, Mood
 from support.grids import small_grid, write_grid
 
-from meterlake.dataflows.run import Run, run_dataflow
+from meterlake.dataflows import run as dataflow_run
+from meterlake.dataflows.run import DataflowRun, Scope, run_dataflow
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
@@ -94,14 +95,14 @@ def run(
     now: datetime = NOW,
     pauses: list[float] | None = None,
     **options: Any,
-) -> Run:
+) -> DataflowRun:
     """Load, with these options."""
     options.setdefault("since", at(1, 1))
     waited: list[float] = [] if pauses is None else pauses
     conf = load_settings(late_hooks=(), dataflow={"weather": options})
-    return run_dataflow(
-        store, "weather", settings=conf, source=str(source), now=now, pause=waited.append
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataflow_run, "_pause", waited.append)
+        return run_dataflow(store, "weather", Scope(str(source)), settings=conf, now=now)
 
 
 def rows(store: Store) -> pl.DataFrame:
@@ -179,7 +180,7 @@ def test_the_window_that_is_given_is_loaded_and_nothing_else(lake: Store, bulk: 
     write_hours(bulk, "A", {at(2, day): float(day) for day in range(1, 29)})
     conf = load_settings(late_hooks=(), dataflow={"weather": {"stations": ["A"]}})
     run_dataflow(
-        lake, "weather", settings=conf, source=str(bulk), now=NOW, start=at(2, 3), end=at(2, 5)
+        lake, "weather", Scope(str(bulk), start=at(2, 3), end=at(2, 5)), settings=conf, now=NOW
     )
     assert temperatures(lake) == {at(2, 3): 3.0, at(2, 4): 4.0}
 
@@ -192,7 +193,7 @@ def load_grid(store: Store, folder: Path, *places: tuple[float, float]) -> None:
             node["latitude"], node["longitude"] = places[int(node["id"][4:])]
     source = write_grid(folder, grid)
     conf = load_settings(late_hooks=())
-    run_dataflow(store, "topology", settings=conf, source=str(source), now=NOW)
+    run_dataflow(store, "topology", Scope(str(source)), settings=conf, now=NOW)
 
 
 def test_each_place_of_the_meters_has_its_nearest_station_that_has_observations(

@@ -26,7 +26,7 @@ from support.spark_cluster import SparkCluster
 from typer.testing import CliRunner
 
 from meterlake import __version__, cli
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store, open_store
 from meterlake.engine import Engine, Result, Unit
@@ -345,7 +345,7 @@ def live_through(store: Store, engine: Engine, files: list[str]) -> dict[str, An
         integrate(name, NOW + HOUR)
     grid = Path(files[0]).with_name("grid")
     simulate_grid(10, (47.6, -122.3), grid)
-    run_dataflow(store, "topology", settings=work.CONF, now=NOW, source=str(grid))
+    run_dataflow(store, "topology", Scope(str(grid)), settings=work.CONF, now=NOW)
     grid_settings = work.CONF.grid.model_copy(update={"outage_meter_minutes": 0.0})
     conf = work.CONF.model_copy(update={"grid": grid_settings})
     for name in GRID:
@@ -396,7 +396,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     ml.fill(alike, ml.readings(ml.by_meter(ml.names(7), ml.fleet(7, 130))))
     ml.bring_up(alike, conf)
     folder = write_grid(tmp_path / "grid", small_grid(**dict.fromkeys(ml.names(4), "t1")))
-    run_dataflow(alike, "topology", settings=conf, now=ml.NOW, source=str(folder), at=ml.START)
+    run_dataflow(alike, "topology", Scope(str(folder), at=ml.START), settings=conf, now=ml.NOW)
     shutil.copytree(tmp_path / "local", tmp_path / "spark")
     store = open_store(str(tmp_path / "spark"))
 

@@ -11,7 +11,7 @@ from support import ml
 from support.grids import small_grid, write_grid
 from support.ml import DAY, HOUR, NOW, START, Energy
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
@@ -219,7 +219,7 @@ def with_grid(lake: Store, tmp_path: Path, conf: Settings) -> Store:
     """Meters 2 to 13 below two service transformers of one distribution transformer."""
     below = {name: "t1" if n % 3 else "t2" for n, name in enumerate(ml.names(14)[2:])}
     folder = write_grid(tmp_path / "grid", small_grid(**below))
-    run_dataflow(lake, "topology", settings=conf, now=NOW, source=str(folder), at=START)
+    run_dataflow(lake, "topology", Scope(str(folder), at=START), settings=conf, now=NOW)
     return lake
 
 
@@ -266,7 +266,7 @@ def test_a_node_of_idle_meters_has_nothing_to_expect(
     idle = ml.by_meter(["i1", "i2"], np.zeros((2, 60 * 24)))
     ml.fill(lake, ml.readings(idle, END))
     folder = write_grid(tmp_path / "grid", small_grid(i1="t1", i2="t2"))
-    run_dataflow(lake, "topology", settings=conf, now=NOW, source=str(folder), at=START)
+    run_dataflow(lake, "topology", Scope(str(folder), at=START), settings=conf, now=NOW)
     run(lake, conf)
     found = query(lake, "SELECT DISTINCT mean, p10, p50, p90 FROM node_forecasts")
     assert found.rows() == [(0, 0, 0, 0)]
@@ -294,7 +294,7 @@ def test_a_grid_that_comes_later_or_changes_gets_its_sums(
     version = snapshot(with_grid, NODE_FORECASTS).version
     fewer = small_grid(**dict.fromkeys(ml.names(14)[4:], "t1"))
     folder = write_grid(tmp_path / "later", fewer)
-    run_dataflow(with_grid, "topology", settings=conf, now=NOW, source=str(folder), at=START + DAY)
+    run_dataflow(with_grid, "topology", Scope(str(folder), at=START + DAY), settings=conf, now=NOW)
     assert run(with_grid, conf).is_new
     assert snapshot(with_grid, NODE_FORECASTS).version > version
     counts = query(with_grid, "SELECT DISTINCT meters FROM node_forecasts").rows()
@@ -307,7 +307,7 @@ def test_where_no_meter_is_below_a_node_that_is_known_and_done(
 ) -> None:
     run(with_grid, conf)
     folder = write_grid(tmp_path / "later", small_grid(somebody="t1"))
-    run_dataflow(with_grid, "topology", settings=conf, now=NOW, source=str(folder), at=START + DAY)
+    run_dataflow(with_grid, "topology", Scope(str(folder), at=START + DAY), settings=conf, now=NOW)
     assert run(with_grid, conf).is_new
     assert snapshot(with_grid, NODE_FORECASTS).files == ()
     assert not run(with_grid, conf).is_new

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
@@ -53,6 +53,6 @@ def topology(conf: Settings) -> Callable[..., None]:
     """Load a topology from a folder."""
 
     def loaded(store: Store, folder: Path, *, at: datetime | None = None) -> None:
-        run_dataflow(store, "topology", settings=conf, now=NOW, source=str(folder), at=at)
+        run_dataflow(store, "topology", Scope(str(folder), at=at), settings=conf, now=NOW)
 
     return loaded

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.grids import small_grid, write_grid
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.grid.derivations import GRID, update_grid
@@ -216,7 +216,7 @@ def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
     engine = LocalEngine(2)
     intake.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
     derivations.integrate(Session(store, engine, conf, NOW))
-    run_dataflow(store, "topology", settings=conf, now=NOW, source=str(grid))
+    run_dataflow(store, "topology", Scope(str(grid)), settings=conf, now=NOW)
     for name in ("meter-supply", "outages"):
         update_grid(Session(store, engine, conf, NOW), GRID[name])
     nodes = "SELECT id, start, \"end\" FROM outages WHERE level <> 'meter'"

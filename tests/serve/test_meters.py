@@ -11,7 +11,7 @@ from support import ml, served
 from support.grids import small_grid, write_grid
 from support.served import CLOCK, HOUR
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store
 from meterlake.forecast.forecasts import forecast_meters
 from meterlake.questions.sql import query
@@ -269,9 +269,12 @@ def test_a_lake_with_a_grid_alone_is_served(
 ) -> None:
     grid = write_grid(tmp_path / "grid", small_grid(m="t1"))
     run_dataflow(
-        empty_lake, "topology", settings=served.conf(), now=served.NOW, source=str(grid),
-        at=served.HISTORY_START,
-    )  # fmt: skip
+        empty_lake,
+        "topology",
+        Scope(str(grid), at=served.HISTORY_START),
+        settings=served.conf(),
+        now=served.NOW,
+    )
     client = client_of(empty_lake)
     found = answers(client)
     assert {path for path in EVERYTHING if found[path] != 200} == {

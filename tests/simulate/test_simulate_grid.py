@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meterlake.cli import app
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput
 from meterlake.questions.sql import query
@@ -73,9 +73,7 @@ def test_so_many_meters_are_loaded_and_nothing_is_odd(
 ) -> None:
     made = simulate_grid(number, NEAR, tmp_path / "grid")
     assert made == {kind: len(nodes(tmp_path / "grid", kind)) for kind in KINDS}
-    done = run_dataflow(
-        lake, "topology", settings=CONF, source=str(tmp_path / "grid"), now=NOW
-    )  # fmt: skip
+    done = run_dataflow(lake, "topology", Scope(str(tmp_path / "grid")), settings=CONF, now=NOW)
     assert done.odd == ()
     assert query(lake, "select * from topology_findings").is_empty()
     ways = query(lake, "select * from meter_topology")
@@ -172,8 +170,8 @@ def test_simulated_weather_is_loaded_for_a_simulated_grid(tmp_path: Path, lake: 
     assert made == {"stations": 1, "files": 2, "rows": 101}
     simulate_grid(12, NEAR, tmp_path / "grid")
     source = str(tmp_path / "grid")
-    run_dataflow(lake, "topology", settings=CONF, source=source, now=NOW)
-    done = run_dataflow(lake, "weather", settings=CONF, source=str(tmp_path / "a"), now=NOW)
+    run_dataflow(lake, "topology", Scope(source), settings=CONF, now=NOW)
+    done = run_dataflow(lake, "weather", Scope(str(tmp_path / "a")), settings=CONF, now=NOW)
     assert (done.rows, done.odd) == (101, ())
     rows = query(lake, "select * from weather order by time")
     assert rows["time"].to_list() == [start + n * HOUR for n in range(101)]

@@ -20,7 +20,7 @@ from support import ml, served
 from support.grids import small_grid, write_grid
 
 from meterlake.console.pages import VIEWS
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.store import Store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.forecasts import forecast_all
@@ -170,7 +170,7 @@ def make_hostile(lake: Store, folder: Path) -> Store:
     now = served.NOW + timedelta(days=1)
     at = served.DELIVERED
     source = str(write_grid(folder / "grid", grid))
-    run_dataflow(store, "topology", settings=settings, now=now, source=source, at=at)
+    run_dataflow(store, "topology", Scope(source, at=at), settings=settings, now=now)
     path = folder / f"{HOSTILE_FILE}.csv"
     rows = ["time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"]
     quoted = HOSTILE.replace('"', '""')

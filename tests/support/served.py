@@ -19,7 +19,7 @@ import pytest
 from support import ml
 from support.grids import small_grid, write_grid
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
@@ -105,15 +105,14 @@ def make(folder: Path) -> Store:
     grid = small_grid(**METERS, **{NEVER_READ: "t2"})
     grid["service_transformer"][1]["capacity"] = "unknown"  # a finding
     source = str(write_grid(folder / "grid", grid))
-    run_dataflow(store, "topology", settings=settings, now=NOW, source=source, at=HISTORY_START)
+    run_dataflow(store, "topology", Scope(source, at=HISTORY_START), settings=settings, now=NOW)
     simulate_weather((45.0, 7.0), DELIVERED, END, folder / "weather")
     run_dataflow(
         store,
         "weather",
+        Scope(str(folder / "weather"), start=DELIVERED),
         settings=settings,
         now=NOW,
-        source=str(folder / "weather"),
-        start=DELIVERED,
     )
     files = _deliveries(folder)
     intake.ingest(store, files, engine=engine, settings=settings, now=NOW)

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 import polars as pl
 from support import ml
 
-from meterlake.dataflows.run import run_dataflow
+from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import fetched, scan
@@ -98,13 +98,13 @@ def repair(lake: str, now: datetime) -> None:
 def topology(lake: str, folder: str, at: datetime, now: datetime) -> None:
     """Take a snapshot of the grid over."""
     store = open_store(lake)
-    run_dataflow(store, "topology", settings=CONF, now=now, source=folder, at=at)
+    run_dataflow(store, "topology", Scope(folder, at=at), settings=CONF, now=now)
 
 
 def weather(lake: str, folder: str, since: datetime, now: datetime) -> None:
     """Load the weather at the meters of the topology."""
     store = open_store(lake)
-    run_dataflow(store, "weather", settings=CONF, now=now, source=folder, start=since)
+    run_dataflow(store, "weather", Scope(folder, start=since), settings=CONF, now=now)
 
 
 def grid(lake: str, now: datetime) -> None:

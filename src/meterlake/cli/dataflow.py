@@ -57,7 +57,7 @@ def run_command(
 
     Example: meterlake dataflow run topology --source ./topology
     """
-    from meterlake.dataflows.run import run_dataflow
+    from meterlake.dataflows.run import Scope, run_dataflow
     from meterlake.delta.store import open_store
 
     with plain_errors():
@@ -71,12 +71,9 @@ def run_command(
             done = run_dataflow(
                 open_store(settings.lake),
                 name,
+                Scope(source, start=first, end=last, at=moment),
                 settings=settings,
                 now=datetime.now(UTC),
-                source=source,
-                start=first,
-                end=last,
-                at=moment,
                 progress=progress,
             )
         facts = {k: told(v) for k, v in vars(done).items() if v is not None}

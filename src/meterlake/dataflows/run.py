@@ -32,11 +32,29 @@ from meterlake.schema import DATAFLOW_RUNS, known_tables, polars_schema
 from meterlake.settings import Settings
 from meterlake.storage import without_secrets
 
-Pause = Callable[[float], None]
+_pause: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
-class Run:
+class Scope:
+    """What a run loads, as far as it is not what the settings say.
+
+    Parameters
+    ----------
+    source : where to load from
+    start, end : the window of a dataflow that keeps rows. By default from its option `since` on
+        where it has none, and later from `reload_days` before the newest row; to now
+    at : the moment of a state, of a dataflow that keeps states; by default now
+    """
+
+    source: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class DataflowRun:
     """How a run went; see the table dataflow_runs for the meaning of the figures."""
 
     dataflow: str
@@ -54,27 +72,15 @@ class Run:
 def run_dataflow(
     store: Store,
     name: str,
+    scope: Scope | None = None,
     *,
     settings: Settings,
     now: datetime,
-    source: str | None = None,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    at: datetime | None = None,
     progress: Progress = silent,
-    pause: Pause = time.sleep,
-) -> Run:
+) -> DataflowRun:
     """Load what a dataflow's source has, and keep it; what fails leaves its tables as they are.
 
     The same state of the same moment may be loaded again, and changes nothing.
-
-    Parameters
-    ----------
-    source : where to load from, in place of what the settings say
-    start, end : the window of a dataflow that keeps rows. By default from its option `since` on
-        where it has none, and later from `reload_days` before the newest row; to `now`
-    at : the moment of a state, of a dataflow that keeps states; by default `now`
-    pause : waits so many seconds
 
     Raises
     ------
@@ -87,46 +93,33 @@ def run_dataflow(
         Other writers kept coming first.
     """
     flow = named_dataflow(name)
+    scope = scope or Scope()
     told = dict(settings.dataflow.get(name, {}))
-    options = options_of(flow, told | ({} if source is None else {"source": source}))
+    options = options_of(flow, told | ({} if scope.source is None else {"source": scope.source}))
     location = options.source or flow.source
     if location is None:
         raise BadInput(
             f"Dataflow '{name}' needs a source: give --source, or set source under "
             f"[dataflow.{name}] in meterlake.toml"
         )
-    first, last = _window(store, flow, options, start, end, at, now)
+    first, last = _window(store, flow, options, scope, now)
     request = Request(location, options, first, last, settings.timezone, store)
     run = _Recorded(store, flow, request, now, time.perf_counter())
-    attempts = 0
-
-    def load() -> Loaded:
-        nonlocal attempts
-        for attempts in range(1, settings.dataflow_attempts):
-            try:
-                return flow.load(request)
-            except Unavailable:
-                progress(f"{name}, try {attempts + 1}", None, 0)
-                pause(settings.dataflow_pause_seconds * 2 ** (attempts - 1))
-        attempts = settings.dataflow_attempts
-        return flow.load(request)
-
     try:
-        loaded = load()
+        loaded = _loaded(run, settings, progress)
         frames = {t: _conformed(flow, t, rows) for t, rows in loaded.tables.items()}
         counts = _keep(request, flow, frames, now, progress)
     except Exception as error:
-        run.record(attempts=attempts, outcome="failed", message=str(error)[:2000])
+        run.record("failed", str(error)[:2000])
         raise
     figures = {"rows": sum(f.height for f in frames.values()), **vars(counts)}
-    message = "; ".join(loaded.odd)[:2000]
-    run.record(attempts=attempts, outcome="succeeded", message=message, **figures)
-    return Run(
+    run.record("succeeded", "; ".join(loaded.odd)[:2000], **figures)
+    return DataflowRun(
         name,
         None if flow.keeps == "states" else first,
         last,
         without_secrets(location),
-        attempts=attempts,
+        attempts=run.attempts,
         odd=loaded.odd,
         **figures,
     )
@@ -173,17 +166,18 @@ def dataflow_status(store: Store) -> list[dict[str, Any]]:
     return listed
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Recorded:
-    """A run's row of the table of runs, written when it has ended."""
+    """A run, and its row of the table of runs, written when it has ended."""
 
     store: Store
     flow: Dataflow
     request: Request
     now: datetime
     began: float
+    attempts: int = 0
 
-    def record(self, *, attempts: int, outcome: str, message: str, **figures: int) -> None:
+    def record(self, outcome: str, message: str, **figures: int) -> None:
         run_id = uuid.uuid4().hex
         row = {
             "run_id": run_id,
@@ -193,7 +187,7 @@ class _Recorded:
             "window_start": None if self.flow.keeps == "states" else self.request.start,
             "window_end": self.request.end,
             "source": without_secrets(self.request.source),
-            "attempts": attempts,
+            "attempts": self.attempts,
             "outcome": outcome,
             "message": message,
             "run_month": self.now.strftime("%Y-%m"),
@@ -204,27 +198,38 @@ class _Recorded:
         append(self.store, DATAFLOW_RUNS, rows, key=f"run/{run_id}", now=self.now)
 
 
+def _loaded(run: _Recorded, settings: Settings, progress: Progress) -> Loaded:
+    """What the source has; tried again where it cannot be had."""
+    while True:
+        run.attempts += 1
+        try:
+            return run.flow.load(run.request)
+        except Unavailable:
+            if run.attempts >= settings.dataflow_attempts:
+                raise
+        progress(f"{run.flow.name}, try {run.attempts + 1}", None, 0)
+        _pause(settings.dataflow_pause_seconds * 2 ** (run.attempts - 1))
+
+
 def _window(
     store: Store,
     flow: Dataflow,
     options: Options,
-    start: datetime | None,
-    end: datetime | None,
-    at: datetime | None,
+    scope: Scope,
     now: datetime,
 ) -> tuple[datetime, datetime]:
     if flow.keeps == "states":
-        if start is not None or end is not None:
+        if scope.start is not None or scope.end is not None:
             raise BadInput(f"Dataflow '{flow.name}' keeps states: give --at, not --from and --to")
-        moment = (at or now).astimezone(UTC)
+        moment = (scope.at or now).astimezone(UTC)
         if not SINCE_EVER < moment <= now:
             raise BadInput(f"--at needs a moment since 1970, not in the future; found {moment}")
         return moment, moment
-    if at is not None:
+    if scope.at is not None:
         raise BadInput(f"Dataflow '{flow.name}' loads a window: give --from and --to, not --at")
     if not isinstance(options, HistoryOptions):
         raise TypeError(f"dataflow {flow.name} keeps rows and needs HistoryOptions")
-    end = end or now
+    start, end = scope.start, scope.end or now
     if start is None:
         newest = [snapshot(store, table).newest for table in flow.tables]
         start = options.since

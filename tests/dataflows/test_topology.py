@@ -24,8 +24,9 @@ from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
+from meterlake.questions import catalog
 from meterlake.questions.sql import query
-from meterlake.schema import TOPOLOGY, Table
+from meterlake.schema import KINDS, TOPOLOGY, Table
 from meterlake.settings import load_settings
 from meterlake.topology.dataflow import FINDINGS
 from meterlake.topology.upstream import (
@@ -139,6 +140,18 @@ def test_the_shared_grid_of_ten_thousand_meters(shared_data: Path, lake: Store) 
     assert (again.added, again.changed, again.ended, again.rows) == (0, 0, 0, done.rows)
     assert files(lake) == before
     assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
+
+
+def test_each_kind_is_a_view_with_its_own_columns(lake: Store, load: Load) -> None:
+    load(lake, small_grid(m1="t1"), FIRST)
+    listed = {row["table"]: row["rows"] for row in catalog.tables(lake)}
+    for kind in KINDS:
+        assert listed[kind] is None
+        nodes = rows(lake, kind)
+        assert nodes.columns == [row["column"] for row in catalog.describe(kind)]
+        assert nodes.select("valid_from", "valid_to").unique().row(0) == (SINCE_EVER, None)
+        now = topology_at(lake, NOW)[kind]
+        assert nodes.drop("valid_from", "valid_to").equals(now.sort("id"))
 
 
 def test_a_meter_that_moves_one_that_goes_and_one_that_comes(store: Store, load: Load) -> None:

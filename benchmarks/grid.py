@@ -85,7 +85,7 @@ def lake_of(folder: Path, topology: Path, meters: int, days: int, *, truth: bool
     store = open_store(str(folder / "lake"))
     now = START + (days + 1) * DAY
     conf = settings(store)
-    intake.ingest(store, [str(inbox)], engine=ENGINE, settings=conf, now=now)
+    intake.ingest(Session(store, ENGINE, conf, now), [str(inbox)])
     derivations.integrate(Session(store, ENGINE, conf, now))
     cluster(Session(store, ENGINE, conf, now))
     run_dataflow(store, "topology", Scope(str(topology)), settings=conf, now=now)

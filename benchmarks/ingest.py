@@ -92,7 +92,7 @@ def load_meterlake(file: Path, folder: Path) -> Figures:
     imports = time.perf_counter() - began
     now = datetime.now(UTC)
     watch = Stopwatch()
-    taken = intake.ingest(store, [str(file)], engine=engine, settings=settings, now=now)
+    taken = intake.ingest(Session(store, engine, settings, now), [str(file)])
     ingest = watch.figures()
     brought = derivations.integrate(Session(store, engine, settings, now))
     total = watch.figures()

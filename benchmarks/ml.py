@@ -380,12 +380,7 @@ def _lake(folder: Path, meters: int, size: Size) -> Store:
     settings = _settings(store, size)
     now = START + 60 * DAY
     done = intake.ingest(
-        store,
-        [str(inbox)],
-        engine=engine,
-        settings=settings,
-        now=now,
-        profile=str(folder / "export.toml"),
+        Session(store, engine, settings, now), [str(inbox)], profile=str(folder / "export.toml")
     )
     if done.failures:
         raise SystemExit(f"the files were not taken in: {done.failures}")

@@ -257,7 +257,7 @@ def whole_day(store: Store) -> Figures:
     settings = Settings(lake=store.url, late_hooks=())
     engine, now = LocalEngine(1), START + 2 * DAY
     watch = Stopwatch()
-    taken = intake.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    taken = intake.ingest(Session(store, engine, settings, now), [str(inbox)])
     ingest = watch.figures()
     derivations.integrate(Session(store, engine, settings, now))
     integrate = watch.figures()

@@ -97,7 +97,7 @@ def lake_of(cache: Path, size: Size) -> Path:
         )
         file = folder / "day.csv"
         rows.select(COLUMNS).write_csv(file)
-        done = intake.ingest(store, [str(file)], engine=engine, settings=settings, now=evening)
+        done = intake.ingest(Session(store, engine, settings, evening), [str(file)])
         if done.failures or done.quarantined:
             raise SystemExit(f"the lake could not be made: {done.failures}")
         derivations.integrate(Session(store, engine, settings, evening))

@@ -89,7 +89,7 @@ STEPS = {SERVING_READINGS.name: "cluster"}  # of a clustering; the others are of
 
 
 def ingest(store: Store, inbox: Path, now: datetime) -> None:
-    done = intake.ingest(store, [str(inbox)], engine=ENGINE, settings=settings(store), now=now)
+    done = intake.ingest(Session(store, ENGINE, settings(store), now), [str(inbox)])
     if done.failures or done.quarantined:
         raise SystemExit(f"the simulated files were not taken in: {done.failures}")
 

@@ -88,7 +88,7 @@ def load_meterlake(inbox: Path, folder: Path, master: str) -> Figures:
     store, now = open_store(settings.lake), datetime.now(UTC)
     with engine() as running:
         began = time.perf_counter()
-        taken = intake.ingest(store, [str(inbox)], engine=running, settings=settings, now=now)
+        taken = intake.ingest(Session(store, running, settings, now), [str(inbox)])
         ingested = time.perf_counter()
         brought = derivations.integrate(Session(store, running, settings, now))
         ended = time.perf_counter()

@@ -134,8 +134,8 @@ def main() -> None:
 def bring(store: Store, settings: Settings, files: Sequence[str]) -> None:
     now = START + 11 * WEEK
     engine = LocalEngine(2)
-    intake.ingest(store, files, engine=engine, settings=settings, now=now)
     session = Session(store, engine, settings, now)
+    intake.ingest(session, files)
     derivations.integrate(session)
     derivations.cluster(session)
 

@@ -49,7 +49,7 @@ def oracle_keys(raw: pl.DataFrame) -> int:
 def check(store: Store, path: Path, rows: int) -> None:
     raw = pl.read_parquet(path)
     engine = LocalEngine(2)
-    taken = intake.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    taken = intake.ingest(Session(store, engine, CONF, NOW), [str(path)])
     assert (taken.rows, taken.quarantined) == (rows, 0)
     done = derivations.integrate(Session(store, engine, CONF, NOW))
     assert done.added == oracle_keys(raw)
@@ -60,7 +60,7 @@ def check(store: Store, path: Path, rows: int) -> None:
         "sum(reading_value) filter (where reading_type = 'kw') from readings",
     ).row(0)
     assert found[:2] == (done.added, done.added)
-    again = intake.ingest(store, [str(path)], engine=engine, settings=CONF, now=NOW)
+    again = intake.ingest(Session(store, engine, CONF, NOW), [str(path)])
     assert (again.already_ingested, again.rows) == (1, 0)
     repeated = derivations.integrate(Session(store, engine, CONF, NOW))
     assert repeated == derivations.IntegrationResult()

@@ -118,9 +118,7 @@ def run_demo(
             bad_percent=BAD_PERCENT,
         )
         made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
-        taken = intake.ingest(
-            store, [str(inbox)], engine=engine, settings=settings, now=now, progress=progress
-        )
+        taken = intake.ingest(Session(store, engine, settings, now, progress), [str(inbox)])
         merged = derivations.integrate(Session(store, engine, settings, now, progress))
         served = cluster(Session(store, engine, settings, now, progress))
         for flow, source, start in (("topology", topology, None), ("weather", weather, START)):
@@ -144,7 +142,7 @@ def run_demo(
             learnt = {
                 "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
             }
-    again = intake.ingest(store, [str(inbox)], engine=engine, settings=settings, now=now)
+    again = intake.ingest(Session(store, engine, settings, now), [str(inbox)])
     meter = device_id(0)
     reader = Reader(store)
     day = reader.readings([meter], start=START, end=START + timedelta(days=1))

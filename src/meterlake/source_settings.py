@@ -13,7 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 After = Literal["keep", "mark", "move"]
 
 PORTS = {"sftp": 22, "ftp": 21, "ftps": 21}
-KINDS = ("file", "sftp", "ftp", "ftps", "http", "https", "s3")
+PLACES = {  # the class in meterlake.sources that serves a kind of URL
+    "file": "folder.FolderPlace",
+    "sftp": "sftp.SftpPlace",
+    "ftp": "ftp.FtpPlace",
+    "ftps": "ftp.FtpPlace",
+    "http": "http.HttpPlace",
+    "https": "http.HttpPlace",
+    "s3": "object_store.ObjectPlace",
+    "gs": "object_store.ObjectPlace",
+    "az": "object_store.ObjectPlace",
+}
+_BUCKETS = ("s3", "gs", "az")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 _HOST = re.compile(
@@ -25,8 +36,8 @@ _HOST = re.compile(
 class Address:
     """A source's URL, taken apart.
 
-    `host` is the bucket of S3, and empty for a folder; `path` may have `*`, `?` and `[…]` in its
-    parts, and is what the place itself calls it: nothing in it is escaped.
+    `host` is the bucket of an object store, and empty for a folder; `path` may have `*`, `?` and
+    `[…]` in its parts, and is what the place itself calls it: nothing in it is escaped.
     """
 
     kind: str
@@ -105,7 +116,7 @@ class SourceSettings(BaseModel):
             raise ValueError("SFTP needs user, and one of password_env, password_file and key_file")
         if address.kind != "sftp" and any([self.key_file, self.host_key, self.known_hosts]):
             raise ValueError("key_file, host_key and known_hosts are for sftp:// alone")
-        if address.kind in ("file", "s3") and (has_user or told):
+        if address.kind in ("file", *_BUCKETS) and (has_user or told):
             raise ValueError(
                 "user and password are for sftp, ftp and http; S3 takes the usual variables, "
                 "such as AWS_ACCESS_KEY_ID"
@@ -135,41 +146,49 @@ class SourceSettings(BaseModel):
         return f"{self.label}: {self.url}"
 
 
-def address_of(url: str) -> Address:
-    """Take a source's URL apart. Raises ValueError, without what may be a secret in it."""
+def address_of(url: str, *, is_pattern: bool = True) -> Address:
+    """Take a URL apart. Raises ValueError, without what may be a secret in it.
+
+    With `is_pattern` it is a source's: `*` stands for any characters, a folder for its files.
+    """
+    path_of = _pattern if is_pattern else _plain
     kind, found, rest = url.partition("://")
     if not found:
-        return Address("file", "", None, None, _pattern(url))
-    if kind not in KINDS:
-        raise ValueError(f"needs a path or one of {', '.join(f'{k}://' for k in KINDS)}")
+        return Address("file", "", None, None, path_of(url))
+    if kind not in PLACES:
+        raise ValueError(f"needs a path or one of {', '.join(f'{k}://' for k in PLACES)}")
     authority, _, path = rest.partition("/")
     path = unquote(path)
     if kind == "file":
         if authority:
             raise ValueError("needs three slashes: file:///folder/*.gz")
-        return Address(kind, "", None, None, _pattern(f"/{path}"))
+        return Address(kind, "", None, None, path_of(f"/{path}"))
     if ":" in authority.rpartition("@")[0]:
         raise ValueError("has a password in it; set password_env or password_file in its place")
     match = _HOST.fullmatch(authority)
     if match is None or int(match["port"] or 1) not in range(1, 65536):
         raise ValueError(f"needs a host after {kind}://, such as {kind}://files.example/out/*.gz")
     if kind in ("http", "https") and re.search("[?#]", rest):
-        raise ValueError("needs a folder's address, without a query; * stands for any characters")
+        raise ValueError("needs an address without a query; * stands for any characters")
     user = unquote(match["user"] or "") or None
     port = int(match["port"]) if match["port"] else PORTS.get(kind)
-    if kind == "s3":
-        return Address(kind, authority, None, user, _pattern(path))
+    if kind in _BUCKETS:
+        return Address(kind, authority, None, user, path_of(path))
     path = path.removeprefix("~/") if path.startswith("~/") else f"/{path}"
-    return Address(kind, match["host"].strip("[]"), port, user, _pattern(path))
+    return Address(kind, match["host"].strip("[]"), port, user, path_of(path))
 
 
 def _pattern(path: str) -> str:
     """A path with what names files in it; a folder's means all of its files."""
-    if any(ord(c) < 32 or ord(c) == 127 for c in path):
-        raise ValueError("needs a path without control characters")
     if "**" in path:
         raise ValueError("knows no **; give a source for each depth, such as */*.gz")
-    return f"{path}*" if path.endswith("/") or not path else path
+    return _plain(f"{path}*" if path.endswith("/") or not path else path)
+
+
+def _plain(path: str) -> str:
+    if any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise ValueError("needs a path without control characters")
+    return path
 
 
 class IntegrationSettings(BaseModel):

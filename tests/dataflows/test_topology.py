@@ -384,7 +384,7 @@ def test_meters_are_compared_with_the_readings_of_the_last_days(
 
     read = [row("02", "old"), row("03", "first"), row("09", "m1"), row("09", "stranger")]
     path = deliver("a.csv.gz", *read)
-    intake.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    intake.ingest(Session(store, LocalEngine(1), CONF, NOW), [str(path)])
     derivations.integrate(Session(store, LocalEngine(1), CONF, NOW))
     load(store, small_grid(m1="t1", old="t1", first="t1", never="t2"), FIRST)
     since = "in the last 7 days of readings"
@@ -647,7 +647,7 @@ def test_a_finding_alone_does_not_make_the_grid_another_one(
     load(lake, small_grid(m1="t1"), FIRST)
     before = version(lake)
     read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
-    intake.ingest(lake, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    intake.ingest(Session(lake, LocalEngine(1), CONF, NOW), [str(read)])
     derivations.integrate(Session(lake, LocalEngine(1), CONF, NOW))
     load(lake, small_grid(m1="t1"), SECOND)
     assert findings(lake) != []
@@ -664,7 +664,7 @@ def test_a_run_that_was_recorded_though_its_answer_was_lost_can_be_run_again(
     before, was = version(store), view(store)
     # Other findings, since there are readings by now: of the lake, not of what is loaded.
     read = deliver("a.csv", "2024-01-02 00:00:00,2024-01-02 00:05:00,stranger,readings,,,,,1,")
-    intake.ingest(store, [str(read)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    intake.ingest(Session(store, LocalEngine(1), CONF, NOW), [str(read)])
     derivations.integrate(Session(store, LocalEngine(1), CONF, NOW))
     for grid, at in ((second, SECOND), (first, FIRST)):
         again = load(store, grid, at)

@@ -395,12 +395,7 @@ def test_a_file_of_ones_own_profile_is_taken_in_again_though_the_profile_is_gone
     delivered = tmp_path / "a.csv"
     delivered.write_text("m,at,kwh\nm1,2024-07-01 00:30:00,1.5\nm1,2024-07-01 01:00:00,bad\n")
     done = intake.ingest(
-        store,
-        [str(delivered)],
-        engine=LocalEngine(1),
-        settings=work.CONF,
-        now=NOW,
-        profile=str(profile),
+        Session(store, LocalEngine(1), work.CONF, NOW), [str(delivered)], profile=str(profile)
     )
     assert (done.stored, done.quarantined) == (1, 1)
     held = work.contents(store)

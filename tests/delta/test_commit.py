@@ -152,7 +152,7 @@ def test_a_commit_whose_answer_is_lost_is_known_to_have_happened(
     monkeypatch.setattr(commits, "_write", lost)
     row = "2024-01-01 00:00:00,2024-01-01 01:00:00,m1,readings,,,,,1,"
     paths = [str(deliver("a.csv", row, "damaged"))]
-    done = intake.ingest(store, paths, engine=LocalEngine(1), settings=work.CONF, now=NOW)
+    done = intake.ingest(Session(store, LocalEngine(1), work.CONF, NOW), paths)
     assert (done.files, done.rows, done.already_ingested, done.failures) == (1, 2, 0, [])
     result = derivations.integrate(Session(store, LocalEngine(1), work.CONF, NOW))
     assert result.added == 1

@@ -126,7 +126,7 @@ def tutorial_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate_readings(plan, folder / "inbox")
     store, engine = open_store(str(folder / "lake")), LocalEngine(2)
     settings, now = load_settings(late_hooks=()), datetime.now(UTC)
-    intake.ingest(store, [str(folder / "inbox")], engine=engine, settings=settings, now=now)
+    intake.ingest(Session(store, engine, settings, now), [str(folder / "inbox")])
     derivations.integrate(Session(store, engine, settings, now))
     return folder
 

@@ -62,7 +62,7 @@ def waiting(store: Store, tmp_path: Path) -> tuple[dict[str, str], dict[str, str
     files = inbox(tmp_path / "inbox")[:4]
     alike = open_store(str(tmp_path / "alike"))
     for one in (store, alike):
-        intake.ingest(one, files, engine=LocalEngine(2), settings=work.CONF, now=NOW)
+        intake.ingest(Session(one, LocalEngine(2), work.CONF, NOW), files)
     before = work.contents(store)
     derivations.integrate(Session(alike, LocalEngine(2), work.CONF, NOW))
     return before, work.contents(alike)
@@ -340,7 +340,7 @@ def live_through(store: Store, engine: Engine, files: list[str]) -> dict[str, An
 
     half = len(files) // 2
     for name, some in (("first", files[:half]), ("second", files[half:])):
-        done = intake.ingest(store, some, engine=engine, settings=work.CONF, now=NOW)
+        done = intake.ingest(Session(store, engine, work.CONF, NOW), some)
         said[f"{name} ingest"] = done
         integrate(name, NOW + HOUR)
     grid = Path(files[0]).with_name("grid")
@@ -429,7 +429,7 @@ def test_units_that_are_worked_on_twice_give_the_same_lake(tmp_path: Path) -> No
     files = inbox(tmp_path / "inbox")[:3]
     twice, once = (open_store(str(tmp_path / name)) for name in ("twice", "once"))
     for store, engine in ((twice, Twice(2)), (once, LocalEngine(2))):
-        intake.ingest(store, files, engine=engine, settings=work.CONF, now=NOW)
+        intake.ingest(Session(store, engine, work.CONF, NOW), files)
         derivations.integrate(Session(store, engine, work.CONF, NOW))
         derivations.cluster(Session(store, engine, work.CONF, NOW))
     assert work.contents(twice) == work.contents(once)
@@ -448,8 +448,7 @@ def test_a_stream_is_one_unit_where_units_are_sent_and_the_rest_is_cut_in_ranges
     store = open_store(str(tmp_path / "lake"))
 
     def parts(file: str, *, by_reference: bool) -> list[Any]:
-        with land.fetched(file) as delivery:
-            source = land.land(store, delivery)
+        source = land.land(store, land.delivery_of(Path(file)))
         fmt = recognise(source, default_zone="UTC")
         return list(cut(fmt, source, by_reference=by_reference))
 

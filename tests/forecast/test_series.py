@@ -200,7 +200,7 @@ def test_the_series_of_a_lake_are_those_of_its_readings(
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = ml.settings(zone)
     path = deliver("reads.csv", *lines)
-    intake.ingest(store, [str(path)], engine=engine, settings=conf, now=ml.NOW)
+    intake.ingest(Session(store, engine, conf, ml.NOW), [str(path)])
     derivations.integrate(Session(store, engine, conf, ml.NOW))
     if clustered:
         ml.bring_up(store, conf)

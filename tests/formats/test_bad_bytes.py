@@ -34,6 +34,7 @@ from meterlake.formats.port import REJECTED, Block, Format, Parsed
 from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
 from meterlake.ingest import intake, land
 from meterlake.ingest.stage import Portion, Refused, Staged, stage
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import QUARANTINE, STAGING
 from meterlake.settings import load_settings
 
@@ -70,12 +71,7 @@ def take(store: Store, tmp_path: Path) -> Take:
     ) -> tuple[intake.Ingested, dict[int, tuple[str, float]], Quarantined]:
         (tmp_path / name).write_bytes(data)
         done = intake.ingest(
-            store,
-            [str(tmp_path / name)],
-            engine=LocalEngine(2),
-            settings=CONF,
-            now=NOW,
-            profile=profile,
+            Session(store, LocalEngine(2), CONF, NOW), [str(tmp_path / name)], profile=profile
         )
         states = snapshots(store, [STAGING, QUARANTINE])
         by_file = pl.col("source_file") == name
@@ -175,8 +171,7 @@ def test_text_that_came_uncompressed_may_be_as_dull_as_it_likes(
 ) -> None:
     monkeypatch.setattr(sources, "EXPANSION_IS_FREE_BYTES", 1000)
     (tmp_path / "a.csv").write_bytes(text(row("m1")) + b"\n" * 1_000_000)
-    with land.fetched(str(tmp_path / "a.csv")) as delivery:
-        source = land.land(store, delivery)
+    source = land.land(store, land.delivery_of(tmp_path / "a.csv"))
     with source.open() as file:
         assert len(file.read()) > 1_000_000
 
@@ -251,8 +246,7 @@ def test_a_range_ends_with_a_line_and_a_frame_need_not(
     monkeypatch.setattr(land, "FRAME_BYTES", frame_bytes)
     data = text(row("m1"), "x" * 5000, row("m2"), "", "y" * 3000)
     (tmp_path / "a.csv").write_bytes(data.rstrip(b"\n"))
-    with land.fetched(str(tmp_path / "a.csv")) as delivery:
-        source = land.land(store, delivery)
+    source = land.land(store, land.delivery_of(tmp_path / "a.csv"))
     parts = [source.read_range(part) for part in source.ranges]
     assert b"".join(parts) == data.rstrip(b"\n")
     assert all(part.endswith(b"\n") for part in parts[:-1])

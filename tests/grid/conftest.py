@@ -42,7 +42,7 @@ def take(tmp_path: Path, conf: Settings) -> Callable[..., None]:
         path = tmp_path / f"{len(list(tmp_path.glob('*.csv')))}.csv"
         path.write_text("\n".join([*lines, ""]))
         engine = LocalEngine(2)
-        intake.ingest(store, [str(path)], engine=engine, settings=conf, now=arrival)
+        intake.ingest(Session(store, engine, conf, arrival), [str(path)])
         derivations.integrate(Session(store, engine, conf, arrival))
 
     return taken

@@ -214,7 +214,7 @@ def test_injected_outages_are_found_among_reads_that_are_missing_by_chance(
         kept.write_csv(path.with_suffix(""))
     store = open_store(str(tmp_path / "lake"))
     engine = LocalEngine(2)
-    intake.ingest(store, [str(inbox)], engine=engine, settings=conf, now=NOW)
+    intake.ingest(Session(store, engine, conf, NOW), [str(inbox)])
     derivations.integrate(Session(store, engine, conf, NOW))
     run_dataflow(store, "topology", Scope(str(grid)), settings=conf, now=NOW)
     for name in ("meter-supply", "outages"):

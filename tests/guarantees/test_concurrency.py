@@ -120,7 +120,7 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
     sizes = {}
     for file in files:
         alone = open_store(str(tmp_path / "alone" / Path(file).name))
-        done = intake.ingest(alone, [file], engine=LocalEngine(1), settings=work.CONF, now=NOW)
+        done = intake.ingest(Session(alone, LocalEngine(1), work.CONF, NOW), [file])
         sizes[Path(file).name] = (done.stored, done.quarantined)
     context = work.processes()
     children = [

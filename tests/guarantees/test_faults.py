@@ -42,9 +42,7 @@ def files(deliver: Deliver) -> list[str]:
 
 
 def take(lake: str, file: str) -> None:
-    done = intake.ingest(
-        open_store(lake), [file], engine=LocalEngine(1), settings=work.CONF, now=NOW
-    )
+    done = intake.ingest(Session(open_store(lake), LocalEngine(1), work.CONF, NOW), [file])
     if done.failures:
         raise Unavailable(done.failures[0].reason)
 

@@ -24,6 +24,7 @@ from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import STAGING
 from meterlake.settings import load_settings
+from meterlake.sources.fetcher import local_copies
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 CONF = load_settings(late_hooks=())
@@ -39,7 +40,8 @@ TEXT = "\n".join(
 
 
 def ingest(store: Store, *locations: str) -> intake.Ingested:
-    return intake.ingest(store, locations, engine=LocalEngine(2), settings=CONF, now=NOW)
+    session = Session(store, LocalEngine(2), CONF, NOW)
+    return intake.ingest(session, locations, fetch=local_copies(CONF))
 
 
 def staged(store: Store) -> tuple[int, float, int]:
@@ -74,8 +76,7 @@ def test_plain_text_is_read_in_ranges_with_the_right_line_numbers(
 ) -> None:
     monkeypatch.setattr(land, "FRAME_BYTES", 1000)
     (tmp_path / "a.csv").write_bytes(TEXT)
-    with land.fetched(str(tmp_path / "a.csv")) as delivery:
-        source = land.land(store, delivery)
+    source = land.land(store, land.delivery_of(tmp_path / "a.csv"))
     assert len(source.ranges) > 10
     assert b"".join(source.read_range(r) for r in source.ranges) == TEXT
     done = ingest(store, str(tmp_path / "a.csv"))
@@ -127,11 +128,8 @@ def test_parquet_is_a_table_too(store: Store, tmp_path: Path) -> None:
         schema={"id": pl.Int64, "t": pl.Datetime("ns", "UTC"), "kw": pl.Float32},
     ).write_parquet(tmp_path / "a.parquet")
     done = intake.ingest(
-        store,
+        Session(store, LocalEngine(1), CONF, NOW),
         [str(tmp_path / "a.parquet")],
-        engine=LocalEngine(1),
-        settings=CONF,
-        now=NOW,
         profile=str(profile),
     )
     assert (done.rows, done.readings, done.quarantined) == (3, 1, 2)

@@ -34,9 +34,7 @@ def row(time: str, arrival: str, meter: str, kw: float | str) -> str:
 
 
 def ingest(store: Store, *paths: Path) -> None:
-    done = intake.ingest(
-        store, [str(p) for p in paths], engine=LocalEngine(2), settings=CONF, now=NOW
-    )
+    done = intake.ingest(Session(store, LocalEngine(2), CONF, NOW), [str(p) for p in paths])
     assert done.failures == []
 
 
@@ -252,7 +250,7 @@ def test_two_ingests_of_one_file_at_once_stage_it_once(
         return real(*args, **options)
 
     monkeypatch.setattr(intake, "commit", overtaking)
-    done = intake.ingest(store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW)
+    done = intake.ingest(Session(store, LocalEngine(1), CONF, NOW), [str(path)])
     assert (done.files, done.already_ingested) == (0, 1)
     assert snapshot(store, STAGING).rows == 2
 

@@ -19,6 +19,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.formats import source as sources
 from meterlake.formats import tabular
 from meterlake.ingest import intake, land
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.settings import load_settings
 
@@ -79,7 +80,7 @@ def check(data: bytes, *, is_whole: bool, block_bytes: int, profile: str | None 
         path.write_bytes(data)
         store = open_store(str(Path(folder) / "lake"))
         done = intake.ingest(
-            store, [str(path)], engine=LocalEngine(1), settings=CONF, now=NOW, profile=profile
+            Session(store, LocalEngine(1), CONF, NOW), [str(path)], profile=profile
         )
         if done.failures:
             assert not is_whole, done.failures

@@ -162,7 +162,7 @@ def test_any_files_in_any_order_integrated_at_any_moments_give_what_the_oracle_s
         taken_rows = quarantined = late = 0
         counts = [0, 0, 0]
         for path in [*paths, *paths]:  # each delivered twice
-            taken = intake.ingest(store, [str(path)], engine=engine, settings=conf, now=NOW)
+            taken = intake.ingest(Session(store, engine, conf, NOW), [str(path)])
             taken_rows += taken.rows
             quarantined += taken.quarantined
             if chance.random() < 0.5 or path is paths[-1]:
@@ -203,7 +203,7 @@ def test_simulated_late_and_bad_rows_balance_and_match_the_oracle(
     assert oracle.bad == made.bad_rows > 0
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())
-    taken = intake.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
+    taken = intake.ingest(Session(store, engine, conf, NOW), [str(tmp_path / "inbox")])
     done = derivations.integrate(Session(store, engine, conf, NOW))
     assert taken.rows == oracle.rows == made.rows
     assert taken.quarantined == oracle.bad
@@ -219,7 +219,7 @@ def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
     simulate_readings(plan, tmp_path / "inbox")
     store, engine = open_store(str(tmp_path / "lake")), LocalEngine(2)
     conf = load_settings(late_hooks=())
-    intake.ingest(store, [str(tmp_path / "inbox")], engine=engine, settings=conf, now=NOW)
+    intake.ingest(Session(store, engine, conf, NOW), [str(tmp_path / "inbox")])
     derivations.integrate(Session(store, engine, conf, NOW))
     everything = query(store, "select * from readings where reading_type = 'vltg'")
     meter = everything["meter_id"][0]

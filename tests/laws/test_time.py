@@ -505,7 +505,7 @@ def _lake_at(folder: Path, moments: Sequence[datetime]) -> tuple[list[int], pl.D
     for number, (first, second) in enumerate(zip(moments[::2], moments[1::2], strict=True)):
         path = folder / f"reads_{number}.csv"
         path.write_text(_file(number))
-        taken = intake.ingest(store, [str(path)], engine=engine, settings=conf, now=first)
+        taken = intake.ingest(Session(store, engine, conf, first), [str(path)])
         assert taken.failures == []
         done = derivations.integrate(Session(store, engine, conf, second))
         counts = (

@@ -28,7 +28,7 @@ CONF = load_settings(late_hooks=())
 def filled(store: Store, tmp_path: Path) -> Store:
     plan = ReadingsPlan(devices=4, interval_minutes=15, start=START, end=START + timedelta(days=1))
     simulate_readings(plan, tmp_path / "inbox")
-    intake.ingest(store, [str(tmp_path / "inbox")], engine=LocalEngine(2), settings=CONF, now=START)
+    intake.ingest(Session(store, LocalEngine(2), CONF, START), [str(tmp_path / "inbox")])
     derivations.integrate(Session(store, LocalEngine(2), CONF, START))
     return store
 
@@ -94,7 +94,7 @@ def test_the_journal_names_the_files_that_came_after_a_version(
 ) -> None:
     before = snapshot(filled, STAGING)
     path = deliver("b.csv.gz", "2024-02-01 00:00:00,2024-02-01 00:00:01,m1,readings,,,,,1,")
-    intake.ingest(filled, [str(path)], engine=LocalEngine(1), settings=CONF, now=START)
+    intake.ingest(Session(filled, LocalEngine(1), CONF, START), [str(path)])
     after = snapshot(filled, STAGING)
     added = added_since(filled, STAGING, after=before.version, until=after.version)
     old = {f.path for f in before.files}

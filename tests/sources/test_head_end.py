@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.sources.head_end import PAUSES, Gone, HeadEnd
+from meterlake.sources.head_end_api import PAUSES, Gone, HeadEnd
 
 GOOD = (
     200,
@@ -89,7 +89,7 @@ def test_an_answer_that_goes_on_and_on_is_given_up(
     server.answers = [(200, b" " * 1_000_001)]
     with pytest.raises(Unavailable, match="it goes on and on"):
         head_end.extent()
-    monkeypatch.setattr("meterlake.sources.head_end._TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr("meterlake.sources.head_end_api._TIMEOUT_SECONDS", 0.0)
     server.answers = [GOOD]
     with pytest.raises(Unavailable, match="it goes on and on"):
         head_end.extent()

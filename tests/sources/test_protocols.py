@@ -25,11 +25,37 @@ from meterlake.cli import app
 from meterlake.delta.store import open_store
 from meterlake.errors import BadInput, Unavailable
 from meterlake.questions.sql import query
-from meterlake.sources.received import FileUnavailable
-from meterlake.sources.sftp import Server, download
+from meterlake.source_settings import Address
+from meterlake.sources.fetcher import Credentials, opened
+from meterlake.sources.port import File, FileUnavailable, Version
 
 FLEET = ("--devices", "20", "--backfill", "2d", "--seed", "7")
 SECRET = "correct horse battery staple"
+
+
+@dataclass(frozen=True)
+class Server:
+    """An SFTP server, and who we are there."""
+
+    host: str
+    port: int
+    user: str
+    password: SecretStr | None = None
+    key_file: Path | None = None
+    host_key: str | None = None
+    known_hosts: Path | None = None
+
+
+def fetch(
+    server: Server, remote: str, to: Path, *, size: int, seen: Any = lambda done: None
+) -> None:
+    """Fetch a file from where `to` ends."""
+    address = Address("sftp", server.host, server.port, server.user, remote)
+    who = Credentials(
+        server.user, server.password, server.key_file, server.host_key, server.known_hosts
+    )
+    with opened(address, who) as place:
+        place.fetch(File(remote, Version(size)), to, seen=seen)
 
 
 @pytest.fixture(scope="module")
@@ -222,26 +248,26 @@ def test_a_download_goes_on_from_where_the_part_ends(
     server: Server, file: dict[str, Any], hes: Hes, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole"
-    download(server, file["sftp_location"], whole, size=file["size"])
+    fetch(server, file["sftp_location"], whole, size=file["size"])
     content = whole.read_bytes()
     assert len(content) == file["size"]
     part = tmp_path / "part"
     # What is there already is not asked for again: other bytes stay.
     part.write_bytes(b"x" * 1000)
-    download(server, file["sftp_location"], part, size=file["size"])
+    fetch(server, file["sftp_location"], part, size=file["size"])
     assert part.read_bytes() == b"x" * 1000 + content[1000:]
 
 
 def test_no_more_is_fetched_than_was_announced(
     server: Server, file: dict[str, Any], tmp_path: Path
 ) -> None:
-    download(server, file["sftp_location"], tmp_path / "file", size=100)
+    fetch(server, file["sftp_location"], tmp_path / "file", size=100)
     assert (tmp_path / "file").stat().st_size == 100
 
 
 def test_a_file_that_is_not_there_is_said_so(server: Server, tmp_path: Path) -> None:
     with pytest.raises(FileUnavailable, match="has no file '/outbox/none'"):
-        download(server, "/outbox/none", tmp_path / "file", size=1)
+        fetch(server, "/outbox/none", tmp_path / "file", size=1)
 
 
 def test_who_was_refused_the_key_was_told_nothing(
@@ -249,7 +275,7 @@ def test_who_was_refused_the_key_was_told_nothing(
 ) -> None:
     stranger = replace(server, host_key=None)
     with pytest.raises(BadInput, match="not known yet"):
-        download(stranger, file["sftp_location"], tmp_path / "file", size=1)
+        fetch(stranger, file["sftp_location"], tmp_path / "file", size=1)
     assert not (tmp_path / "file").exists()
 
 
@@ -263,7 +289,7 @@ def test_an_end_in_the_midst_of_a_download_leaves_its_part(
         raise Cut
 
     with pytest.raises(Cut):
-        download(server, file["sftp_location"], tmp_path / "file", size=file["size"], seen=cut)
+        fetch(server, file["sftp_location"], tmp_path / "file", size=file["size"], seen=cut)
     assert (tmp_path / "file").stat().st_size > 0
 
 
@@ -286,11 +312,11 @@ def test_a_server_with_several_keys_is_known_by_any_of_them(
             "known_hosts": {"known_hosts": tmp_path / "known"},
         }
         server = Server("127.0.0.1", port, USER, SecretStr(PASSWORD), **ways[how])
-        download(server, "/file", tmp_path / "here", size=7)
+        fetch(server, "/file", tmp_path / "here", size=7)
         assert (tmp_path / "here").read_bytes() == b"content"
         other = asyncssh.generate_private_key(kind).get_fingerprint()
         with pytest.raises(BadInput, match="Somebody may stand in between") as raised:
-            download(replace(server, host_key=other), "/file", tmp_path / "here", size=7)
+            fetch(replace(server, host_key=other), "/file", tmp_path / "here", size=7)
         assert str(raised.value).count("SHA256:") == 3
 
 
@@ -314,7 +340,7 @@ def test_a_server_that_hangs_up_is_known_from_one_that_lacks_a_kind_of_key(
     monkeypatch.setattr(asyncssh, "connect", connect)
     other = replace(server, host_key="SHA256:" + "A" * 43)
     with pytest.raises(error, match=words):
-        download(other, "/file", tmp_path / "here", size=7)
+        fetch(other, "/file", tmp_path / "here", size=7)
     assert len(kinds) == asked
 
 
@@ -328,7 +354,7 @@ def test_a_server_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     with sftp_server(tmp_path, hangs=True) as (port, key):
         server = Server("127.0.0.1", port, USER, SecretStr(PASSWORD), host_key=key)
         with pytest.raises(Unavailable, match="broke off"):
-            download(server, "/file", tmp_path / "here", size=7)
+            fetch(server, "/file", tmp_path / "here", size=7)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[127.0.0.1 nonsense\n", b""])
@@ -338,12 +364,12 @@ def test_known_hosts_that_are_none_are_refused(
     (tmp_path / "known").write_bytes(content)
     strange = replace(server, host_key=None, known_hosts=tmp_path / "known")
     with pytest.raises(BadInput, match="known"):
-        download(strange, "/file", tmp_path / "here", size=7)
+        fetch(strange, "/file", tmp_path / "here", size=7)
 
 
 def test_a_private_key_that_is_not_there_is_said_so(server: Server, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="key_file needs to be a file; there is none at"):
-        download(replace(server, key_file=tmp_path / "none"), "/f", tmp_path / "here", size=7)
+        fetch(replace(server, key_file=tmp_path / "none"), "/f", tmp_path / "here", size=7)
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 143), (["--every", "1m"], 0)])

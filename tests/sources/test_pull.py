@@ -38,13 +38,18 @@ from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import INTEGRATIONS, STAGING
-from meterlake.sources import pull as pulls
-from meterlake.sources.head_end import File
-from meterlake.sources.integrations import CURSOR, cursor_of, pause_of, statuses
-from meterlake.sources.pull import pull
-from meterlake.sources.received import Damaged
+from meterlake.sources import fetcher, ledger, runner
+from meterlake.sources.head_end import HeadEndSource
+from meterlake.sources.head_end_api import OrderedFile
+from meterlake.sources.ledger import arrivals_until, integration_key, statuses
+from meterlake.sources.port import FileUnavailable
 
 DAY = timedelta(days=1)
+KEY = integration_key(NAME)
+
+
+def cursor_of(store: Store, name: str) -> datetime | None:
+    return arrivals_until(store, integration_key(name))
 
 
 @pytest.fixture
@@ -121,8 +126,8 @@ def test_the_first_window_begins_at_the_first_date(
 
 
 STEPS = (
-    (pulls, "verify"), (pulls, "ingest"), (intake, "commit"), (pulls, "write_row"),
-    (pulls, "forget"),
+    (fetcher, "_verify"), (runner, "ingest"), (intake, "commit"), (ledger, "replace_rows"),
+    (runner, "keep_parts"),
 )  # fmt: skip
 ORIGINALS = {step: getattr(module, step) for module, step in STEPS}
 
@@ -219,7 +224,7 @@ def test_a_file_that_is_not_what_was_announced_is_not_taken_in(
     hes.order(START, START + 4 * HOUR)
     same_size = len(damage(hes.contents["/outbox/r0.csv.gz"])) == hes.files["r0"].size
     assert same_size == ("f" in request.node.callspec.id)  # flipped, of other rows
-    with pytest.raises(Damaged, match="announced"):
+    with pytest.raises(FileUnavailable, match="announced"):
         north()
     assert north.row()["failures"] == 1 and cursor_of(north.store, NAME) is None
     hes.damage = lambda content: content
@@ -230,14 +235,14 @@ def test_a_file_that_is_not_what_was_announced_is_not_taken_in(
 def test_rows_that_were_not_announced_are_not_taken_in(north: Puller, hes: StubHes) -> None:
     order = hes.order
 
-    def wrong(start: datetime, end: datetime) -> File:
+    def wrong(start: datetime, end: datetime) -> OrderedFile:
         told = order(start, end)
         file = hes.files[told.request_id]
         hes.files[told.request_id] = file.model_copy(update={"record_count": 1000})
         return told
 
     hes.order = wrong  # type: ignore[method-assign]
-    with pytest.raises(Damaged, match="1,000 rows as announced; found 8"):
+    with pytest.raises(FileUnavailable, match="1,000 rows as announced; found 8"):
         north()
     assert not list(ingested_files(north.store))
 
@@ -254,7 +259,7 @@ def test_a_failed_pull_is_tried_later_and_later_but_not_too_late(
             north()
         row = north.row()
         assert (row["failures"], row["last_error"]) == (failures, "it is away")
-        assert pause_of(north.store, NAME, now=row["next_eligible"]) == 0
+        assert north.pause(now=row["next_eligible"]) == 0
         pauses.append((row["next_eligible"] - began).total_seconds())
     # By chance between half of the pause and all of it; the test's chance is a half.
     assert pauses == [7.5, 15, 30, 45, 45]
@@ -273,7 +278,7 @@ def test_a_file_that_the_head_end_could_not_make_is_ordered_again(
 ) -> None:
     order = hes.order
 
-    def fails(start: datetime, end: datetime) -> File:
+    def fails(start: datetime, end: datetime) -> OrderedFile:
         told = order(start, end)
         made = hes.files[told.request_id]
         hes.files[told.request_id] = made.model_copy(update={"status": "failed", "error": "disk"})
@@ -337,7 +342,7 @@ def test_whatever_is_wrong_with_a_file_the_next_one_is_ordered_anew(
     """An answer that is wrong once holds the integration up once."""
     order = hes.order
 
-    def wrong(start: datetime, end: datetime) -> File:
+    def wrong(start: datetime, end: datetime) -> OrderedFile:
         told = order(start, end)
         hes.files[told.request_id] = hes.files[told.request_id].model_copy(update=spoilt)
         hes.order = order  # type: ignore[method-assign]
@@ -369,14 +374,14 @@ def test_a_head_end_that_is_down_for_an_hour_is_tried_now_and_then(
     hes.until += HOUR
     hes.on_order = is_away
     while north.now < until:
-        if pause_of(north.store, NAME, now=north.now) == 0:
+        if north.pause(now=north.now) == 0:
             tries += 1
             with pytest.raises(Unavailable):
                 north()
         north.now += timedelta(seconds=60)
     assert 5 < tries < 15
     hes.on_order = lambda: None
-    north.now += timedelta(seconds=pause_of(north.store, NAME, now=north.now))
+    north.now += timedelta(seconds=north.pause(now=north.now))
     assert north.now < until + HOUR
     north()
     assert north.staged() == keys(arrived(hes, hes.until))
@@ -386,8 +391,8 @@ def test_a_clock_that_was_set_back_holds_nothing_up(north: Puller, hes: StubHes)
     north.settings = settings(interval_minutes=60)
     north()
     began = north.now
-    assert 0 < pause_of(north.store, NAME, now=began) <= 3600
-    assert pause_of(north.store, NAME, now=began - timedelta(days=365)) == 0
+    assert 0 < north.pause(now=began) <= 3600
+    assert north.pause(now=began - timedelta(days=365)) == 0
 
 
 def test_the_interval_is_from_begin_to_begin(north: Puller, hes: StubHes) -> None:
@@ -395,8 +400,8 @@ def test_the_interval_is_from_begin_to_begin(north: Puller, hes: StubHes) -> Non
     began, hes.polls = north.now, 4
     north()
     assert north.now > began  # it took a while
-    assert pause_of(north.store, NAME, now=began + timedelta(minutes=15)) == 0
-    assert pause_of(north.store, NAME, now=began + timedelta(minutes=14, seconds=59)) == 1
+    assert north.pause(now=began + timedelta(minutes=15)) == 0
+    assert north.pause(now=began + timedelta(minutes=14, seconds=59)) == 1
 
 
 def test_an_empty_window_costs_few_commits_and_no_key_of_its_own(
@@ -412,7 +417,7 @@ def test_an_empty_window_costs_few_commits_and_no_key_of_its_own(
         "staging": 3, "integrations": 3
     }  # fmt: skip
     [*_, last] = entries(north.store, STAGING, after=-1, until=versions(north.store)["staging"])
-    assert set(last.keys) == {CURSOR + NAME, f"lease/pull/{NAME}"}
+    assert set(last.keys) == {KEY, f"lease/{KEY}"}
 
 
 def versions(store: Store) -> dict[str, int]:
@@ -422,11 +427,11 @@ def versions(store: Store) -> dict[str, int]:
 def test_what_a_head_end_says_does_nothing_to_a_terminal(north: Puller, hes: StubHes) -> None:
     order = hes.order
 
-    def fails(start: datetime, end: datetime) -> File:
+    def fails(start: datetime, end: datetime) -> OrderedFile:
         told = order(start, end)
         common = hes.files[told.request_id].model_dump() | {"status": "failed"}
         common |= {"error": "\x1b]0;owned\x07\x1b[2J" + "x" * 100_000}
-        hes.files[told.request_id] = File.model_validate(common)
+        hes.files[told.request_id] = OrderedFile.model_validate(common)
         return told
 
     hes.order = fails  # type: ignore[method-assign]
@@ -440,7 +445,7 @@ def test_what_a_head_end_says_does_nothing_to_a_terminal(north: Puller, hes: Stu
 def test_an_answer_for_another_window_is_refused(north: Puller, hes: StubHes, field: str) -> None:
     order = hes.order
 
-    def other(start: datetime, end: datetime) -> File:
+    def other(start: datetime, end: datetime) -> OrderedFile:
         told = order(start, end)
         moved = {field: getattr(told, field) + HOUR}
         hes.files[told.request_id] = hes.files[told.request_id].model_copy(update=moved)
@@ -453,7 +458,7 @@ def test_an_answer_for_another_window_is_refused(north: Puller, hes: StubHes, fi
 
 
 def test_one_at_a_time(north: Puller) -> None:
-    with claimed(north.store, f"pull/{NAME}", tables=(), clock=lambda: north.now):
+    with claimed(north.store, KEY, tables=(), clock=lambda: north.now):
         [status] = statuses(north.store, north.settings, now=north.now)
         assert status.state == "running"
         with pytest.raises(Taken, match="one process at a time"):
@@ -493,7 +498,7 @@ def test_the_cursor_moves_only_from_where_it_was(store: Store) -> None:
     from meterlake.delta.commit import Step
     from meterlake.errors import Conflict
 
-    key, now = CURSOR + NAME, START
+    key, now = KEY, START
     commit(store, STAGING, Change({"a": 0}, marks={key: Step(-1, 10)}), now=now)
     for step in (Step(-1, 20), Step(9, 20), Step(20, 30)):
         with pytest.raises(Conflict):
@@ -547,7 +552,7 @@ def test_integrated_it_is_what_the_head_end_has(north: Puller, hes: StubHes) -> 
 
 def test_an_unknown_integration_is_told_with_what_to_write(store: Store) -> None:
     with pytest.raises(BadInput, match=r"\[integration.south\] with url, sftp, user"):
-        pull(store, "south", engine=ENGINE, settings=settings())
+        HeadEndSource("south", settings())
 
 
 def test_no_secret_is_written_or_shown(
@@ -557,7 +562,7 @@ def test_no_secret_is_written_or_shown(
 
     north()
     [server, *_] = hes.servers
-    assert server.password.get_secret_value() == "correct horse"
+    assert server.secret.get_secret_value() == "correct horse"
     shown = f"{server!r} {server} {settings_table(north.settings)} {north.row()}"
     lake = b"".join(p.read_bytes() for p in Path(north.store.url).rglob("*") if p.is_file())
     assert "correct horse" not in shown and b"correct horse" not in lake
@@ -571,7 +576,7 @@ def test_no_secret_is_written_or_shown(
         north()
     secret.write_text("battery staple\n")
     north()
-    assert hes.servers[-1].password.get_secret_value() == "battery staple"
+    assert hes.servers[-1].secret.get_secret_value() == "battery staple"
 
 
 @pytest.mark.parametrize(
@@ -600,7 +605,7 @@ def test_a_request_id_is_no_path() -> None:
     from pydantic import ValidationError
 
     with pytest.raises(ValidationError, match="request_id"):
-        File.model_validate(
+        OrderedFile.model_validate(
             {"request_id": "../../x", "status": "queued", "start_date": START, "end_date": START}
         )
 
@@ -626,7 +631,7 @@ def test_several_integrations_do_not_disturb_each_other(
     told = both.model_copy(update={"integration": both.integration | {"south": south}})
     north.settings = told
     north()
-    done = pull(north.store, "south", engine=ENGINE, settings=told)
+    done = north("south")
     assert done.windows == 1 and cursor_of(north.store, "south") == hes.until
     hes.on_order, hes.until = is_away, hes.until + HOUR
     with pytest.raises(Unavailable):

@@ -1,7 +1,6 @@
 """The command goes from turn to turn: what is due, what was brought, what is yet to integrate."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,16 @@ from support.pulls import (
     settings,
 )
 
-from meterlake.cli.loop import Stop, Stopped
+from meterlake.cli.loop import SourceLoop, Stop, Stopped
 from meterlake.cli.options import JobContext
-from meterlake.cli.pull import _Job
+from meterlake.cli.pull import REPORT
 from meterlake.delta.store import open_store
+from meterlake.engine.progress import silent
 from meterlake.errors import Unavailable
 from meterlake.questions.sql import query
+from meterlake.sources.head_end import HeadEndSource
+from meterlake.sources.port import Means
+from meterlake.sources.runner import Runner
 
 
 @pytest.fixture
@@ -38,9 +41,12 @@ def north(hes: StubHes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pull
     return puller(store, hes, monkeypatch, tmp_path / "cache", retry_seconds=0, attempts=3)
 
 
-def job(north: Puller) -> _Job:
-    context = JobContext(north.settings, north.store, north.now, ENGINE)
-    return _Job(context, [NAME], Stop(), True, True)
+def job(north: Puller) -> SourceLoop:
+    context, stop = JobContext(north.settings, north.store, north.now, ENGINE), Stop()
+    means = Means(pause=lambda seconds: stop.pause(seconds))
+    source = HeadEndSource(NAME, north.settings, means)
+    runner = Runner(context.session(silent), source, means)
+    return SourceLoop(context, [runner], stop, REPORT, True, True)
 
 
 def arrived(hes: StubHes) -> list[Read]:
@@ -129,9 +135,9 @@ def test_a_head_end_that_is_behind_its_own_time_is_told_of(
 
 
 def test_a_pull_is_due_when_both_turn_and_interval_say_so(north: Puller) -> None:
-    turns = job(north)
-    assert turns._seconds_until_due(NAME, {}, 60) == 0
-    north.now = datetime.now(UTC)
+    assert north.runner().seconds_until_due(60) == 0
     north.settings = settings(interval_minutes=60)
-    north()
-    assert 3500 < turns._seconds_until_due(NAME, {}, 60) <= 3600
+    turns = north.runner()
+    turns.run()
+    assert 3500 < turns.seconds_until_due(60) <= 3600
+    assert 7100 < turns.seconds_until_due(7200) <= 7200

@@ -1,27 +1,38 @@
 """Files that arrive somewhere: each is taken in whole, and once, over every protocol."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.outboxes import KINDS, Outbox, outbox
 
+from meterlake.delta.commit import snapshot
 from meterlake.delta.lock import Taken as Claimed
 from meterlake.delta.lock import claimed
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.ingest import intake
+from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
+from meterlake.schema import TAKEN_FILES
 from meterlake.settings import load_settings
 from meterlake.source_settings import SourceSettings
-from meterlake.sources import ledger, places, watch
-from meterlake.sources.ledger import Looked, Means, Memory
-from meterlake.sources.watch import STUCK_SECONDS, Watched
+from meterlake.sources import ledger, places, runner
+from meterlake.sources.fetcher import fetch
+from meterlake.sources.folder import FolderPlace
+from meterlake.sources.ledger import Ledger
+from meterlake.sources.object_store import ObjectPlace
+from meterlake.sources.places import STUCK_SECONDS, PlaceSource, listing
+from meterlake.sources.port import FileUnavailable, Listed, Means, Version
+from meterlake.sources.runner import Runner, SourceRun
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 ENGINE = LocalEngine(1)
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 CONF = load_settings(late_hooks=(), source=())
 
 
@@ -44,7 +55,7 @@ class Watcher:
     now: float = 1000.0
     fetched: list[str] = field(default_factory=list)
     check: Callable[[], object] = lambda: None
-    watched: Watched = field(init=False)
+    runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
         self.anew()
@@ -54,15 +65,21 @@ class Watcher:
         source = SourceSettings.model_validate(
             {"name": "box", "settle_seconds": 10} | self.box.told | told
         )
-        means = Means(tick=lambda: self.now, check=lambda: self.check(), chance=lambda: 1.0)
-        self.watched = Watched(self.store, source, ENGINE, CONF, means)
+        means = Means(
+            lambda: EPOCH + timedelta(seconds=self.now),
+            lambda: self.now,
+            check=lambda: self.check(),
+            chance=lambda: 1.0,
+        )
+        self.source = PlaceSource(source, means)
+        self.runner = Runner(Session(self.store, ENGINE, CONF, EPOCH), self.source, means)
 
-    def look(self, seconds: float = 11.0) -> Looked:
+    def look(self, seconds: float = 11.0) -> SourceRun:
         """Look after a while."""
         self.now += seconds
-        return self.watched.look()
+        return self.runner.run()
 
-    def twice(self) -> Looked:
+    def twice(self) -> SourceRun:
         """Look, and again when everything has settled; the one that did something."""
         first, second = self.look(), self.look()
         return first if first.did_something else second
@@ -94,7 +111,6 @@ def folder_box(
 @pytest.fixture
 def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Outbox], Watcher]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    fetch = places.fetch
 
     def made(box: Outbox) -> Watcher:
         watcher = Watcher(open_store(str(tmp_path / "lake")), box)
@@ -103,7 +119,7 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Outbo
             watcher.fetched.append(file.name)
             fetch(place, file, to, seen=seen)
 
-        monkeypatch.setattr(watch, "fetch", counted)
+        monkeypatch.setattr(runner, "fetch", counted)
         return watcher
 
     return made
@@ -120,12 +136,12 @@ def test_files_are_taken_in_once_and_stay_where_they_are(box: Outbox, watching: 
         box.put(name, reads("other"))
     before = box.names()
     done = watcher.twice()
-    assert done == Looked("box", 2, taken=2, rows=3, stored=3)
+    assert done == SourceRun("box", 2, taken=2, rows=3, stored=3)
     assert watcher.staged() == [
         ("m1", "a.csv"), ("m2", "with space ä.csv"), ("m3", "with space ä.csv")
     ]  # fmt: skip
     watcher.anew()
-    assert watcher.twice() == Looked("box", 2)
+    assert watcher.twice() == SourceRun("box", 2)
     assert sorted(watcher.fetched) == ["a.csv", "with space ä.csv"]
     assert box.names() == before
 
@@ -151,7 +167,6 @@ def test_a_file_that_changes_while_it_is_fetched_is_not_taken_in(
 ) -> None:
     watcher = watching(box)
     box.put("a.csv", reads("m1"))
-    fetch = places.fetch
     changes = [reads("m1", "m2")]
 
     def meddled(place: Any, file: Any, to: Path, *, seen: Any) -> None:
@@ -165,7 +180,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_not_taken_in(
         place.fetch = then_changed
         fetch(place, file, to, seen=seen)
 
-    monkeypatch.setattr(watch, "fetch", meddled)
+    monkeypatch.setattr(runner, "fetch", meddled)
     if box.kind != "s3":
         watcher.look()
     done = watcher.look()
@@ -174,6 +189,41 @@ def test_a_file_that_changes_while_it_is_fetched_is_not_taken_in(
     watcher.look(STUCK_SECONDS + 1)
     watcher.look()
     assert watcher.staged() == [("m1", "a.csv"), ("m2", "a.csv")]
+
+
+@pytest.mark.parametrize("box", ["s3"], indirect=True)
+def test_a_store_that_lists_finer_times_than_it_answers_with_does_not_change_for_ever(
+    box: Outbox, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, version = ObjectPlace.entries, ObjectPlace.version
+
+    def listed(place: ObjectPlace, folder: str, wanted: Any) -> Iterator[Listed]:
+        for entry in entries(place, folder, wanted):
+            yield replace(entry, version=at(entry.version, 123_000))
+
+    def at(found: Version | None, microsecond: int) -> Version | None:
+        if found is None or found.modified is None:
+            return found
+        return replace(found, modified=found.modified.replace(microsecond=microsecond))
+
+    monkeypatch.setattr(ObjectPlace, "entries", listed)
+    monkeypatch.setattr(ObjectPlace, "version", lambda place, path: at(version(place, path), 0))
+    box.told["after"] = "move"
+    watcher = watching(box)
+    box.put("a.csv", reads("m1"))
+    done = watcher.look()
+    assert (done.taken, done.stuck, done.put_away) == (1, 0, 1)
+    assert box.names() == {"taken/a.csv"}
+
+
+def test_what_has_no_tag_is_told_apart_by_its_time() -> None:
+    early, late = (datetime(2024, 1, 1, 0, 0, s, tzinfo=UTC) for s in (1, 2))
+    assert Version(5, early, "a").agrees_with(Version(5, late, "a"))
+    assert not Version(5, early, "a").agrees_with(Version(5, early, "b"))
+    assert not Version(5, early, "a").agrees_with(Version(6, early, "a"))
+    assert not Version(5, early, "a").agrees_with(Version(5, late))
+    assert not Version(5, early).agrees_with(Version(5, late))
+    assert not Version(5, early).agrees_with(None)
 
 
 def test_new_content_under_the_same_name_comes_in_too(box: Outbox, watching: Watching) -> None:
@@ -223,7 +273,7 @@ def test_what_was_taken_is_marked_or_moved_and_what_is_damaged_too(
     watcher.twice()
     box.put("a.csv", reads("m2"))  # the same name once more
     watcher.twice()
-    assert watcher.watched.told.after == after
+    assert watcher.source.settings.after == after
     assert [meter for meter, _ in watcher.staged()] == ["m1", "m2"]
     assert watcher.fetched.count("a.csv") == 2
     if box.kind != "s3" or after == "move":
@@ -251,9 +301,9 @@ def test_a_damaged_file_is_aside_and_not_tried_again(box: Outbox, watching: Watc
 @pytest.mark.parametrize(
     ("box", "after", "where"),
     [
-        *((kind, "keep", "remember") for kind in KINDS),
+        *((kind, "keep", "record") for kind in KINDS),
         *((kind, "move", "put_away") for kind in KINDS if kind != "http"),
-        *((kind, "mark", where) for kind in ("sftp", "s3") for where in ("remember", "put_away")),
+        *((kind, "mark", where) for kind in ("sftp", "s3") for where in ("record", "put_away")),
     ],
     indirect=["box"],
 )
@@ -269,7 +319,7 @@ def test_a_crash_after_the_ingest_is_mended_by_the_next_look(
         raise Cut
 
     with monkeypatch.context() as patched:
-        patched.setattr(Memory if where == "remember" else watch, where, cut)
+        patched.setattr(Ledger if where == "record" else places, where, cut)
         with pytest.raises(Cut):
             watcher.look()
     assert len(watcher.staged()) == 2
@@ -289,7 +339,7 @@ def test_whatever_moment_it_is_cut_off_at_every_row_comes_in_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(watch, "_BATCH_FILES", 1)
+    monkeypatch.setattr(runner, "_PORTION_FILES", 1)
     moments = 0
     while True:
         moments += 1
@@ -327,13 +377,10 @@ def test_a_part_that_is_here_is_gone_on_with(box: Outbox, watching: Watching) ->
     watcher = watching(box)
     content = reads(*(f"m{n}" for n in range(50)))
     box.put("a.csv", content)
-    from meterlake.sources.places import fetch, listing, opened
-
-    source = watcher.watched.told
     to = watcher.store_folder().parent / "part" / "a.csv"
     to.parent.mkdir()
-    with opened(source) as place:
-        (file,) = listing(place, source.address.path).files
+    with watcher.source.opened() as place:
+        (file,) = listing(place, watcher.source.settings.address.path).files
         to.write_bytes(b"x" * 100)
         fetch(place, file, to, seen=lambda done: None)
     begins_anew = box.kind in ("folder", "http")  # which has no entity tag here
@@ -347,18 +394,16 @@ def test_a_file_that_is_not_to_be_had_leaves_the_others_alone(
     watcher = watching(folder_box)
     folder_box.put("a.csv", reads("m1"))
     folder_box.put("b.csv", reads("m2"))
-    from meterlake.sources.folder import FolderPlace
-    from meterlake.sources.received import FileUnavailable
 
     def refuse(self: Any, file: Any, to: Path, **_: Any) -> None:
         raise FileUnavailable("'a.csv' may not be read")
 
-    fetch = FolderPlace.fetch
+    fetched = FolderPlace.fetch
     with monkeypatch.context() as patched:
         patched.setattr(
             FolderPlace,
             "fetch",
-            lambda self, file, to, *, seen: (refuse if file.name == "a.csv" else fetch)(
+            lambda self, file, to, *, seen: (refuse if file.name == "a.csv" else fetched)(
                 self, file, to, seen=seen
             ),
         )
@@ -401,14 +446,40 @@ def test_two_watchers_do_not_both_take_a_sources_files(
     alone = claimed
 
     def other_comes_first(*args: Any, **named: Any) -> Any:
-        monkeypatch.setattr(watch, "claimed", alone)
+        monkeypatch.setattr(runner, "claimed", alone)
         other.look()
         return alone(*args, **named)
 
-    monkeypatch.setattr(watch, "claimed", other_comes_first)
+    monkeypatch.setattr(runner, "claimed", other_comes_first)
     assert watcher.look().did_something is False
     assert watcher.fetched == ["a.csv"]
     assert watcher.staged() == [("m1", "a.csv")]
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_watcher_that_was_overtaken_commits_nothing_more(
+    folder_box: Outbox, watching: Watching, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    """Though it does not even look whether the source is still its own."""
+    folder_box.told["settle_seconds"] = 0
+    watcher = watching(folder_box)
+    folder_box.put("a.csv", reads("m1"))
+    ingested, versions = intake.ingest, list[int]()
+
+    def overtaken(*args: Any, **named: Any) -> intake.Ingested:
+        monkeypatch.setattr(runner, "ingest", ingested)
+        folder_box.put("b.csv", reads("m2"))
+        watcher.now += 86_400 if looks else 0
+        other = Watcher(watcher.store, folder_box, now=watcher.now + 86_400)
+        other.look()
+        versions.append(snapshot(watcher.store, TAKEN_FILES).version)
+        return ingested(*args, **named)
+
+    monkeypatch.setattr(runner, "ingest", overtaken)
+    with pytest.raises(Unavailable):
+        watcher.look()
+    assert watcher.staged() == [("m1", "a.csv"), ("m2", "b.csv")]
+    assert versions == [snapshot(watcher.store, TAKEN_FILES).version]
 
 
 def test_a_source_that_fails_is_left_alone_for_longer_and_longer(
@@ -420,15 +491,14 @@ def test_a_source_that_fails_is_left_alone_for_longer_and_longer(
     for _ in range(12):
         with pytest.raises(Unavailable, match="cannot be read"):
             watcher.look()
-        pauses.append(watcher.watched.failed(10))
-        assert not watcher.watched.is_due
+        pauses.append(watcher.runner.seconds_until_due(10))
         watcher.now += pauses[-1]
-        assert watcher.watched.is_due
+        assert watcher.runner.seconds_until_due(10) == 0
     assert pauses[:4] == [20, 40, 80, 160]
-    assert pauses[-1] == watch.LONGEST_PAUSE_SECONDS
+    assert pauses[-1] == watcher.source.schedule.longest_seconds
     folder_box.root.mkdir()
     watcher.look()
-    assert watcher.watched.failures == 0
+    assert not watcher.runner.has_failed
 
 
 def test_an_idle_look_writes_nothing(folder_box: Outbox, watching: Watching) -> None:

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
-from support.outboxes import KINDS, PASSWORD, USER, ftp_server, sftp_server, web_server
+from support.outboxes import KINDS, PASSWORD, USER, Answers, ftp_server, sftp_server, web_server
 
 from meterlake.cli.options import to_duration
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
 from meterlake.settings import load_settings, settings_table
 from meterlake.source_settings import SourceSettings
-from meterlake.sources.places import Entry, File, Version, fetch, listing, opened, put_away
-from meterlake.sources.received import FileUnavailable
+from meterlake.sources.fetcher import fetch
+from meterlake.sources.places import PlaceSource, listing, put_away
+from meterlake.sources.port import File, FileUnavailable, Listed, TakenFile, Version
 
 SECRET = {"user": USER, "password_env": "OUTBOX_PASSWORD"}
 
@@ -28,7 +28,7 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 def listed(url: str, **told: Any) -> list[str]:
     """Paths of the files that a source's url names."""
     source = SourceSettings.model_validate({"url": url, **told})
-    with opened(source) as place:
+    with PlaceSource(source).opened() as place:
         return [file.path for file in listing(place, source.address.path).files]
 
 
@@ -94,21 +94,6 @@ class served:  # noqa: N801
         self.server.__exit__(*error)
 
 
-class Answers(SimpleHTTPRequestHandler):
-    """Answers what a test says."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-
 class Guarded(Answers):
     """Lets nobody in."""
 
@@ -145,7 +130,7 @@ def test_an_ftp_server_without_sizes_in_its_lists_serves_too(tmp_path: Path) -> 
     (tmp_path / "out" / "a.csv").write_bytes(b"12345")
     with ftp_server(tmp_path, lists=False) as port:
         source = SourceSettings(url=f"ftp://127.0.0.1:{port}/out/*", **SECRET)
-        with opened(source) as place:
+        with PlaceSource(source).opened() as place:
             (file,) = listing(place, "/out/*").files
             assert (file.path, file.version.size) == ("/out/a.csv", 5)
             assert file.version.modified is not None
@@ -163,11 +148,11 @@ class Lying:
         self.moved: list[tuple[str, str]] = []
         self.there: dict[str, Version] = {}
 
-    def entries(self, folder: str, wanted: Any) -> Iterator[Entry]:
+    def entries(self, folder: str, wanted: Any) -> Iterator[Listed]:
         for name in self.names.get(folder, []):
             if wanted(name.removesuffix("/")):
                 is_folder = name.endswith("/")
-                yield Entry(name.removesuffix("/"), None if is_folder else Version(1))
+                yield Listed(name.removesuffix("/"), None if is_folder else Version(1))
 
     def version(self, path: str) -> Version | None:
         return self.there.get(path)
@@ -216,11 +201,11 @@ def test_a_pattern_may_have_several_parts_and_a_folder_means_its_files() -> None
 
 def test_a_file_that_was_replaced_is_not_put_away_and_an_earlier_one_is_not_lost() -> None:
     place, at = Lying({}), datetime(2024, 1, 1, tzinfo=UTC)
-    file = File("out/a.csv", Version(5))
+    taken = TakenFile(File("out/a.csv", Version(5)), "taken", at)
     place.there = {"out/a.csv": Version(6)}
-    assert not put_away(place, file, "taken", after="move", at=at)
+    assert not put_away(place, taken, after="move")
     place.there = {"out/a.csv": Version(5), "out/taken/a.csv": Version(5)}
-    assert put_away(place, file, "taken", after="move", at=at)
+    assert put_away(place, taken, after="move")
     assert place.moved == [("out/a.csv", "out/taken/a.csv.2024-01-01T000000.000000Z")]
 
 
@@ -283,7 +268,7 @@ def test_a_server_that_sends_more_than_it_told_is_not_listened_to(tmp_path: Path
     source = SourceSettings(url="http://127.0.0.1/*")
     with web_server(tmp_path, Endless) as port:
         source = SourceSettings(url=f"http://127.0.0.1:{port}/*")
-        with opened(source) as place, pytest.raises(FileUnavailable, match="changed"):
+        with PlaceSource(source).opened() as place, pytest.raises(FileUnavailable, match="changed"):
             fetch(place, File("/a.csv", Version(5)), tmp_path / "here", seen=sizes.append)
     assert sizes == [6]
     assert not (tmp_path / "here").exists()
@@ -299,7 +284,7 @@ def test_a_web_server_that_has_no_such_file_is_told_apart_from_one_that_is_busy(
 
     with web_server(tmp_path, Has) as port:
         source = SourceSettings(url=f"http://127.0.0.1:{port}/*")
-        with opened(source) as place, pytest.raises(Unavailable) as error:
+        with PlaceSource(source).opened() as place, pytest.raises(Unavailable) as error:
             fetch(place, File("/a.csv", Version(5)), tmp_path / "here", seen=lambda done: None)
     assert isinstance(error.value, FileUnavailable) == (code < 500)
 

@@ -181,7 +181,7 @@ def make_hostile(lake: Store, folder: Path) -> Store:
             rows.append(f"{time:%FT%TZ},{late:%FT%TZ},{name},readings,,,,2,1.5,{215 + time.hour}")
     rows.append(f'"{quoted}",,"{quoted}",readings,,,,,1.0,220')
     path.write_text("\n".join([*rows, ""]), encoding="utf-8")
-    intake.ingest(store, [str(path)], engine=engine, settings=settings, now=now)
+    intake.ingest(Session(store, engine, settings, now), [str(path)])
     derivations.integrate(Session(store, engine, settings, now))
     cluster(Session(store, engine, settings, now))
     for name in GRID:

@@ -239,3 +239,18 @@ def web_server(
         server.shutdown()
         thread.join(10)
         server.server_close()
+
+
+class Answers(SimpleHTTPRequestHandler):
+    """Answers what a test says."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +19,16 @@ from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.ingest import intake
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import INTEGRATIONS, STAGING
 from meterlake.settings import Settings, load_settings
 from meterlake.source_settings import IntegrationSettings
-from meterlake.sources import pull as job
-from meterlake.sources.head_end import Extent, File, Gone
-from meterlake.sources.pull import Means, Pulled, pull
+from meterlake.sources import head_end
+from meterlake.sources.head_end import HeadEndSource
+from meterlake.sources.head_end_api import Extent, Gone, OrderedFile
+from meterlake.sources.ledger import states
+from meterlake.sources.port import File, Means
+from meterlake.sources.runner import Runner, SourceRun, pause_of
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -59,12 +64,12 @@ def reads(hours: int, devices: int = 3, late: timedelta = 5 * HOUR) -> list[Read
 
 @dataclass
 class StubHes:
-    """Stands where `HeadEnd` and `download` do."""
+    """Stands where `HeadEnd` and the place of its files do."""
 
     reads: list[Read]
     until: datetime
     ordered: list[tuple[datetime, datetime]] = field(default_factory=list)
-    files: dict[str, File] = field(default_factory=dict)
+    files: dict[str, OrderedFile] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     polls: int = 1  # questions until a file is finished
     asked: dict[str, int] = field(default_factory=dict)
@@ -86,7 +91,7 @@ class StubHes:
         oldest = min((r.arrival for r in self.reads), default=None)
         return Extent(now=self.until + self.behind, oldest=oldest, complete_until=self.until)
 
-    def order(self, start: datetime, end: datetime) -> File:
+    def order(self, start: datetime, end: datetime) -> OrderedFile:
         self.on_order()
         end = min(end, self.until)
         self.ordered.append((start, end))
@@ -96,17 +101,17 @@ class StubHes:
         content = gzip.compress(text.encode(), mtime=0)
         common = {"request_id": name, "start_date": start, "end_date": end}
         if not rows:
-            self.files[name] = File(status="skipped", **common)
+            self.files[name] = OrderedFile(status="skipped", **common)
         else:
             self.contents[f"/outbox/{name}.csv.gz"] = content
-            self.files[name] = File(
+            self.files[name] = OrderedFile(
                 status="completed", sftp_location=f"/outbox/{name}.csv.gz",
                 record_count=len(rows), size=len(content),
                 sha256=hashlib.sha256(content).hexdigest(), **common,
             )  # fmt: skip
-        return File(status="queued", **common)
+        return OrderedFile(status="queued", **common)
 
-    def file(self, request_id: str) -> File:
+    def file(self, request_id: str) -> OrderedFile:
         if request_id not in self.files:
             raise Gone("no such file")
         self.asked[request_id] = self.asked.get(request_id, 0) + 1
@@ -115,16 +120,20 @@ class StubHes:
             return file.model_copy(update={"status": "running"})
         return file
 
-    def download(
-        self, server: Any, remote: str, path: Path, *, size: int, seen: Callable[[int], object]
-    ) -> None:
-        self.servers.append(server)
-        self.on_fetch(path)
-        content = self.damage(self.contents[remote])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as out:
+    @contextmanager
+    def opened(self, address: Any, who: Any) -> Iterator["StubHes"]:
+        self.servers.append(who)
+        yield self
+
+    def version(self, path: str) -> None:
+        raise AssertionError("what was announced is not asked for again")
+
+    def fetch(self, file: File, to: Path, *, seen: Callable[[int], object]) -> None:
+        self.on_fetch(to)
+        content = self.damage(self.contents[file.path])
+        with to.open("ab") as out:
             done = out.tell()
-            while done < min(size, len(content)):
+            while done < min(file.version.size, len(content)):
                 piece = content[done : done + 40]
                 out.write(piece)
                 out.flush()
@@ -144,11 +153,20 @@ class Puller:
     pauses: list[float] = field(default_factory=list)
     check: Callable[[], object] = lambda: None
 
-    def __call__(self) -> Pulled:
-        return pull(
-            self.store, NAME, engine=ENGINE, settings=self.settings,
-            means=Means(lambda: self.now, self.wait, lambda: self.check(), lambda: 0.5),
-        )  # fmt: skip
+    def __call__(self, name: str = NAME) -> SourceRun:
+        return self.runner(name).run()
+
+    def runner(self, name: str = NAME) -> Runner:
+        means = Means(
+            lambda: self.now, pause=self.wait, check=lambda: self.check(), chance=lambda: 0.5
+        )
+        source = HeadEndSource(name, self.settings, means)
+        session = Session(self.store, ENGINE, self.settings, self.now)
+        return Runner(session, source, means)
+
+    def pause(self, now: datetime) -> float:
+        """Seconds until it may pull again."""
+        return pause_of(states(self.store).get(NAME), now=now)
 
     def wait(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -169,9 +187,9 @@ def puller(
     store: Store, hes: StubHes, monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any
 ) -> Puller:
     """A puller from a stub; parts of files lie in a folder."""
-    monkeypatch.setattr(job, "HeadEnd", hes)
-    monkeypatch.setattr(job, "download", hes.download)
-    monkeypatch.setattr(job, "_UNKEPT_BYTES", 0)  # small files' orders are kept too
+    monkeypatch.setattr(head_end, "HeadEnd", hes)
+    monkeypatch.setattr(head_end, "opened", hes.opened)
+    monkeypatch.setattr(head_end, "_UNKEPT_BYTES", 0)  # small files' orders are kept too
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     monkeypatch.setenv("NORTH_PASSWORD", "correct horse")
     return Puller(store, hes, settings(**told))
@@ -204,9 +222,7 @@ def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:
     """Take a file's content in, as somebody else might."""
     path = folder / "by-hand.csv.gz"
     path.write_bytes(content)
-    done = intake.ingest(
-        puller.store, [str(path)], engine=ENGINE, settings=puller.settings, now=puller.now
-    )
+    done = intake.ingest(Session(puller.store, ENGINE, puller.settings, puller.now), [str(path)])
     assert not done.failures
 
 

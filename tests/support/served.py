@@ -115,7 +115,7 @@ def make(folder: Path) -> Store:
         now=NOW,
     )
     files = _deliveries(folder)
-    intake.ingest(store, files, engine=engine, settings=settings, now=NOW)
+    intake.ingest(Session(store, engine, settings, NOW), files)
     derivations.integrate(Session(store, engine, settings, NOW))
     _history(store)
     cluster(Session(store, engine, settings, NOW))

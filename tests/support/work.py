@@ -67,9 +67,7 @@ def _run(job: str, args: tuple[object, ...], options: dict[str, object]) -> None
 
 def ingest(lake: str, paths: Sequence[str], now: datetime) -> None:
     """Take files in, one moment for all."""
-    done = intake.ingest(
-        open_store(lake), list(paths), engine=LocalEngine(2), settings=CONF, now=now
-    )
+    done = intake.ingest(Session(open_store(lake), LocalEngine(2), CONF, now), list(paths))
     if done.failures:
         raise SystemExit(3)
 

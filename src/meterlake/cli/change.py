@@ -41,19 +41,14 @@ def ingest(
     import polars as pl
 
     from meterlake.ingest import intake
+    from meterlake.sources.fetcher import local_copies
 
     with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = intake.ingest(
-                context.store,
-                locations,
-                engine=context.engine,
-                settings=context.settings,
-                now=context.now,
-                profile=profile,
-                progress=progress,
-            )
+            fetch = local_copies(context.settings)
+            session = context.session(progress)
+            done = intake.ingest(session, locations, profile=profile, fetch=fetch)
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,

@@ -8,23 +8,19 @@ itself, when all of its parts are there; what is wrong with one leaves the other
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from meterlake.delta.commit import Change, Mark, Step, commit, settle
 from meterlake.delta.journal import Provenance
-from meterlake.delta.store import Store
 from meterlake.delta.table import consumed_version
-from meterlake.engine import Engine
-from meterlake.engine.progress import Progress, silent
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
 from meterlake.formats.port import Format
 from meterlake.formats.probe import probe
 from meterlake.formats.registry import format_note, named_format, recognise
 from meterlake.formats.source import Source
-from meterlake.ingest.land import Delivery, expand, fetched, land, set_aside
+from meterlake.ingest.land import Delivery, Fetch, delivery_of, expand, land, local, set_aside
 from meterlake.ingest.stage import KEY_PREFIX, Portion, Refused, Staged, cut, stage
+from meterlake.pipeline.derivation import Session
 from meterlake.schema import QUARANTINE, STAGING
-from meterlake.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -96,15 +92,12 @@ class Ingested:
 
 
 def ingest(
-    store: Store,
+    session: Session,
     locations: Sequence[str],
     *,
-    engine: Engine,
-    settings: Settings,
-    now: datetime,
     profile: str | None = None,
     marks: Mapping[str, Mark] | None = None,
-    progress: Progress = silent,
+    fetch: Fetch = local,
 ) -> Ingested:
     """Take delivered files into staging, each in one commit, each once.
 
@@ -113,22 +106,26 @@ def ingest(
 
     Parameters
     ----------
+    profile : name or file of their format; None: it is recognised
     marks : keys of staging that move in the same step, a Step only with a single file; one that
         was taken in before moves none
+    fetch : brings a location within reach; `sources.fetcher.local_copies` knows URLs
     """
+    store, progress = session.store, session.progress
     if profile is not None:
-        named_format(profile, default_zone=settings.timezone)
+        named_format(profile, default_zone=session.settings.timezone)
     files = expand(list(locations))
     if not files:
         raise BadInput(f"Ingest needs files; found none in {', '.join(locations)}. Check the path")
-    settle(store, STAGING, now=now)
+    settle(store, STAGING, now=session.now)
     if len(files) > 1 and any(isinstance(mark, Step) for mark in (marks or {}).values()):
         raise ValueError("a Step moves with one file")
-    intake = _Intake(store, engine, settings.timezone, now, profile, marks or {})
+    intake = _Intake(session, profile, marks or {}, fetch)
+    units = intake.portions(files)
     rows = 0
     progress("ingest", len(files), 0)
     with closing(intake):
-        for result in engine.map(stage(store, received_at=now), intake.portions(files)):
+        for result in session.engine.map(stage(store, received_at=session.now), units):
             intake.conclude(before=result.number)
             intake.files[result.number].results.append(result)
             rows += result.rows if isinstance(result, Staged) else 0
@@ -163,23 +160,24 @@ class _File:
 class _Intake:
     """The files of one ingest: those that are being taken in, and what became of the others."""
 
-    store: Store
-    engine: Engine
-    zone: str
-    now: datetime
+    session: Session
     profile: str | None
     marks: Mapping[str, Mark]
+    fetch: Fetch
     files: dict[int, _File] = field(default_factory=dict)
     first_of: dict[str, int] = field(default_factory=dict)  # number by content
     same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)
     outcomes: dict[int, FileBalance | Failure] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store, self.zone = self.session.store, self.session.settings.timezone
 
     def portions(self, locations: Sequence[str]) -> Iterator[Portion]:
         """Keep each file under `inbound/` and cut it."""
         for number, location in enumerate(locations):
             with ExitStack() as held:
                 try:
-                    delivery = held.enter_context(fetched(location))
+                    delivery = delivery_of(held.enter_context(self.fetch(location)))
                     if self.first_of.setdefault(delivery.sha256, number) != number:
                         self.same[number] = location, delivery
                         continue
@@ -203,7 +201,7 @@ class _Intake:
         else:
             fmt = named_format(self.profile, default_zone=self.zone)
         file.format = fmt
-        for part in cut(fmt, source, by_reference=self.engine.sends_units):
+        for part in cut(fmt, source, by_reference=self.session.engine.sends_units):
             if any(isinstance(result, Refused) for result in file.results):
                 return
             yield Portion(number, file.delivery.sha256, fmt, part)
@@ -253,7 +251,7 @@ class _Intake:
                 **vars(balance),
                 "inbound": file.source.url.removeprefix(f"{self.store.url}/"),
                 **format_note(file.format, default_zone=self.zone),
-                "received_at": self.now.isoformat(),
+                "received_at": self.session.now.isoformat(),
             }
             change = Change(
                 {KEY_PREFIX + delivery.sha256: 0},
@@ -262,7 +260,7 @@ class _Intake:
                 marks=self.marks,
                 provenance=Provenance("ingest", details=details),
             )
-            commit(self.store, STAGING, change, now=self.now)
+            commit(self.store, STAGING, change, now=self.session.now)
         except Conflict:
             if not self._is_known(delivery):
                 raise

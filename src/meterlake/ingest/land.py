@@ -7,24 +7,23 @@ each can be read by itself); everything else is copied byte for byte. The name u
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import obstore
 import zstandard
-from obstore.exceptions import BaseError
-from obstore.store import from_url
 
 from meterlake.delta.store import Store
-from meterlake.errors import BadInput, NotReadable, Unavailable
+from meterlake.errors import BadInput, NotReadable
 from meterlake.formats.source import Range, Source, chunks, compression_of
 
 FRAME_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _PARQUET_MAGIC = b"PAR1"
+
+Fetch = Callable[[str], AbstractContextManager[Path]]
+"""Brings a location within reach, as a file on this machine, while the context lasts."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +51,37 @@ def expand(locations: list[str]) -> list[str]:
     return files
 
 
-@contextmanager
-def fetched(location: str) -> Iterator[Delivery]:
-    """A delivered file, on this machine while the context lasts.
+def local(location: str) -> AbstractContextManager[Path]:
+    """Take a location as a path of this machine; `sources.fetcher` knows URLs too."""
+    return nullcontext(Path(location))
+
+
+def delivery_of(path: Path) -> Delivery:
+    """Return a file of this machine as a delivery, known by its content.
 
     Raises
     ------
     BadInput
-        There is no such file.
-    Unavailable
-        A URL cannot be fetched at the moment.
+        There is no such file, or it cannot be read.
+    NotReadable
+        It is empty.
     """
-    scheme, found, rest = location.partition("://")
-    if not found or scheme == "file":
-        path = Path(rest if found else location)
-        yield _read(path.name, path)
-        return
-    with tempfile.TemporaryDirectory(prefix="meterlake-") as folder:
-        name = unquote(urlsplit(location).path.rpartition("/")[2]) or "download"
-        path = Path(folder) / "delivery"
-        _download(location, path)
-        yield _read(name, path)
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_READ_BYTES):
+                digest.update(piece)
+                size += len(piece)
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"'{path}' needs to be a file or folder; there is none. Check the path"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise NotReadable(f"'{path.name}' needs a header and rows; it is empty. Deliver it again")
+    return Delivery(path.name, path, digest.hexdigest(), size)
 
 
 def land(store: Store, delivery: Delivery) -> Source:
@@ -131,25 +140,6 @@ def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> Source
     return kept
 
 
-def _read(name: str, path: Path) -> Delivery:
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_READ_BYTES):
-                digest.update(piece)
-                size += len(piece)
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"'{path}' needs to be a file or folder; there is none. Check the path"
-        ) from error
-    except OSError as error:
-        raise BadInput(f"'{path}' cannot be read: {error.strerror}") from error
-    if size == 0:
-        raise NotReadable(f"'{name}' needs a header and rows; it is empty. Deliver it again")
-    return Delivery(name, path, digest.hexdigest(), size)
-
-
 def _pack(path: Path, packed: Path) -> list[Range]:
     """Compress a text in frames; the runs of whole lines, where they lie, their first line.
 
@@ -175,20 +165,6 @@ def _pack(path: Path, packed: Path) -> list[Range]:
                 start, row, lines = out.tell(), row + lines, 0
             if not piece:
                 return ranges
-
-
-def _download(location: str, path: Path) -> None:
-    folder, _, name = location.rpartition("/")
-    try:
-        store = from_url(folder, client_options={"allow_http": location.startswith("http://")})
-        with path.open("wb") as out:
-            for piece in obstore.get(store, unquote(name)).stream():
-                out.write(piece)
-    except FileNotFoundError as error:
-        raise BadInput(f"'{location}' needs to be a file; there is none. Check the URL") from error
-    except (BaseError, OSError, ValueError) as error:
-        cause = str(error).splitlines()[0][:200]
-        raise Unavailable(f"'{location}' cannot be fetched: {cause}. Try again later") from error
 
 
 def _is_complete(path: Path) -> bool:

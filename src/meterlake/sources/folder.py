@@ -7,16 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from meterlake.errors import Unavailable
-from meterlake.sources.places import (
-    PIECE_BYTES,
-    Entry,
-    File,
-    Seen,
-    Version,
-    Wanted,
-    write_pieces,
-)
-from meterlake.sources.received import FileUnavailable
+from meterlake.source_settings import Address
+from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
+from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -26,7 +19,10 @@ class FolderPlace:
 
     is_atomic = False
 
-    def entries(self, folder: str, wanted: Wanted) -> Iterator[Entry]:
+    def __init__(self, address: Address, who: Credentials) -> None:
+        """Folders of this machine are at no address."""
+
+    def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
         """What lies in a folder, of the names that are wanted."""
         at = Path(folder or ".").expanduser()
         try:
@@ -35,7 +31,7 @@ class FolderPlace:
             raise Unavailable(f"The folder {at} cannot be read: {error.strerror}") from error
         for name in filter(wanted, names):
             try:
-                yield Entry(name, _version(at / name))
+                yield Listed(name, _version(at / name))
             except OSError:
                 continue  # it is gone, or a link to nothing
 

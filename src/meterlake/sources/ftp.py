@@ -9,20 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from meterlake.errors import BadInput, Unavailable
 from meterlake.source_settings import Address
-from meterlake.sources.places import (
-    PIECE_BYTES,
-    Entry,
-    File,
-    Seen,
-    Version,
-    Wanted,
-    write_pieces,
-)
-from meterlake.sources.received import FileUnavailable
+from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
+from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
 
 _TIMEOUT_SECONDS = 30.0
 _UNKNOWN_COMMAND = ("500", "501", "502", "504")
@@ -33,10 +23,11 @@ class FtpPlace:
 
     is_atomic = False
 
-    def __init__(self, address: Address, user: str, secret: SecretStr | None) -> None:
+    def __init__(self, address: Address, who: Credentials) -> None:
         self._at = f"The FTP server {address.host}:{address.port}"
         self._lists = True  # by MLSD, which says sizes and times
-        password = "" if secret is None else secret.get_secret_value()
+        user = who.user or "anonymous"
+        password = "" if who.secret is None else who.secret.get_secret_value()
         with self._reached():
             self._ftp = _Tls() if address.kind == "ftps" else ftplib.FTP()
             try:
@@ -47,7 +38,7 @@ class FtpPlace:
                 self._ftp.close()
                 raise
 
-    def entries(self, folder: str, wanted: Wanted) -> Iterator[Entry]:
+    def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
         """What lies in a folder, of the names that are wanted."""
         if self._lists:
             try:
@@ -56,7 +47,7 @@ class FtpPlace:
                 for name, facts in found:
                     kind = facts.get("type", "").lower()
                     if kind in ("file", "dir") and wanted(name):
-                        yield Entry(name, self._told(folder + name, facts, kind))
+                        yield Listed(name, self._told(folder + name, facts, kind))
                 return
             except ftplib.error_perm as error:
                 if str(error)[:3] not in _UNKNOWN_COMMAND:
@@ -71,7 +62,7 @@ class FtpPlace:
             raise self._no_folder(folder, error) from error
         for name in {name.rpartition("/")[2] for name in names}:
             if wanted(name):
-                yield Entry(name, self.version(folder + name))
+                yield Listed(name, self.version(folder + name))
 
     def version(self, path: str) -> Version | None:
         """A file as it is now; None: there is none."""

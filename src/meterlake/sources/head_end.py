@@ -1,157 +1,220 @@
-"""The API of a head-end system, asked: a file of arrivals is ordered, waited for, described.
+"""A source that makes files when it is asked: a head-end system.
 
-What it answers is typed before it is used. Answers that are lost, and its own faults, are asked
-for again a few times.
+A file is ordered for a window of arrivals and waited for. What was ordered is kept, so the next
+run resumes with the same file.
 """
 
-import json
-import time
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
+from meterlake.errors import BadInput, Unavailable
+from meterlake.settings import Settings
+from meterlake.source_settings import Address, IntegrationSettings
+from meterlake.sources.fetcher import credentials, opened
+from meterlake.sources.head_end_api import Extent, Gone, HeadEnd, OrderedFile
+from meterlake.sources.ledger import integration_key
+from meterlake.sources.port import (
+    Batch,
+    Cursor,
+    File,
+    Means,
+    Order,
+    Place,
+    Schedule,
+    TakenFile,
+    Version,
 )
 
-from meterlake.errors import BadInput, Unavailable, plain
-from meterlake.storage import cause, without_secrets
-
-try:
-    import httpx2
-except ImportError as error:
-    raise BadInput(
-        "Pulling from a head-end system needs httpx2 and asyncssh: pip install 'meterlake[hes]'"
-    ) from error
-
-Answer = TypeVar("Answer", bound=BaseModel)
-
-PAUSES = (0.25, 1.0, 2.0)  # before a question is put again [s]
-_TIMEOUT_SECONDS = 30.0
-_MOST_BYTES = 1_000_000
+_POLLS_UNKEPT = 3  # an order that is done by then, and small, is not worth a commit
+_UNKEPT_BYTES = 4_000_000
+_WAITS = 8  # how often `wait_minutes` an order is waited for, in all
+_BEHIND = timedelta(hours=1)  # a head-end system that lags further says so
+_POLL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-class Extent(BaseModel):
-    """What a head-end system has: first arrival, and the moment before which all are there."""
+@dataclass
+class HeadEndSource:
+    """The arrivals at a head-end system, one window in each batch."""
 
-    now: AwareDatetime
-    oldest: AwareDatetime | None
-    complete_until: AwareDatetime
+    name: str
+    settings: Settings
+    means: Means = field(default_factory=Means)
+    is_exclusive: bool = True
+    puts_away: bool = False
+    pending: Order | None = None
 
-    @model_validator(mode="after")
-    def _not_of_the_future(self) -> "Extent":
-        if self.complete_until > self.now:
-            raise ValueError("complete_until needs to be no later than now")
-        return self
+    def __post_init__(self) -> None:
+        self._told = told = named_integration(self.settings, self.name)
+        self.key = integration_key(self.name)
+        self.profile = told.profile
+        self.schedule = Schedule(
+            60 * told.interval_minutes,
+            told.retry_seconds,
+            told.retry_seconds_at_most,
+            told.attempts,
+        )
+        self._api: HeadEnd | None = None
+        self._extent: Extent | None = None  # as it was when the run began
+        self._began: datetime | None = None  # where the run's first window begins
+        self._wait_until: datetime | None = None  # for the pending file
+        self._waits = 0
 
+    def poll(self, cursor: Cursor) -> Batch:
+        """Order the file of the next window, or ask how far it is."""
+        api = self._api = self._api or HeadEnd(self._told.url, pause=self.means.pause)
+        extent = self._extent or self._first_look(api, cursor)
+        until, start = extent.complete_until, cursor.until or self._first(extent)
+        if start is None or start >= until:
+            return Batch(problems=self._behind(extent))
+        self._began = self._began or start
+        longest = timedelta(hours=self._told.window_hours)
+        file = self._ordered(api, start, until if until - start <= longest else start + longest)
+        order = self.pending
+        assert order is not None
+        if file.status not in ("completed", "skipped"):
+            batch = self._waiting(file, order)
+        else:
+            self._wait_until = None
+            self._check_window(file, start, order.end)
+            is_empty = file.status == "skipped" or file.record_count == 0
+            batch = Batch(
+                () if is_empty else (self._announced(file),),
+                next_cursor=file.end_date,
+                is_last=file.end_date >= until,
+                keeps_order=not is_empty and (file.size or 0) > _UNKEPT_BYTES,
+            )
+        total, done = (round((at - self._began) / timedelta(hours=1)) for at in (until, start))
+        problems = self._behind(extent) if batch.is_last else ()
+        return replace(
+            batch, problems=problems, progress=(f"{self.name}, hours of arrivals", total, done)
+        )
 
-class File(BaseModel):
-    """A file that was ordered: arrivals in `start_date` <= arrival < `end_date`.
+    def opened(self) -> AbstractContextManager[Place]:
+        """Connect to its SFTP server, while the context lasts."""
+        host, port = self._told.sftp_host
+        who = credentials(self._told, self._told.user, f"Integration '{self.name}'")
+        return opened(Address("sftp", host, port, self._told.user, ""), who)
 
-    `size` [B] and `sha256` are of the compressed file, `record_count` are its rows.
-    """
+    def put_away(self, dealt: Sequence[TakenFile]) -> tuple[()]:
+        """Nothing is changed there."""
+        return ()
 
-    request_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")
-    status: Literal["queued", "submitted", "running", "completed", "skipped", "failed"]
-    start_date: AwareDatetime
-    end_date: AwareDatetime
-    sftp_location: str | None = Field(None, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")
-    record_count: int | None = Field(None, ge=0)
-    size: int | None = Field(None, ge=0)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    error: Annotated[str, AfterValidator(plain)] | None = None
-
-
-class Gone(Unavailable):
-    """The head-end system knows nothing of that file (any more)."""
-
-
-class HeadEnd:
-    """The API of a head-end system at a URL; to be closed."""
-
-    def __init__(self, url: str, *, pause: Callable[[float], object]) -> None:
-        self._shown = without_secrets(url)
-        self._pause = pause
-        is_here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-        # Proxies and authorities of the environment hold for other machines.
-        self._client = httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=not is_here)
+    def postpone(self, file: File) -> None:
+        """Have the file made anew."""
+        self.pending = None
 
     def close(self) -> None:
-        """Let go of its connections."""
-        self._client.close()
+        """Close the connection to its API."""
+        if self._api is not None:
+            self._api.close()
+        self._api = self._extent = self._began = self._wait_until = None
 
-    def extent(self) -> Extent:
-        """What it has now. Raises Unavailable, BadInput."""
-        return self._asked(Extent, "GET", "/")
+    def _first_look(self, api: HeadEnd, cursor: Cursor) -> Extent:
+        extent = self._extent = api.extent()
+        if cursor.until is not None and cursor.until > extent.complete_until:
+            raise BadInput(
+                f"The lake has the arrivals of '{self.name}' up to {cursor.until}, and the "
+                f"head-end system at {self._told.url} knows none after {extent.complete_until}: "
+                "is it another one, or was it set up anew? Give it a name of its own in "
+                "meterlake.toml"
+            )
+        return extent
 
-    def order(self, start: Any, end: Any) -> File:
-        """Have a file made of what arrived in [start, end). Raises Unavailable, BadInput."""
-        window = {"start_date": start.isoformat(), "end_date": end.isoformat()}
-        return self._asked(File, "POST", "/readings-file", json=window)
+    def _behind(self, extent: Extent) -> tuple[str, ...]:
+        if extent.now - extent.complete_until <= _BEHIND:
+            return ()
+        until, now = (
+            f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            for moment in (extent.complete_until, extent.now)
+        )
+        return (
+            f"its reads are complete up to {until} only, and there it is {now}: it still reads. "
+            "Pull again for the rest",
+        )
 
-    def file(self, request_id: str) -> File:
-        """How far a file is. Raises Gone, Unavailable, BadInput."""
-        return self._asked(File, "GET", "/readings-file", params={"request_id": request_id})
+    def _first(self, extent: Extent) -> datetime | None:
+        """Where a first window begins; None: nothing has arrived."""
+        first, oldest = self._told.first_date, extent.oldest
+        if first is None or oldest is None:
+            return oldest
+        if first.tzinfo is None:
+            first = first.replace(tzinfo=ZoneInfo(self.settings.timezone))
+        return max(first.astimezone(UTC), oldest)
 
-    def _asked(self, kind: type[Answer], method: str, path: str, **told: Any) -> Answer:
-        for seconds in PAUSES:
+    def _ordered(self, api: HeadEnd, start: datetime, end: datetime) -> OrderedFile:
+        """The file of the next window: the one that was ordered already, where there is one."""
+        if self.pending is not None and self.pending.start == start:
             try:
-                return self._once(kind, method, path, told)
+                return api.file(self.pending.request_id)
             except Gone:
-                raise
-            except Unavailable:
-                self._pause(seconds)
-        return self._once(kind, method, path, told)
+                self.pending = None
+                if self._wait_until is not None:
+                    raise
+        file = api.order(start, end)
+        self.pending = Order(file.request_id, self.means.clock(), file.start_date, file.end_date)
+        self._check_window(file, start, end)
+        return file
 
-    def _once(self, kind: type[Answer], method: str, path: str, told: dict[str, Any]) -> Answer:
-        try:
-            with self._client.stream(method, path, **told) as answer:
-                content = self._read(answer)
-        except httpx2.HTTPError as error:
+    def _check_window(self, file: OrderedFile, start: datetime, end: datetime) -> None:
+        if file.start_date != start or not start < file.end_date <= end:
+            self.pending = None
+            raise BadInput(
+                f"The head-end system needs to answer for the window that was ordered, {start} "
+                f"to {end}; found {file.start_date} to {file.end_date}"
+            )
+
+    def _waiting(self, file: OrderedFile, order: Order) -> Batch:
+        """Have a file that is not finished asked for again, as long as it is waited for."""
+        if file.status == "failed":
+            self.pending = None
             raise Unavailable(
-                f"The head-end system at {self._shown} does not answer: {plain(cause(error))}. "
-                "Check that it runs and that its url is right."
-            ) from error
-        if answer.status_code == 404 and "params" in told:
-            raise Gone(f"The head-end system at {self._shown} has no such file any more")
-        if not answer.is_success:
-            found = f"{method} {path} at {self._shown} answers {answer.status_code}"
-            detail = _detail(content)
-            if answer.is_client_error and answer.status_code not in (408, 425, 429):
-                raise BadInput(f"{found}{detail}. Check the integration's url and first_date")
-            raise Unavailable(f"{found}{detail}. Try again later")
-        try:
-            return kind.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the answer"
+                f"The head-end system could not make the file {file.request_id}: "
+                f"{file.error or 'it does not say why'}. The next pull orders it again"
+            )
+        wait, now = timedelta(minutes=self._told.wait_minutes), self.means.clock()
+        if self._wait_until is None:
+            self._wait_until, self._waits = now + wait, 0
+        if now >= self._wait_until:
+            if self._wait_until - order.ordered_at > _WAITS * wait:
+                self.pending = None  # nothing will come of it any more
             raise Unavailable(
-                f"{method} {path} at {self._shown} needs to answer as a head-end system does; "
-                f"{where}: {first['msg']}"
-            ) from error
+                f"The file {file.request_id} is still {file.status} after "
+                f"{self._told.wait_minutes:g} minutes. The next pull goes on waiting for it"
+            )
+        self._waits += 1
+        return Batch(
+            is_last=False,
+            wait_seconds=_POLL_SECONDS[min(self._waits, len(_POLL_SECONDS)) - 1],
+            keeps_order=self._waits == _POLLS_UNKEPT + 1,
+        )
 
-    def _read(self, answer: httpx2.Response) -> bytes:
-        """All of an answer, where it is small and comes in time."""
-        content, until = b"", time.monotonic() + _TIMEOUT_SECONDS
-        for piece in answer.iter_bytes():
-            content += piece
-            if len(content) > _MOST_BYTES or time.monotonic() > until:
-                raise Unavailable(
-                    f"The head-end system at {self._shown} needs to answer within "
-                    f"{_TIMEOUT_SECONDS:g} s and {_MOST_BYTES:,} bytes; it goes on and on"
-                )
-        return content
+    def _announced(self, file: OrderedFile) -> File:
+        """A finished file, to be fetched."""
+        if file.sftp_location is None or file.size is None:
+            self.pending = None
+            raise Unavailable(
+                f"The head-end system says that the file {file.request_id} is completed, but not "
+                "where it is and how large. Try again later"
+            )
+        return File(
+            file.sftp_location,
+            Version(file.size),
+            file.sha256,
+            file.record_count,
+            delivered_as=f"{file.request_id}.csv.gz",
+        )
 
 
-def _detail(content: bytes) -> str:
-    """What a problem document says, in a line."""
-    try:
-        detail = json.loads(content)["detail"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return f": {plain(detail)}" if isinstance(detail, str) else ""
+def named_integration(settings: Settings, name: str) -> IntegrationSettings:
+    """Return an integration of the settings. Raises BadInput."""
+    if name not in settings.integration:
+        known = ", ".join(settings.integration) or "none"
+        raise BadInput(
+            f"There is no integration '{name}' (known: {known}). Name it in meterlake.toml, in a "
+            f"section [integration.{name}] with url, sftp, user, a password_env or password_file, "
+            "and host_key"
+        )
+    return settings.integration[name]

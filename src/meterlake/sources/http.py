@@ -5,7 +5,7 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
@@ -13,20 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from pydantic import SecretStr
-
 from meterlake.errors import BadInput, Unavailable
 from meterlake.source_settings import Address
-from meterlake.sources.places import (
-    PIECE_BYTES,
-    Entry,
-    File,
-    Seen,
-    Version,
-    Wanted,
-    write_pieces,
-)
-from meterlake.sources.received import FileUnavailable
+from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
+from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
 from meterlake.storage import cause
 
 _TIMEOUT_SECONDS = 30.0
@@ -34,21 +24,21 @@ _LONGEST_PAGE_BYTES = 64 * 1024 * 1024
 
 
 class HttpPlace:
-    """The files of a web server. It is never followed elsewhere, so no password goes there."""
+    """The files of a web server, which is followed elsewhere only where no password goes along."""
 
     is_atomic = False
 
-    def __init__(self, address: Address, user: str | None, secret: SecretStr | None) -> None:
+    def __init__(self, address: Address, who: Credentials) -> None:
         host = f"[{address.host}]" if ":" in address.host else address.host
         port = "" if address.port is None else f":{address.port}"
         self._url = f"{address.kind}://{host}{port}"
-        self._opener = urllib.request.build_opener(_Nowhere)
+        self._opener = urllib.request.build_opener(*(() if who.follows else (_Nowhere,)))
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "meterlake"}
-        if user is not None and secret is not None:
-            told = f"{user}:{secret.get_secret_value()}".encode()
+        if who.user is not None and who.secret is not None:
+            told = f"{who.user}:{who.secret.get_secret_value()}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(told).decode()}"
 
-    def entries(self, folder: str, wanted: Wanted) -> Iterator[Entry]:
+    def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
         """What the page of a folder links to, below it, of the names that are wanted."""
         with self._asked("GET", folder) as answer:
             page = answer.read(_LONGEST_PAGE_BYTES + 1)
@@ -61,15 +51,18 @@ class HttpPlace:
             if wanted(name.removesuffix("/")):
                 version = None if is_folder else self.version(folder + name)
                 if is_folder or version is not None:
-                    yield Entry(name.removesuffix("/"), version)
+                    yield Listed(name.removesuffix("/"), version)
 
     def version(self, path: str) -> Version | None:
         """A file as it is now; None: there is none."""
-        try:
-            with self._asked("HEAD", path) as answer:
-                return _version(answer.headers)
-        except FileUnavailable:
-            return None
+        for method in ("HEAD", "GET"):  # which some refuse, and some answer without a size
+            with (
+                suppress(FileUnavailable),
+                self._asked(method, path) as answer,
+            ):
+                if (found := _version(answer.headers)) is not None:
+                    return found
+        return None
 
     def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
         """Fetch a file, from where `to` ends where the server can do that."""

@@ -1,198 +1,183 @@
-"""Places where files arrive: what lies there, fetched whole, and put away when it was taken in.
+"""A source of files that arrive in a place: a folder, a server or a bucket.
 
-One small port for folders, SFTP, FTP, HTTP and S3. What a server says is not to be trusted: a
-name is of one part and printable, a file is never more bytes than was told.
+A file is offered once it has stayed the same for long enough; files being written are left alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-from pydantic import SecretStr
+from meterlake.source_settings import SourceSettings
+from meterlake.sources.fetcher import credentials, is_usable, opened
+from meterlake.sources.port import (
+    Batch,
+    Cursor,
+    File,
+    FileUnavailable,
+    Leaves,
+    Means,
+    Order,
+    Outcome,
+    Place,
+    Renames,
+    Schedule,
+    TakenFile,
+    Version,
+)
 
-from meterlake.source_settings import Address, SourceSettings
-from meterlake.sources.received import FileUnavailable
-from meterlake.sources.secrets import password
+STUCK_SECONDS = 60.0  # until a file that could not be fetched or put away is tried again
 
-Outcome = Literal["taken", "failed"]
-Seen = Callable[[int], object]
-Wanted = Callable[[str], bool]
-
-OUTCOMES: tuple[Outcome, ...] = ("taken", "failed")
-PIECE_BYTES = 1024 * 1024
+_OUTCOMES: tuple[Outcome, ...] = ("taken", "failed")
+_MARKS = tuple(f".{outcome}" for outcome in _OUTCOMES)
 _UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload", ".partial")
-_MARKS = tuple(f".{outcome}" for outcome in OUTCOMES)
-_LONGEST_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
-class Version:
-    """What tells one content of a file from another: size [B], time of change, entity tag."""
-
-    size: int
-    modified: datetime | None = None
-    tag: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What lies in a folder; `version` is None of a folder."""
-
-    name: str
-    version: Version | None
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a place, as it was when it was listed."""
-
-    path: str
-    version: Version
-
-    @property
-    def name(self) -> str:
-        """Its name without folders."""
-        return self.path.rpartition("/")[2]
-
-
-class Place(Protocol):
-    """Where files arrive. Everything raises Unavailable, or BadInput where settings are wrong."""
-
-    @property
-    def is_atomic(self) -> bool:
-        """Whether files appear whole."""
-
-    def entries(self, folder: str, wanted: Wanted) -> Iterable[Entry]:
-        """What lies in a folder, of the names that are wanted."""
-
-    def version(self, path: str) -> Version | None:
-        """A file as it is now; None: there is none."""
-
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
-        """Fetch a file from where `to` ends; `seen` is told how many bytes are here."""
-
-    def close(self) -> None:
-        """Let go of its connections."""
-
-
-@runtime_checkable
-class Renames(Protocol):
-    """What a place does besides, whose files can be moved: all but HTTP."""
-
-    def rename(self, path: str, to: str) -> None:
-        """Give a file another path, whose folder is made where there is none."""
-
-
-@runtime_checkable
-class Leaves(Protocol):
-    """What a place does besides, where a mark is a file of its own: S3, which copies to rename."""
-
-    def leave(self, path: str) -> None:
-        """Put an empty file there."""
-
-
-def stays(place: Place, after: str) -> bool:
-    """Whether a file that was dealt with stays where it is, under its name."""
-    return after == "keep" or (after == "mark" and isinstance(place, Leaves))
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files that are wanted, marks that lie beside them, and names that cannot be used."""
+class Found:
+    """Files that a pattern names, marks that lie beside them, and names that cannot be used."""
 
     files: list[File] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
     unusable: set[str] = field(default_factory=set)
 
 
-@contextmanager
-def opened(told: SourceSettings) -> Iterator[Place]:
-    """The place of a source, while the context lasts."""
-    address = told.address
-    user = told.user or address.user
-    with closing(_place(told, address, user, password(told, f"Source '{told.label}'"))) as place:
-        yield place
+@dataclass
+class PlaceSource:
+    """Files of a place, and what is known of them from poll to poll.
+
+    `every` is the pause between runs [s]; after a failure the next one is later.
+    """
+
+    settings: SourceSettings
+    means: Means = field(default_factory=Means)
+    every: float = 10.0
+    is_exclusive: bool = False
+    pending: Order | None = None
+    _seen: dict[str, tuple[Version, float]] = field(default_factory=dict)
+    _later: dict[str, float] = field(default_factory=dict)  # when stuck files are tried again
+    _dealt_with: dict[str, TakenFile] = field(default_factory=dict)  # and not put away yet
+
+    def __post_init__(self) -> None:
+        self.name = self.settings.label
+        self.key = f"source/{self.name}"
+        self.profile = self.settings.profile
+        self.puts_away = self.settings.after != "keep"
+        self.schedule = Schedule(
+            retry_seconds=2 * self.every, settle_seconds=self.settings.settle_seconds
+        )
+
+    def poll(self, cursor: Cursor) -> Batch:
+        """Find files that are complete and new, and those that are yet to be put away."""
+        with self.opened() as place:
+            found = listing(place, self.settings.address.path)
+            complete = self._complete(found.files, is_atomic=place.is_atomic)
+            stays = _stays(place, self.settings.after)
+        paths = frozenset(file.path for file in found.files)
+        self._later = {path: until for path, until in self._later.items() if path in paths}
+        self._dealt_with = {p: taken for p, taken in self._dealt_with.items() if p in paths}
+        # Where files are put away, whatever lies under a name is new.
+        known = cursor.files if stays else self._dealt_with
+        now = self.means.tick()
+        ready = [file for file in complete if self._later.get(file.path, now) <= now]
+        new = [file for file in ready if not _is_known(file, known)]
+        left = [known[file.path] for file in ready if _is_known(file, known)]
+        offered = {file.path for file in new}
+        unmarked = (t for t in left if f"{t.file.path}.{t.outcome}" not in found.marks)
+        return Batch(
+            tuple(new),
+            dealt_with=tuple(unmarked) if self.puts_away else (),
+            there=paths,
+            waiting=sum(f.path not in offered and not _is_known(f, known) for f in found.files),
+            problems=tuple(
+                f"a file of the name {name[:100]!a} is left alone: rename it"
+                for name in sorted(found.unusable)
+            ),
+        )
+
+    def opened(self) -> AbstractContextManager[Place]:
+        """Open its place, while the context lasts."""
+        address, settings = self.settings.address, self.settings
+        who = credentials(settings, settings.user or address.user, f"Source '{self.name}'")
+        return opened(address, who)
+
+    def put_away(self, dealt: Sequence[TakenFile]) -> Iterator[bool | FileUnavailable]:
+        """Mark or move files as `after` says; False for one that is gone or another by now."""
+        after = self.settings.after
+        assert after != "keep"
+        self._dealt_with |= {taken.file.path: taken for taken in dealt}
+        with self.opened() as place:
+            for taken in dealt:
+                try:
+                    yield put_away(place, taken, after=after)
+                    del self._dealt_with[taken.file.path]
+                except FileUnavailable as error:
+                    self.postpone(taken.file)
+                    yield error
+
+    def postpone(self, file: File) -> None:
+        """Try a file again after a while."""
+        self._later[file.path] = self.means.tick() + STUCK_SECONDS
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _complete(self, files: Sequence[File], *, is_atomic: bool) -> list[File]:
+        """Files that have stayed the same for long enough, over two polls at least."""
+        if is_atomic or self.settings.settle_seconds == 0:
+            return list(files)
+        now, before, complete = self.means.tick(), self._seen, []
+        self._seen = {}
+        for file in files:
+            version, since = before.get(file.path, (None, now))
+            since = since if version == file.version else now
+            self._seen[file.path] = file.version, since
+            if version == file.version and now - since >= self.settings.settle_seconds:
+                complete.append(file)
+        return complete
 
 
-def listing(place: Place, pattern: str) -> Listing:
-    """The files of a place whose paths are as the pattern says; those in the making left alone."""
-    found = Listing()
+def listing(place: Place, pattern: str) -> Found:
+    """List the files of a place that a pattern names; those being written are left alone."""
+    found = Found()
     root = "/" if pattern.startswith("/") else ""
     _walk(place, root, pattern.removeprefix("/").split("/"), found)
     return found
 
 
-def fetch(place: Place, file: File, to: Path, *, seen: Seen) -> None:
-    """Fetch a file, going on with what is there; it is what was listed when this returns.
-
-    Raises
-    ------
-    FileUnavailable
-        It changed meanwhile, is gone or may not be read.
-    Unavailable
-        The place cannot be reached, or broke off; what is there of the file is kept.
-    """
-    to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    have = to.stat().st_size if to.is_file() else 0
-    if have > file.version.size:
-        to.unlink()
-    if have != file.version.size or have == 0:
-        place.fetch(file, to, seen=seen)
-    have = to.stat().st_size if to.is_file() else 0
-    if have != file.version.size or place.version(file.path) != file.version:
-        to.unlink(missing_ok=True)
-        raise FileUnavailable(f"'{file.name}' changed while it was fetched; it is looked at again")
-
-
-def put_away(
-    place: Place, file: File, outcome: Outcome, *, after: Literal["mark", "move"], at: datetime
-) -> bool:
+def put_away(place: Place, taken: TakenFile, *, after: Literal["mark", "move"]) -> bool:
     """Mark a file that was dealt with, or move it; False where it is gone or another by now."""
-    if place.version(file.path) != file.version:
+    path, outcome = taken.file.path, taken.outcome
+    if not taken.file.version.agrees_with(place.version(path)):
         return False
     if after == "mark" and isinstance(place, Leaves):
-        place.leave(f"{file.path}.{outcome}")
+        place.leave(f"{path}.{outcome}")
         return True
     if not isinstance(place, Renames):
         raise TypeError(f"nothing can be put away in {type(place).__name__}")
-    folder, slash, name = file.path.rpartition("/")
-    for also in ("", f".{at:%Y-%m-%dT%H%M%S.%fZ}"):  # an earlier file may have had its name
+    folder, slash, name = path.rpartition("/")
+    for also in ("", f".{taken.at:%Y-%m-%dT%H%M%S.%fZ}"):  # an earlier file may have had its name
         if after == "mark":
-            to = f"{file.path}{also}.{outcome}"
+            to = f"{path}{also}.{outcome}"
         else:
             to = f"{folder}{slash}{outcome}/{name}{also}"
         if place.version(to) is None:
             break
-    place.rename(file.path, to)
+    place.rename(path, to)
     return True
 
 
-def is_usable(name: str) -> bool:
-    """Whether a name that a server told is of one part, printable and not too long."""
-    plain = name.isprintable() and not set(name) & {"/", "\\", "\0"} and name not in (".", "..")
-    try:
-        return plain and 0 < len(name.encode()) <= _LONGEST_NAME_BYTES
-    except UnicodeEncodeError:
-        return False
+def _stays(place: Place, after: str) -> bool:
+    """Whether a file that was dealt with stays where it is, under its name."""
+    return after == "keep" or (after == "mark" and isinstance(place, Leaves))
 
 
-def write_pieces(
-    pieces: Iterable[bytes], to: Path, *, size: int, seen: Seen, anew: bool = False
-) -> None:
-    """Add pieces to a file, up to `size` bytes and one more, so that too many are noticed."""
-    with to.open("wb" if anew else "ab") as out:
-        for piece in pieces:
-            out.write(piece[: max(0, size + 1 - out.tell())])
-            seen(out.tell())
-            if out.tell() > size:
-                return
+def _is_known(file: File, known: Mapping[str, TakenFile]) -> bool:
+    return file.path in known and known[file.path].file == file
 
 
-def _walk(place: Place, folder: str, parts: list[str], found: Listing) -> None:
+def _walk(place: Place, folder: str, parts: list[str], found: Found) -> None:
     part, rest = parts[0], parts[1:]
     is_pattern = any(c in part for c in "*?[")
     if rest and not is_pattern:
@@ -218,41 +203,7 @@ def _walk(place: Place, folder: str, parts: list[str], found: Listing) -> None:
             found.marks.add(path)
         elif entry.version is not None and not rest:
             found.files.append(File(path, entry.version))
-        elif entry.version is None and rest and entry.name not in OUTCOMES:
+        elif entry.version is None and rest and entry.name not in _OUTCOMES:
             _walk(place, f"{path}/", rest, found)
         elif entry.version is None and not rest and not is_pattern:
             _walk(place, f"{path}/", ["*"], found)
-
-
-def _place(
-    told: SourceSettings, address: Address, user: str | None, secret: SecretStr | None
-) -> Place:
-    if address.kind == "sftp":
-        from meterlake.sources.sftp import Server
-        from meterlake.sources.sftp_place import SftpPlace
-
-        server = Server(
-            address.host,
-            address.port or 22,
-            user or "",
-            secret,
-            None if told.key_file is None else told.key_file.expanduser(),
-            told.host_key,
-            None if told.known_hosts is None else told.known_hosts.expanduser(),
-        )
-        return SftpPlace(server)
-    if address.kind in ("ftp", "ftps"):
-        from meterlake.sources.ftp import FtpPlace
-
-        return FtpPlace(address, user or "anonymous", secret)
-    if address.kind in ("http", "https"):
-        from meterlake.sources.http import HttpPlace
-
-        return HttpPlace(address, user, secret)
-    if address.kind == "s3":
-        from meterlake.sources.s3 import S3Place
-
-        return S3Place(address.host)
-    from meterlake.sources.folder import FolderPlace
-
-    return FolderPlace()

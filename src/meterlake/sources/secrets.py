@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from meterlake.errors import BadInput
 
 
-class Told(Protocol):
+class NamesPassword(Protocol):
     """Settings that say where a password is."""
 
     @property
@@ -21,22 +21,22 @@ class Told(Protocol):
         """A file that holds it."""
 
 
-def password(told: Told, whose: str) -> SecretStr | None:
+def password(settings: NamesPassword, whose: str) -> SecretStr | None:
     """The password of `whose`, such as "Source 'outbox'"; None: there is none. Raises BadInput."""
-    if told.password_env is not None:
-        found = os.environ.get(told.password_env)
+    if settings.password_env is not None:
+        found = os.environ.get(settings.password_env)
         if not found:
             raise BadInput(
-                f"{whose} needs its password in the environment variable {told.password_env}, "
+                f"{whose} needs its password in the environment variable {settings.password_env}, "
                 "which is not set"
             )
         return SecretStr(found)
-    if told.password_file is None:
+    if settings.password_file is None:
         return None
     try:
-        return SecretStr(told.password_file.expanduser().read_text("utf-8").rstrip("\r\n"))
+        return SecretStr(settings.password_file.expanduser().read_text("utf-8").rstrip("\r\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"{whose} needs its password in the file {told.password_file}, which cannot be read: "
-            f"{getattr(error, 'strerror', None) or 'it is no text'}"
+            f"{whose} needs its password in the file {settings.password_file}, which cannot be "
+            f"read: {getattr(error, 'strerror', None) or 'it is no text'}"
         ) from error

@@ -1,14 +1,17 @@
-"""Files of an SFTP server whose key is known, fetched on from where it broke off."""
+"""An SFTP server whose key is known: one connection, by which files are fetched on and moved."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-
-from pydantic import SecretStr
+from typing import Any, TypeVar
 
 from meterlake.errors import BadInput, Unavailable, plain
-from meterlake.sources.received import FileUnavailable
+from meterlake.source_settings import Address
+from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
+from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
 from meterlake.storage import cause
 
 try:
@@ -16,114 +19,174 @@ try:
 except ImportError as error:
     raise BadInput("SFTP needs asyncssh: pip install 'meterlake[hes]'") from error
 
+Result = TypeVar("Result")
+
 _KINDS = (  # of host keys, those first that are liked most
     ("ssh-ed25519",),
     ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
     ("rsa-sha2-512", "rsa-sha2-256"),
 )
-PIECE_BYTES = 1024 * 1024
 _SILENCE_SECONDS = 60.0  # without a piece of the file
 _SIGN_IN_SECONDS = 20.0
 _TRIES = 3  # of a kind of host key, where the server hangs up without having shown one
 
 
-@dataclass(frozen=True)
-class Server:
-    """An SFTP server, who we are there, and how its key is known.
+class SftpPlace:
+    """The files of an SFTP server; nothing is sent to one whose key is not the known one."""
 
-    `host_key` is a public key (`ssh-ed25519 AAAA…`) or its fingerprint (`SHA256:…`); without it
-    `known_hosts` is a file as OpenSSH keeps it.
-    """
+    is_atomic = False
 
-    host: str
-    port: int
-    user: str
-    password: SecretStr | None = field(default=None, repr=False)
-    key_file: Path | None = None
-    host_key: str | None = None
-    known_hosts: Path | None = None
+    def __init__(self, address: Address, who: Credentials) -> None:
+        self._at = f"The SFTP server {address.host}:{address.port}"
+        self._runner = asyncio.Runner()
+        self._connection = _Connection(self._at, address, who)
+
+    def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
+        """What lies in a folder, of the names that are wanted."""
+
+        async def listed(sftp: asyncssh.SFTPClient) -> list[tuple[str, asyncssh.SFTPAttrs]]:
+            return [(str(one.filename), one.attrs) async for one in sftp.scandir(folder or ".")]
+
+        try:
+            found = self._run(listed)
+        except asyncssh.SFTPError as error:
+            raise Unavailable(f"{self._at} does not list '{folder}': {error.reason}") from error
+        for name, attrs in sorted(found, key=lambda one: one[0]):
+            if name in (".", "..") or not wanted(name):
+                continue
+            mode = attrs.permissions
+            if mode is None or attrs.size is None or stat.S_ISLNK(mode):
+                looked = self._stat(folder + name)
+                if looked is None:
+                    continue
+                attrs, mode = looked, looked.permissions
+            if mode is not None and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                yield Listed(name, _version(attrs))
+
+    def version(self, path: str) -> Version | None:
+        """A file as it is now; None: there is none."""
+        attrs = self._stat(path)
+        return None if attrs is None else _version(attrs)
+
+    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+        """Fetch a file, from where `to` ends."""
+        try:
+            opened = self._run(partial(_open, file.path), _SILENCE_SECONDS)
+            pieces = self._pieces(
+                opened, to.stat().st_size if to.exists() else 0, file.version.size
+            )
+            write_pieces(pieces, to, size=file.version.size, seen=seen)
+            self._run(lambda _: opened.close())
+        except asyncssh.SFTPError as error:
+            raise FileUnavailable(
+                f"{self._at} has no file '{file.path}' for us: {plain(error.reason)}"
+            ) from error
+
+    def rename(self, path: str, to: str) -> None:
+        """Give a file another path, whose folder is made where there is none."""
+
+        async def renamed(sftp: asyncssh.SFTPClient) -> None:
+            if folder := to.rpartition("/")[0]:
+                await sftp.makedirs(folder, exist_ok=True)
+            await sftp.rename(path, to)
+
+        try:
+            self._run(renamed)
+        except asyncssh.SFTPError as error:
+            raise FileUnavailable(
+                f"{self._at} does not let '{path}' become '{to}': {error.reason}. It was "
+                "taken in; allow it there, or set after to keep"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+    def _pieces(self, opened: asyncssh.SFTPClientFile, start: int, end: int) -> Iterator[bytes]:
+        while start < end:
+            size = min(PIECE_BYTES, end - start)
+            piece = self._run(partial(_read, opened, size, start), _SILENCE_SECONDS)
+            if not piece:
+                return
+            start += len(piece)
+            yield piece
+
+    def _stat(self, path: str) -> asyncssh.SFTPAttrs | None:
+        try:
+            return self._run(lambda sftp: sftp.stat(path))
+        except asyncssh.SFTPError:
+            return None
+
+    def _run(
+        self,
+        asked: Callable[[asyncssh.SFTPClient], Coroutine[Any, Any, Result]],
+        seconds: float | None = None,
+    ) -> Result:
+        async def answered() -> Result:
+            sftp = await self._connection.made()
+            async with asyncio.timeout(seconds):
+                return await asked(sftp)
+
+        try:
+            return self._runner.run(answered())
+        except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
+            raise Unavailable(self._broke_off(error)) from error
+        except asyncssh.SFTPError:
+            raise
+        except (asyncssh.Error, TimeoutError, EOFError, OSError) as error:
+            raise Unavailable(self._broke_off(error)) from error
+
+    def _broke_off(self, error: Exception) -> str:
+        return (
+            f"{self._at} cannot be reached, or broke off: {plain(cause(error))}. What is here is "
+            "kept; the next pull goes on from there"
+        )
 
 
-def download(
-    server: Server,
-    remote: str,
-    path: Path,
-    *,
-    size: int,
-    seen: Callable[[int], object] = lambda done: None,
-) -> None:
-    """Fetch a file, from where `path` ends; it is never more than `size` bytes.
-
-    Parameters
-    ----------
-    seen : is told how many bytes are here, again and again; what it raises ends it
-
-    Raises
-    ------
-    BadInput
-        The server's key is not the known one, or it does not let us in, or has no such file.
-    Unavailable
-        It cannot be reached, broke off, or there is no space here.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        asyncio.run(_download(server, remote, path, size, seen))
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied) as error:
-        raise FileUnavailable(
-            f"{at(server)} has no file '{remote}' for us: {plain(error.reason)}. The next pull "
-            "orders it again"
-        ) from error
-    except (asyncssh.Error, TimeoutError, EOFError, ConnectionError) as error:
-        raise Unavailable(broke_off(server, error)) from error
-    except OSError as error:
-        raise Unavailable(
-            f"'{path.name}' cannot be kept in {path.parent}: {error.strerror or error}. Check that "
-            "it has space and may be written"
-        ) from error
+async def _open(path: str, sftp: asyncssh.SFTPClient) -> asyncssh.SFTPClientFile:
+    return await sftp.open(path, "rb")
 
 
-async def _download(
-    server: Server, remote: str, path: Path, size: int, seen: Callable[[int], object]
-) -> None:
-    async with Connected(server) as sftp:
-        await fetch(sftp, remote, path, size, seen)
+async def _read(
+    opened: asyncssh.SFTPClientFile, size: int, offset: int, _: asyncssh.SFTPClient
+) -> bytes:
+    return await opened.read(size, offset)
 
 
-async def fetch(
-    sftp: asyncssh.SFTPClient, remote: str, path: Path, size: int, seen: Callable[[int], object]
-) -> None:
-    """Fetch a file by a connection that there is, from where `path` ends."""
-    async with asyncio.timeout(_SILENCE_SECONDS):
-        file = await sftp.open(remote, "rb")
-    async with file:
-        with path.open("ab") as out:
-            done = out.tell()
-            while done < size:
-                wanted = min(PIECE_BYTES, size - done)
-                piece = await asyncio.wait_for(file.read(wanted, done), _SILENCE_SECONDS)
-                if not piece:
-                    return
-                out.write(bytes(piece))  # type: ignore[arg-type]  # of a file opened as bytes
-                out.flush()
-                done += len(piece)
-                seen(done)
+def _version(attrs: asyncssh.SFTPAttrs) -> Version | None:
+    """A file's version, to the second; None of what is no plain file."""
+    if attrs.permissions is None or attrs.size is None or not stat.S_ISREG(attrs.permissions):
+        return None
+    return Version(attrs.size, datetime.fromtimestamp(attrs.mtime or 0, UTC))
 
 
-class Connected:
-    """SFTP while a context lasts; with a server only whose key is the known one."""
+class _Connection:
+    """SFTP, made when it is first needed; with a server only whose key is the known one."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, at: str, address: Address, who: Credentials) -> None:
+        self._at = at
+        self._host, self._port = address.host, address.port or 22
+        self._who = who
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._sftp: asyncssh.SFTPClient | None = None
 
-    async def __aenter__(self) -> asyncssh.SFTPClient:
-        server, found = self._server, list[str]()
-        if server.key_file is not None and not server.key_file.is_file():
-            raise BadInput(f"key_file needs to be a file; there is none at {server.key_file}")
-        known = _known(server)
+    async def made(self) -> asyncssh.SFTPClient:
+        self._sftp = self._sftp or await self._signed_in()
+        return self._sftp
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
+
+    async def _signed_in(self) -> asyncssh.SFTPClient:
+        who, found = self._who, list[str]()
+        if who.key_file is not None and not who.key_file.is_file():
+            raise BadInput(f"key_file needs to be a file; there is none at {who.key_file}")
+        known = _known(who)
         # A server has keys of several kinds and shows the one that is asked for first. Of what is
         # pinned by its fingerprint the kind is not known: each is asked for in turn.
-        is_fingerprint = server.host_key is not None and known is None
+        is_fingerprint = who.host_key is not None and known is None
         kinds = _KINDS if is_fingerprint else (sum(_KINDS, ()),)
         refused: Exception | None = None
         for kind in kinds:
@@ -143,22 +206,22 @@ class Connected:
                         raise
                     if not left:
                         break
-        raise BadInput(_unknown(server, found)) from refused
+        raise BadInput(self._unknown(found)) from refused
 
     async def _connect(
         self, kind: tuple[str, ...], known: asyncssh.SSHKnownHosts | None, found: list[str]
     ) -> asyncssh.SSHClientConnection:
-        server = self._server
+        who = self._who
         try:
             return await asyncssh.connect(
-                server.host,
-                server.port,
-                username=server.user,
-                password=None if server.password is None else server.password.get_secret_value(),
-                client_keys=None if server.key_file is None else [str(server.key_file)],
+                self._host,
+                self._port,
+                username=who.user or "",
+                password=None if who.secret is None else who.secret.get_secret_value(),
+                client_keys=None if who.key_file is None else [str(who.key_file)],
                 known_hosts=b"" if known is None else known,
                 server_host_key_algs=kind if known is None else (),
-                client_factory=lambda: _Client(server.host_key, found),
+                client_factory=lambda: _Client(who.host_key, found),
                 agent_path=None,
                 config=None,
                 preferred_auth="publickey,password",
@@ -167,19 +230,29 @@ class Connected:
                 keepalive_interval=15,
             )
         except asyncssh.PermissionDenied as error:
-            means = "password" if server.key_file is None else f"key {server.key_file}"
+            means = "password" if who.key_file is None else f"key {who.key_file}"
             raise BadInput(
-                f"{at(server)} does not let '{server.user}' in with this {means}. Check user, and "
+                f"{self._at} does not let '{who.user}' in with this {means}. Check user, and "
                 "password_env, password_file or key_file"
             ) from error
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-            raise BadInput(f"key_file {server.key_file} cannot be used: {cause(error)}") from error
-        except OSError as error:  # and not one of this machine's disk
-            raise Unavailable(broke_off(server, error)) from error
+            raise BadInput(f"key_file {who.key_file} cannot be used: {cause(error)}") from error
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.abort()
+    def _unknown(self, found: list[str]) -> str:
+        who = self._who
+        shown = f"it shows {' and '.join(found)}" if found else "it shows none that can be used"
+        known = who.host_key or who.known_hosts
+        if known is None:
+            return (
+                f"{self._at} is not known yet: {shown}. Ask whoever runs it whether that is its "
+                "key; if so, set host_key to it in meterlake.toml"
+            )
+        named = "the key of host_key" if who.host_key else f"a key of {who.known_hosts}"
+        return (
+            f"{self._at} needs to show {named}; {shown}. Somebody may stand in between, so "
+            "nothing was sent. Ask whoever runs it whether its key was changed; if so, set "
+            "host_key to the new one in meterlake.toml"
+        )
 
 
 class _Client(asyncssh.SSHClient):
@@ -197,21 +270,21 @@ class _Client(asyncssh.SSHClient):
         return self._pinned is not None and self._pinned.rstrip("=") == fingerprint
 
 
-def _known(server: Server) -> asyncssh.SSHKnownHosts | None:
+def _known(who: Credentials) -> asyncssh.SSHKnownHosts | None:
     """The keys that are known, of which kind too; None: none is, or by its fingerprint alone."""
-    pinned = server.host_key
+    pinned = who.host_key
     try:
         if pinned is not None:
             if pinned.startswith("SHA256:"):
                 return None
             key = asyncssh.import_public_key(pinned).export_public_key().decode()
             return asyncssh.import_known_hosts(f"* {key}")
-        if server.known_hosts is None:
+        if who.known_hosts is None:
             return None
-        return asyncssh.read_known_hosts(str(server.known_hosts))
+        return asyncssh.read_known_hosts(str(who.known_hosts))
     except FileNotFoundError as error:
         raise BadInput(
-            f"known_hosts needs to be a file; there is none at {server.known_hosts}"
+            f"known_hosts needs to be a file; there is none at {who.known_hosts}"
         ) from error
     except (asyncssh.KeyImportError, ValueError, OSError) as error:
         if pinned is not None:
@@ -220,35 +293,6 @@ def _known(server: Server) -> asyncssh.SSHKnownHosts | None:
                 "such as 'SHA256:…'; found neither"
             ) from error
         raise BadInput(
-            f"known_hosts needs to be as OpenSSH keeps it; {server.known_hosts} cannot be read: "
+            f"known_hosts needs to be as OpenSSH keeps it; {who.known_hosts} cannot be read: "
             f"{cause(error)}"
         ) from error
-
-
-def _unknown(server: Server, found: list[str]) -> str:
-    shown = f"it shows {' and '.join(found)}" if found else "it shows none that can be used"
-    known = server.host_key or server.known_hosts
-    if known is None:
-        return (
-            f"{at(server)} is not known yet: {shown}. Ask whoever runs it whether that is its "
-            "key; if so, set host_key to it in meterlake.toml"
-        )
-    named = "the key of host_key" if server.host_key else f"a key of {server.known_hosts}"
-    return (
-        f"{at(server)} needs to show {named}; {shown}. Somebody may stand in between, so "
-        "nothing was sent. Ask whoever runs it whether its key was changed; if so, set host_key "
-        "to the new one in meterlake.toml"
-    )
-
-
-def broke_off(server: Server, error: Exception) -> str:
-    """Words for a connection that there is not, or no longer."""
-    return (
-        f"{at(server)} cannot be reached, or broke off: {plain(cause(error))}. What is here is "
-        "kept; the next pull goes on from there"
-    )
-
-
-def at(server: Server) -> str:
-    """What messages call a server."""
-    return f"The SFTP server {server.host}:{server.port}"

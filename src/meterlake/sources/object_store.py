@@ -1,4 +1,4 @@
-"""A bucket of S3, or of what speaks its protocol. Objects appear whole."""
+"""A bucket of S3, or of another object store. Objects appear whole."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,32 +9,23 @@ import obstore
 from obstore.exceptions import BaseError, PreconditionError
 
 from meterlake.errors import Unavailable
-from meterlake.sources.places import (
-    PIECE_BYTES,
-    Entry,
-    File,
-    Seen,
-    Version,
-    Wanted,
-    write_pieces,
-)
-from meterlake.sources.received import FileUnavailable
-from meterlake.storage import Patience, cause, objects_at
-
-_PATIENCE = Patience(retries=2, retry_seconds=20)
+from meterlake.source_settings import Address
+from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
+from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.storage import cause, objects_at
 
 
-class S3Place:
-    """The objects of a bucket; who we are there say the usual variables."""
+class ObjectPlace:
+    """The objects of a bucket; the usual variables say who we are there."""
 
     is_atomic = True
 
-    def __init__(self, bucket: str) -> None:
-        self._bucket = bucket
+    def __init__(self, address: Address, who: Credentials) -> None:
+        self._bucket = f"{address.kind}://{address.host}"
         with self._reached():
-            self._objects = objects_at(f"s3://{bucket}", patience=_PATIENCE)
+            self._objects = objects_at(self._bucket, patience=who.patience)
 
-    def entries(self, folder: str, wanted: Wanted) -> Iterator[Entry]:
+    def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
         """What lies in a folder, of the names that are wanted."""
         folder = folder.removeprefix("/")
         with self._reached():
@@ -42,11 +33,11 @@ class S3Place:
         for prefix in found["common_prefixes"]:
             name = prefix.rstrip("/").rpartition("/")[2]
             if wanted(name):
-                yield Entry(name, None)
+                yield Listed(name, None)
         for meta in found["objects"]:
             name = meta["path"].rpartition("/")[2]
             if wanted(name):
-                yield Entry(name, _version(meta))
+                yield Listed(name, _version(meta))
 
     def version(self, path: str) -> Version | None:
         """An object as it is now; None: there is none."""
@@ -98,7 +89,7 @@ class S3Place:
             raise
         except (BaseError, OSError, ValueError) as error:
             raise Unavailable(
-                f"The bucket s3://{self._bucket} cannot be used: {cause(error)}"
+                f"The bucket {self._bucket} cannot be used: {cause(error)}"
             ) from error
 
 

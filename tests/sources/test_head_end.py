@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.sources.head_end_api import PAUSES, Gone, HeadEnd
+from meterlake.sources.head_end_api import PAUSES, Gone, HeadEndClient
 
 GOOD = (
     200,
@@ -59,8 +59,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def head_end(server: Server) -> Iterator[HeadEnd]:
-    head_end = HeadEnd(server.url, pause=server.pauses.append)
+def head_end(server: Server) -> Iterator[HeadEndClient]:
+    head_end = HeadEndClient(server.url, pause=server.pauses.append)
     yield head_end
     head_end.close()
 
@@ -68,14 +68,18 @@ def head_end(server: Server) -> Iterator[HeadEnd]:
 @pytest.mark.parametrize(
     "bad", [(500, b""), (503, b"busy"), (429, b""), None, (200, b"<html>"), (200, b"{}")]
 )
-def test_what_is_lost_is_asked_for_again(server: Server, head_end: HeadEnd, bad: Answer) -> None:
+def test_what_is_lost_is_asked_for_again(
+    server: Server, head_end: HeadEndClient, bad: Answer
+) -> None:
     server.answers = [bad, bad, GOOD]
     assert head_end.extent().complete_until == datetime(2024, 1, 1, tzinfo=UTC)
     assert server.pauses == list(PAUSES[:2])
 
 
 @pytest.mark.parametrize("bad", [(500, b""), None, (200, b"<html>")])
-def test_what_stays_away_is_unavailable(server: Server, head_end: HeadEnd, bad: Answer) -> None:
+def test_what_stays_away_is_unavailable(
+    server: Server, head_end: HeadEndClient, bad: Answer
+) -> None:
     server.answers = [bad]
     with pytest.raises(Unavailable) as raised:
         head_end.extent()
@@ -84,7 +88,7 @@ def test_what_stays_away_is_unavailable(server: Server, head_end: HeadEnd, bad: 
 
 
 def test_an_answer_that_goes_on_and_on_is_given_up(
-    server: Server, head_end: HeadEnd, monkeypatch: pytest.MonkeyPatch
+    server: Server, head_end: HeadEndClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers = [(200, b" " * 1_000_001)]
     with pytest.raises(Unavailable, match="it goes on and on"):
@@ -95,20 +99,20 @@ def test_an_answer_that_goes_on_and_on_is_given_up(
         head_end.extent()
 
 
-def test_more_than_now_is_not_complete(server: Server, head_end: HeadEnd) -> None:
+def test_more_than_now_is_not_complete(server: Server, head_end: HeadEndClient) -> None:
     server.answers = [(200, GOOD[1].replace(b"T00:00:00Z", b"T00:00:02Z"))]
     with pytest.raises(Unavailable, match="no later than now"):
         head_end.extent()
 
 
-def test_our_own_mistake_is_not_repeated(server: Server, head_end: HeadEnd) -> None:
+def test_our_own_mistake_is_not_repeated(server: Server, head_end: HeadEndClient) -> None:
     server.answers = [(400, b'{"detail": "end_date is before\\n start_date"}')]
     with pytest.raises(BadInput, match="400: end_date is before start_date"):
         head_end.order(datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
     assert len(server.asked) == 1
 
 
-def test_a_file_that_it_does_not_know_is_gone(server: Server, head_end: HeadEnd) -> None:
+def test_a_file_that_it_does_not_know_is_gone(server: Server, head_end: HeadEndClient) -> None:
     server.answers = [(404, b"")]
     with pytest.raises(Gone):
         head_end.file("a/../b&c")
@@ -130,7 +134,7 @@ FILE = '{"request_id": "r1", "status": "completed", "start_date": "2024-01-01T00
     ],
 )
 def test_nothing_is_taken_as_it_is_said(
-    server: Server, head_end: HeadEnd, answer: str, field: str
+    server: Server, head_end: HeadEndClient, answer: str, field: str
 ) -> None:
     server.answers = [(200, (FILE + answer).encode())]
     with pytest.raises(Unavailable, match=f"needs to answer as a head-end system does; {field}"):
@@ -142,6 +146,6 @@ def test_a_proxy_of_the_environment_is_not_told_of_it(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     server.answers = [GOOD]
-    head_end = HeadEnd(server.url, pause=server.pauses.append)
+    head_end = HeadEndClient(server.url, pause=server.pauses.append)
     head_end.extent()
     head_end.close()

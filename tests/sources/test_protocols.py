@@ -27,7 +27,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.questions.sql import query
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import Credentials, opened
-from meterlake.sources.port import File, FileUnavailable, Version
+from meterlake.sources.port import FileUnavailable, SourceFile, Version
 
 FLEET = ("--devices", "20", "--backfill", "2d", "--seed", "7")
 SECRET = "correct horse battery staple"
@@ -55,7 +55,7 @@ def fetch(
         server.user, server.password, server.key_file, server.host_key, server.known_hosts
     )
     with opened(address, who) as place:
-        place.fetch(File(remote, Version(size)), to, seen=seen)
+        place.fetch(SourceFile(remote, Version(size)), to, seen=seen)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from meterlake.settings import load_settings, settings_table
 from meterlake.source_settings import SourceSettings
 from meterlake.sources.fetcher import fetch
 from meterlake.sources.places import PlaceSource, listing, put_away
-from meterlake.sources.port import File, FileUnavailable, Listed, TakenFile, Version
+from meterlake.sources.port import FileUnavailable, Listed, SourceFile, TakenFile, Version
 
 SECRET = {"user": USER, "password_env": "OUTBOX_PASSWORD"}
 
@@ -157,7 +157,7 @@ class Lying:
     def version(self, path: str) -> Version | None:
         return self.there.get(path)
 
-    def fetch(self, file: File, to: Path, *, seen: Any) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Any) -> None:
         raise NotImplementedError
 
     def rename(self, path: str, to: str) -> None:
@@ -201,7 +201,7 @@ def test_a_pattern_may_have_several_parts_and_a_folder_means_its_files() -> None
 
 def test_a_file_that_was_replaced_is_not_put_away_and_an_earlier_one_is_not_lost() -> None:
     place, at = Lying({}), datetime(2024, 1, 1, tzinfo=UTC)
-    taken = TakenFile(File("out/a.csv", Version(5)), "taken", at)
+    taken = TakenFile(SourceFile("out/a.csv", Version(5)), "taken", at)
     place.there = {"out/a.csv": Version(6)}
     assert not put_away(place, taken, after="move")
     place.there = {"out/a.csv": Version(5), "out/taken/a.csv": Version(5)}
@@ -269,7 +269,7 @@ def test_a_server_that_sends_more_than_it_told_is_not_listened_to(tmp_path: Path
     with web_server(tmp_path, Endless) as port:
         source = SourceSettings(url=f"http://127.0.0.1:{port}/*")
         with PlaceSource(source).opened() as place, pytest.raises(FileUnavailable, match="changed"):
-            fetch(place, File("/a.csv", Version(5)), tmp_path / "here", seen=sizes.append)
+            fetch(place, SourceFile("/a.csv", Version(5)), tmp_path / "here", seen=sizes.append)
     assert sizes == [6]
     assert not (tmp_path / "here").exists()
 
@@ -285,7 +285,9 @@ def test_a_web_server_that_has_no_such_file_is_told_apart_from_one_that_is_busy(
     with web_server(tmp_path, Has) as port:
         source = SourceSettings(url=f"http://127.0.0.1:{port}/*")
         with PlaceSource(source).opened() as place, pytest.raises(Unavailable) as error:
-            fetch(place, File("/a.csv", Version(5)), tmp_path / "here", seen=lambda done: None)
+            fetch(
+                place, SourceFile("/a.csv", Version(5)), tmp_path / "here", seen=lambda done: None
+            )
     assert isinstance(error.value, FileUnavailable) == (code < 500)
 
 

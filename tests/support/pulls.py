@@ -27,7 +27,7 @@ from meterlake.sources import head_end
 from meterlake.sources.head_end import HeadEndSource
 from meterlake.sources.head_end_api import Extent, Gone, OrderedFile
 from meterlake.sources.ledger import states
-from meterlake.sources.port import File, Means
+from meterlake.sources.port import Means, SourceFile
 from meterlake.sources.runner import Runner, SourceRun, pause_of
 
 HEADER = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
@@ -64,7 +64,7 @@ def reads(hours: int, devices: int = 3, late: timedelta = 5 * HOUR) -> list[Read
 
 @dataclass
 class StubHes:
-    """Stands where `HeadEnd` and the place of its files do."""
+    """Stands where `HeadEndClient` and the place of its files do."""
 
     reads: list[Read]
     until: datetime
@@ -128,7 +128,7 @@ class StubHes:
     def version(self, path: str) -> None:
         raise AssertionError("what was announced is not asked for again")
 
-    def fetch(self, file: File, to: Path, *, seen: Callable[[int], object]) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Callable[[int], object]) -> None:
         self.on_fetch(to)
         content = self.damage(self.contents[file.path])
         with to.open("ab") as out:
@@ -187,7 +187,7 @@ def puller(
     store: Store, hes: StubHes, monkeypatch: pytest.MonkeyPatch, folder: Path, **told: Any
 ) -> Puller:
     """A puller from a stub; parts of files lie in a folder."""
-    monkeypatch.setattr(head_end, "HeadEnd", hes)
+    monkeypatch.setattr(head_end, "HeadEndClient", hes)
     monkeypatch.setattr(head_end, "opened", hes.opened)
     monkeypatch.setattr(head_end, "_UNKEPT_BYTES", 0)  # small files' orders are kept too
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

@@ -28,7 +28,7 @@ from meterlake.source_settings import (
     SourceSettings,
     address_of,
 )
-from meterlake.sources.port import File, FileUnavailable, Place, Seen
+from meterlake.sources.port import FileUnavailable, Place, Seen, SourceFile
 from meterlake.sources.secrets import password
 from meterlake.storage import PATIENCE, Patience, without_secrets
 
@@ -78,7 +78,7 @@ def opened(address: Address, who: Credentials) -> Iterator[Place]:
         yield place
 
 
-def fetch(place: Place, file: File, to: Path, *, seen: Seen) -> None:
+def fetch(place: Place, file: SourceFile, to: Path, *, seen: Seen) -> None:
     """Fetch a file, resuming its part; it is what was announced when this returns.
 
     Raises
@@ -131,13 +131,13 @@ def parts_folder(*names: str) -> Path:
     return base / "meterlake" / "pull" / digest
 
 
-def part_of(parts: Path, file: File) -> Path:
+def part_of(parts: Path, file: SourceFile) -> Path:
     """Return where a file is fetched to: another content goes elsewhere."""
     key = f"{file.path}\n{file.version}\n{file.sha256}\n{file.name}"
     return parts / hashlib.sha256(key.encode()).hexdigest()[:24] / file.name
 
 
-def keep_parts(parts: Path, files: Iterable[File]) -> None:
+def keep_parts(parts: Path, files: Iterable[SourceFile]) -> None:
     """Remove the parts of all files but these."""
     kept = {part_of(parts, file).parent for file in files}
     with suppress(OSError):  # what cannot be removed now goes with the next batch
@@ -213,7 +213,7 @@ def _fetch_patiently(location: str, address: Address, who: Credentials, to: Path
                 version = place.version(address.path)
                 if version is None:
                     raise BadInput(f"'{shown}' needs to be a file; there is none. Check the URL")
-                fetch(place, File(address.path, version), to, seen=lambda done: None)
+                fetch(place, SourceFile(address.path, version), to, seen=lambda done: None)
                 return
         except Unavailable as error:
             if seconds is None or is_tried:
@@ -223,7 +223,7 @@ def _fetch_patiently(location: str, address: Address, who: Credentials, to: Path
             time.sleep(seconds)
 
 
-def _compare(place: Place, file: File, to: Path) -> None:
+def _compare(place: Place, file: SourceFile, to: Path) -> None:
     """Compare a file that was listed with what its place says of it now."""
     have, is_same = _size(to), file.version.agrees_with(place.version(file.path))
     if is_same and have < file.version.size:
@@ -235,7 +235,7 @@ def _compare(place: Place, file: File, to: Path) -> None:
         raise _refused(file, to, "changed while it was fetched; it is looked at again")
 
 
-def _verify(file: File, to: Path) -> None:
+def _verify(file: SourceFile, to: Path) -> None:
     """Compare a file with what was announced of its content."""
     have = _size(to)
     if have != file.version.size:
@@ -251,7 +251,7 @@ def _verify(file: File, to: Path) -> None:
             raise _damaged(file, to, f"{file.rows:,} rows", f"{rows:,}")
 
 
-def _rows(file: File, to: Path) -> int:
+def _rows(file: SourceFile, to: Path) -> int:
     """Lines of a gzip file below its header."""
     lines, last = 0, b"\n"
     try:
@@ -264,7 +264,7 @@ def _rows(file: File, to: Path) -> int:
     return max(lines + (last != b"\n") - 1, 0)
 
 
-def _damaged(file: File, to: Path, needed: str, found: str) -> FileUnavailable:
+def _damaged(file: SourceFile, to: Path, needed: str, found: str) -> FileUnavailable:
     return _refused(
         file,
         to,
@@ -273,7 +273,7 @@ def _damaged(file: File, to: Path, needed: str, found: str) -> FileUnavailable:
     )
 
 
-def _refused(file: File, to: Path, why: str) -> FileUnavailable:
+def _refused(file: SourceFile, to: Path, why: str) -> FileUnavailable:
     """Remove what cannot become the file; the error to raise."""
     to.unlink(missing_ok=True)
     return FileUnavailable(f"'{file.name}' {why}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from meterlake.errors import Unavailable
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
-from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.sources.port import FileUnavailable, Listed, Seen, SourceFile, Version, Wanted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +44,7 @@ class FolderPlace:
         except OSError as error:
             raise Unavailable(f"'{path}' cannot be looked at: {error.strerror}") from error
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Copy a file, so that nothing changes it any more."""
         try:
             with Path(file.path).expanduser().open("rb") as found:

@@ -12,7 +12,7 @@ from typing import Any
 from meterlake.errors import BadInput, Unavailable
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
-from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.sources.port import FileUnavailable, Listed, Seen, SourceFile, Version, Wanted
 
 _TIMEOUT_SECONDS = 30.0
 _UNKNOWN_COMMAND = ("500", "501", "502", "504")
@@ -80,7 +80,7 @@ class FtpPlace:
                 modified = None
         return Version(size, modified)
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Fetch a file, from where `to` ends."""
         offset = to.stat().st_size if to.exists() else 0
         is_all_here = False

@@ -14,16 +14,16 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.settings import Settings
 from meterlake.source_settings import Address, IntegrationSettings
 from meterlake.sources.fetcher import credentials, opened
-from meterlake.sources.head_end_api import Extent, Gone, HeadEnd, OrderedFile
+from meterlake.sources.head_end_api import Extent, Gone, HeadEndClient, OrderedFile
 from meterlake.sources.ledger import integration_key
 from meterlake.sources.port import (
     Batch,
     Cursor,
-    File,
     Means,
     Order,
     Place,
     Schedule,
+    SourceFile,
     TakenFile,
     Version,
 )
@@ -56,7 +56,7 @@ class HeadEndSource:
             told.retry_seconds_at_most,
             told.attempts,
         )
-        self._api: HeadEnd | None = None
+        self._api: HeadEndClient | None = None
         self._extent: Extent | None = None  # as it was when the run began
         self._began: datetime | None = None  # where the run's first window begins
         self._wait_until: datetime | None = None  # for the pending file
@@ -64,7 +64,7 @@ class HeadEndSource:
 
     def poll(self, cursor: Cursor) -> Batch:
         """Order the file of the next window, or ask how far it is."""
-        api = self._api = self._api or HeadEnd(self._told.url, pause=self.means.pause)
+        api = self._api = self._api or HeadEndClient(self._told.url, pause=self.means.pause)
         extent = self._extent or self._first_look(api, cursor)
         until, start = extent.complete_until, cursor.until or self._first(extent)
         if start is None or start >= until:
@@ -102,7 +102,7 @@ class HeadEndSource:
         """Nothing is changed there."""
         return ()
 
-    def postpone(self, file: File) -> None:
+    def postpone(self, file: SourceFile) -> None:
         """Have the file made anew."""
         self.pending = None
 
@@ -112,7 +112,7 @@ class HeadEndSource:
             self._api.close()
         self._api = self._extent = self._began = self._wait_until = None
 
-    def _first_look(self, api: HeadEnd, cursor: Cursor) -> Extent:
+    def _first_look(self, api: HeadEndClient, cursor: Cursor) -> Extent:
         extent = self._extent = api.extent()
         if cursor.until is not None and cursor.until > extent.complete_until:
             raise BadInput(
@@ -144,7 +144,7 @@ class HeadEndSource:
             first = first.replace(tzinfo=ZoneInfo(self.settings.timezone))
         return max(first.astimezone(UTC), oldest)
 
-    def _ordered(self, api: HeadEnd, start: datetime, end: datetime) -> OrderedFile:
+    def _ordered(self, api: HeadEndClient, start: datetime, end: datetime) -> OrderedFile:
         """The file of the next window: the one that was ordered already, where there is one."""
         if self.pending is not None and self.pending.start == start:
             try:
@@ -191,7 +191,7 @@ class HeadEndSource:
             keeps_order=self._waits == _POLLS_UNKEPT + 1,
         )
 
-    def _announced(self, file: OrderedFile) -> File:
+    def _announced(self, file: OrderedFile) -> SourceFile:
         """A finished file, to be fetched."""
         if file.sftp_location is None or file.size is None:
             self.pending = None
@@ -199,7 +199,7 @@ class HeadEndSource:
                 f"The head-end system says that the file {file.request_id} is completed, but not "
                 "where it is and how large. Try again later"
             )
-        return File(
+        return SourceFile(
             file.sftp_location,
             Version(file.size),
             file.sha256,

@@ -71,7 +71,7 @@ class Gone(Unavailable):
     """The head-end system knows nothing of that file (any more)."""
 
 
-class HeadEnd:
+class HeadEndClient:
     """The API of a head-end system at a URL; to be closed."""
 
     def __init__(self, url: str, *, pause: Callable[[float], object]) -> None:

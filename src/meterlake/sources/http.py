@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from meterlake.errors import BadInput, Unavailable
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
-from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.sources.port import FileUnavailable, Listed, Seen, SourceFile, Version, Wanted
 from meterlake.storage import cause
 
 _TIMEOUT_SECONDS = 30.0
@@ -64,7 +64,7 @@ class HttpPlace:
                     return found
         return None
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Fetch a file, from where `to` ends where the server can do that."""
         offset = to.stat().st_size if to.exists() else 0
         tag = file.version.tag if not file.version.tag.startswith("W/") else ""

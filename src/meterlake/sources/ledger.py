@@ -19,7 +19,7 @@ from meterlake.delta.table import consumed_version, fetched, scan
 from meterlake.delta.upsert import drop_rows, replace_rows
 from meterlake.schema import INTEGRATIONS, STAGING, TAKEN_FILES, polars_schema
 from meterlake.settings import Settings
-from meterlake.sources.port import File, Order, TakenFile, Version
+from meterlake.sources.port import Order, SourceFile, TakenFile, Version
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FORGET_AFTER = 1000  # files that have disappeared from the source, once they are the majority
@@ -80,7 +80,9 @@ class Ledger:
             rows = fetched(scan(self.store, TAKEN_FILES, mine).select(_LOOKED_UP)).sort("taken_at")
             self._files = {
                 row["path"]: TakenFile(
-                    File(row["path"], Version(row["size"], row["modified_at"], row["entity_tag"])),
+                    SourceFile(
+                        row["path"], Version(row["size"], row["modified_at"], row["entity_tag"])
+                    ),
                     row["outcome"],
                     row["taken_at"],
                 )

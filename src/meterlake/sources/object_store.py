@@ -11,7 +11,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from meterlake.errors import Unavailable
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
-from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.sources.port import FileUnavailable, Listed, Seen, SourceFile, Version, Wanted
 from meterlake.storage import cause, objects_at
 
 
@@ -47,7 +47,7 @@ class ObjectPlace:
         except FileNotFoundError:
             return None
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Fetch an object, from where `to` ends, as long as it is the same."""
         offset = to.stat().st_size if to.exists() else 0
         options: Any = {"if_match": file.version.tag} if file.version.tag else {}

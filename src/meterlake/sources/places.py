@@ -14,7 +14,6 @@ from meterlake.sources.fetcher import credentials, is_usable, opened
 from meterlake.sources.port import (
     Batch,
     Cursor,
-    File,
     FileUnavailable,
     Leaves,
     Means,
@@ -23,6 +22,7 @@ from meterlake.sources.port import (
     Place,
     Renames,
     Schedule,
+    SourceFile,
     TakenFile,
     Version,
 )
@@ -35,10 +35,10 @@ _UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload", ".partial")
 
 
 @dataclass(frozen=True)
-class Found:
+class PlaceListing:
     """Files that a pattern names, marks that lie beside them, and names that cannot be used."""
 
-    files: list[File] = field(default_factory=list)
+    files: list[SourceFile] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
     unusable: set[str] = field(default_factory=set)
 
@@ -116,14 +116,14 @@ class PlaceSource:
                     self.postpone(taken.file)
                     yield error
 
-    def postpone(self, file: File) -> None:
+    def postpone(self, file: SourceFile) -> None:
         """Try a file again after a while."""
         self._later[file.path] = self.means.tick() + STUCK_SECONDS
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _complete(self, files: Sequence[File], *, is_atomic: bool) -> list[File]:
+    def _complete(self, files: Sequence[SourceFile], *, is_atomic: bool) -> list[SourceFile]:
         """Files that have stayed the same for long enough, over two polls at least."""
         if is_atomic or self.settings.settle_seconds == 0:
             return list(files)
@@ -138,9 +138,9 @@ class PlaceSource:
         return complete
 
 
-def listing(place: Place, pattern: str) -> Found:
+def listing(place: Place, pattern: str) -> PlaceListing:
     """List the files of a place that a pattern names; those being written are left alone."""
-    found = Found()
+    found = PlaceListing()
     root = "/" if pattern.startswith("/") else ""
     _walk(place, root, pattern.removeprefix("/").split("/"), found)
     return found
@@ -173,11 +173,11 @@ def _stays(place: Place, after: str) -> bool:
     return after == "keep" or (after == "mark" and isinstance(place, Leaves))
 
 
-def _is_known(file: File, known: Mapping[str, TakenFile]) -> bool:
+def _is_known(file: SourceFile, known: Mapping[str, TakenFile]) -> bool:
     return file.path in known and known[file.path].file == file
 
 
-def _walk(place: Place, folder: str, parts: list[str], found: Found) -> None:
+def _walk(place: Place, folder: str, parts: list[str], found: PlaceListing) -> None:
     part, rest = parts[0], parts[1:]
     is_pattern = any(c in part for c in "*?[")
     if rest and not is_pattern:
@@ -202,7 +202,7 @@ def _walk(place: Place, folder: str, parts: list[str], found: Found) -> None:
         if entry.name.endswith(_MARKS):
             found.marks.add(path)
         elif entry.version is not None and not rest:
-            found.files.append(File(path, entry.version))
+            found.files.append(SourceFile(path, entry.version))
         elif entry.version is None and rest and entry.name not in _OUTCOMES:
             _walk(place, f"{path}/", rest, found)
         elif entry.version is None and not rest and not is_pattern:

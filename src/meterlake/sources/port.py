@@ -62,7 +62,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class File:
+class SourceFile:
     """A file of a source as it was announced, with its SHA-256 and rows where these are known.
 
     `delivered_as` is its name in the lake where `path` does not give one that is safe.
@@ -84,7 +84,7 @@ class File:
 class TakenFile:
     """A file that was dealt with, and how."""
 
-    file: File
+    file: SourceFile
     outcome: Outcome
     at: datetime
     sha256: str = ""
@@ -117,7 +117,7 @@ class Batch:
     its reads. Without one the ledger records each file by itself, after its commit.
     """
 
-    files: tuple[File, ...] = ()
+    files: tuple[SourceFile, ...] = ()
     next_cursor: datetime | None = None
     is_last: bool = True
     wait_seconds: float | None = None  # nothing yet: poll again after so long
@@ -168,7 +168,7 @@ class Source(Protocol):
     def put_away(self, dealt: Sequence[TakenFile]) -> Iterable[bool | FileUnavailable]:
         """Mark or move files that were dealt with, where it `puts_away`; whether each was."""
 
-    def postpone(self, file: File) -> None:
+    def postpone(self, file: SourceFile) -> None:
         """Do not offer a file that could not be fetched, read or put away in the next poll."""
 
     def close(self) -> None:
@@ -196,7 +196,7 @@ class Place(Protocol):
     def version(self, path: str) -> Version | None:
         """Return a file's version now; None: there is no file."""
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Fetch a file from where `to` ends; `seen` gets the number of bytes so far."""
 
     def close(self) -> None:

@@ -22,10 +22,10 @@ from meterlake.sources.ledger import Ledger, RunState
 from meterlake.sources.port import (
     Batch,
     Cursor,
-    File,
     FileUnavailable,
     Means,
     Source,
+    SourceFile,
     TakenFile,
 )
 
@@ -215,10 +215,10 @@ class Runner:
         return cursor
 
     def _fetched(
-        self, files: Sequence[File], *, is_one: bool
-    ) -> tuple[dict[str, File], Unavailable | None]:
+        self, files: Sequence[SourceFile], *, is_one: bool
+    ) -> tuple[dict[str, SourceFile], Unavailable | None]:
         """Files by where they are now, and why there are not more."""
-        here: dict[str, File] = {}
+        here: dict[str, SourceFile] = {}
         try:
             with self.source.opened() as place:
                 for number, file in enumerate(files):
@@ -244,7 +244,7 @@ class Runner:
         return here, None
 
     def _take_in(
-        self, here: Mapping[str, File], next_cursor: datetime | None, cursor: Cursor
+        self, here: Mapping[str, SourceFile], next_cursor: datetime | None, cursor: Cursor
     ) -> None:
         """Ingest files that are here, record what became of them, put them away."""
         now = self.means.clock()
@@ -355,7 +355,7 @@ def pause_of(state: RunState | None, *, now: datetime) -> float:
 
 
 def _outcomes(
-    here: Mapping[str, File], result: Ingested, now: datetime
+    here: Mapping[str, SourceFile], result: Ingested, now: datetime
 ) -> tuple[list[TakenFile], str | None]:
     """What became of files, and why some were neither taken in nor found to be bad."""
     refused = {failure.file: failure for failure in result.failures}
@@ -373,9 +373,9 @@ def _outcomes(
     return dealt, away
 
 
-def _portions(files: Sequence[File]) -> list[list[File]]:
+def _portions(files: Sequence[SourceFile]) -> list[list[SourceFile]]:
     """Files to be ingested together."""
-    portions: list[list[File]] = []
+    portions: list[list[SourceFile]] = []
     size = 0
     for file in files:
         if not portions or len(portions[-1]) == _PORTION_FILES or size >= _PORTION_BYTES:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from meterlake.errors import BadInput, Unavailable, plain
 from meterlake.source_settings import Address
 from meterlake.sources.fetcher import PIECE_BYTES, Credentials, write_pieces
-from meterlake.sources.port import File, FileUnavailable, Listed, Seen, Version, Wanted
+from meterlake.sources.port import FileUnavailable, Listed, Seen, SourceFile, Version, Wanted
 from meterlake.storage import cause
 
 try:
@@ -68,7 +68,7 @@ class SftpPlace:
         attrs = self._stat(path)
         return None if attrs is None else _version(attrs)
 
-    def fetch(self, file: File, to: Path, *, seen: Seen) -> None:
+    def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Fetch a file, from where `to` ends."""
         try:
             opened = self._run(partial(_open, file.path), _SILENCE_SECONDS)

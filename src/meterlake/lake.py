@@ -28,6 +28,7 @@ from meterlake.readings.consumption import read_consumption
 from meterlake.readings.history import AsOf
 from meterlake.readings.reader import Reader, read_readings
 from meterlake.settings import Settings, load_settings
+from meterlake.sources.fetcher import local_copies
 
 
 def utc_now() -> datetime:
@@ -73,15 +74,8 @@ class Lake:
 
         Files that cannot be read are listed in `failures`, and the others are taken in.
         """
-        return ingest(
-            self.store,
-            locations,
-            engine=self.engine,
-            settings=self.settings,
-            now=self.clock(),
-            profile=profile,
-            progress=self.progress,
-        )
+        fetch = local_copies(self.settings)
+        return ingest(self.session, locations, profile=profile, fetch=fetch)
 
     def integrate(self) -> IntegrationResult:
         """Bring the readings up to what staging has received."""

@@ -156,7 +156,7 @@ def test_a_commit_whose_answer_is_lost_is_known_to_have_happened(
     assert (done.files, done.rows, done.already_ingested, done.failures) == (1, 2, 0, [])
     result = derivations.integrate(Session(store, LocalEngine(1), work.CONF, NOW))
     assert result.added == 1
-    assert len(written) == 3  # staging, quarantine, readings
+    assert len(written) == 4  # staging, quarantine, deliveries, readings
 
 
 def test_what_another_process_settles_meanwhile_is_settled_once(

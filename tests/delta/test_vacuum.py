@@ -69,7 +69,7 @@ def test_superseded_files_and_orphans_go_and_nothing_else(store: Store, deliver:
     assert parquet(store) == live(store)
     assert work.contents(store) == held
     assert store.read("inbound/some file") == b"not ours to remove"
-    assert vacuum(store, retain=7 * DAY, now=later()) == Vacuumed(0, 0, 0, 0)
+    assert vacuum(store, retain=7 * DAY, now=later()) == Vacuumed(0, 0, 0, 0, 0)
 
 
 def test_what_was_written_or_needed_within_the_retention_stays(
@@ -78,7 +78,7 @@ def test_what_was_written_or_needed_within_the_retention_stays(
     corrected(store, deliver, 3)
     store.put(f"{READINGS.path}/reading_type=kw/orphan.parquet", b"of a job that runs")
     before = parquet(store)
-    assert vacuum(store, retain=7 * DAY, now=later(6.9)) == Vacuumed(0, 0, 0, 0)
+    assert vacuum(store, retain=7 * DAY, now=later(6.9)) == Vacuumed(0, 0, 0, 0, 0)
     assert parquet(store) == before
 
 

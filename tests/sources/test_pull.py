@@ -99,9 +99,9 @@ def test_an_empty_window_advances(north: Puller, hes: StubHes) -> None:
 
 def test_nothing_new_is_no_order_and_no_commit(north: Puller, hes: StubHes) -> None:
     north()
-    before = len(hes.ordered), len(list(ingested_files(north.store)))
+    before = len(hes.ordered), len(ingested_files(north.store))
     assert north().windows == 0
-    assert (len(hes.ordered), len(list(ingested_files(north.store)))) == before
+    assert (len(hes.ordered), len(ingested_files(north.store))) == before
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_it_goes_on_from_wherever_it_is_cut_off(
         countdown.left = 0
         north()
         assert north.staged() == keys(arrived(hes, hes.until)), n
-        assert len(list(ingested_files(lake))) == len(set(ingested_files(lake))) == 2
+        assert len(ingested_files(lake)) == len(set(ingested_files(lake))) == 2
         assert cursor_of(lake, NAME) == hes.until
         assert len(again.ordered) <= 2 + 1  # cut off before it was written down
         if ended:
@@ -244,7 +244,7 @@ def test_rows_that_were_not_announced_are_not_taken_in(north: Puller, hes: StubH
     hes.order = wrong  # type: ignore[method-assign]
     with pytest.raises(FileUnavailable, match="1,000 rows as announced; found 8"):
         north()
-    assert not list(ingested_files(north.store))
+    assert not ingested_files(north.store)
 
 
 def test_a_failed_pull_is_tried_later_and_later_but_not_too_late(

@@ -13,14 +13,13 @@ import polars as pl
 import pytest
 
 from meterlake.delta.commit import snapshot
-from meterlake.delta.journal import entries
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.ingest import intake
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import INTEGRATIONS, STAGING
+from meterlake.schema import DELIVERIES, INTEGRATIONS, STAGING
 from meterlake.settings import Settings, load_settings
 from meterlake.source_settings import IntegrationSettings
 from meterlake.sources import head_end
@@ -210,12 +209,10 @@ def keys(of: list[Read]) -> list[tuple[str, datetime, datetime]]:
     return sorted((r.device, r.time, r.arrival) for r in of)
 
 
-def ingested_files(store: Store) -> Iterator[str]:
-    """The content of each commit of staging that brought a file."""
-    until = snapshot(store, STAGING).version
-    for entry in entries(store, STAGING, after=-1, until=until):
-        if entry.account is not None and entry.account.provenance.job == "ingest":
-            yield str(entry.account.provenance.details["sha256"])
+def ingested_files(store: Store) -> list[str]:
+    """The content, as delivered, of each file that was taken in."""
+    rows = scan(store, DELIVERIES, snapshot(store, DELIVERIES).files)
+    return fetched(rows)["source_sha256"].to_list()
 
 
 def ingest_by_hand(puller: Puller, content: bytes, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Commands that change the lake, or say whether it is whole."""
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -179,6 +180,27 @@ def check(
         )
         if done.findings:
             raise typer.Exit(1)
+
+
+@commands.command()
+def upgrade(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
+    """Give a lake that an older meterlake made the format of this one.
+
+    It can be stopped at any time and run again. Copies of what it rewrites stay until a vacuum.
+
+    Example: meterlake upgrade --lake ./lake
+    """
+    from meterlake.delta.store import existing_store
+    from meterlake.pipeline.upgrade import upgrade as run
+    from meterlake.settings import load_settings
+
+    with plain_errors():
+        began = time.perf_counter()
+        store = existing_store(load_settings(lake=lake).lake)
+        with show.progress(quiet=output is Output.json) as progress:
+            done = run(store, now=datetime.now(UTC), progress=progress)
+        facts = {**vars(done), "seconds": round(time.perf_counter() - began, 3)}
+        show.result(facts, output is Output.json)
 
 
 @commands.command()

@@ -119,10 +119,13 @@ class JobContext(Context):
 @contextmanager
 def lake_context(lake: str | None) -> Iterator[Context]:
     """The context of a command that asks a lake that is there."""
+    from meterlake.delta.lake_format import require_format
     from meterlake.delta.store import existing_store
 
     found = load_settings(lake=lake)
-    yield Context(found, existing_store(found.lake), datetime.now(UTC))
+    store = existing_store(found.lake)
+    require_format(store)
+    yield Context(found, store, datetime.now(UTC))
 
 
 @contextmanager
@@ -134,11 +137,13 @@ def job_context(
     may_be_new: bool = False,
 ) -> Iterator[JobContext]:
     """The context of a job on a lake; but for `may_be_new` on one that is there."""
+    from meterlake.delta.lake_format import require_format
     from meterlake.delta.store import existing_store, open_store
 
     name = None if engine is None else engine.value
     found = load_settings(lake=lake, engine=name, spark_master=master)
     store = (open_store if may_be_new else existing_store)(found.lake)
+    require_format(store)
     with _engine(found, master) as running:
         yield JobContext(found, store, datetime.now(UTC), running)
 

@@ -1,6 +1,6 @@
 """Data quality: what came late, what could not be typed, what is missing, what failed."""
 
-from datetime import date, datetime
+from datetime import date
 from typing import Annotated, Any
 
 import polars as pl
@@ -18,8 +18,7 @@ from meterlake.console.pages import (
 )
 from meterlake.console.sign_in import Looks
 from meterlake.delta.commit import snapshot
-from meterlake.delta.journal import entries
-from meterlake.schema import QUARANTINE, STAGING
+from meterlake.schema import QUARANTINE
 from meterlake.serve.state import Here, Served
 
 DAYS = 30  # shown unless asked for others
@@ -114,6 +113,12 @@ _NEWEST_ROWS = """
         length(raw) > $letters AS is_cut
     FROM quarantine ORDER BY received_at DESC, source_file, source_row LIMIT $limit
 """
+_DELIVERED = """
+    SELECT source_file AS file, format, rows, quarantined, readings, received_at
+    FROM deliveries
+    QUALIFY row_number() OVER (PARTITION BY delivery_id ORDER BY recorded_at DESC) = 1
+    ORDER BY received_at DESC, source_file LIMIT $limit
+"""
 _RUNS = """
     SELECT dataflow, started_at, seconds, window_start, window_end, rows, added, changed, ended,
         attempts, outcome, message
@@ -149,14 +154,14 @@ def quality(
     complete = here.ask(_COMPLETE, "consumption_daily", first=days[0], last=days[1])
     by_reason = here.ask(_BY_REASON, "quarantine", limit=MOST_ROWS)
     quarantined = snapshot_rows(here)
-    delivered = _delivered(here)
+    delivered = here.ask(_DELIVERED, "deliveries", limit=NEWEST_FILES)
     runs = here.ask(_RUNS, "dataflow_runs", limit=MOST_ROWS)
     of_window = {"from": moments["start"].isoformat(), "to": moments["end"].isoformat()}
     return page(
         request,
         here,
         "quality.html",
-        is_empty=newest is None and not delivered and not quarantined,
+        is_empty=newest is None and delivered.is_empty() and not quarantined,
         first=days[0],
         last=days[1],
         days=shown_days(
@@ -178,7 +183,7 @@ def quality(
         by_reason=by_reason,
         by_file=here.ask(_BY_FILE, "quarantine", limit=MOST_ROWS),
         newest_rows=here.ask(_NEWEST_ROWS, "quarantine", limit=MOST_ROWS, letters=RAW_LETTERS),
-        delivered=delivered,
+        delivered=delivered.rows(named=True),
         refused=_refused(here),
         runs=runs,
         failed=runs.filter(pl.col("outcome") == "failed").height,
@@ -202,25 +207,6 @@ def _there(here: Served) -> tuple[date, date] | None:
 def snapshot_rows(here: Served) -> int:
     """Rows of the quarantine, from its log."""
     return snapshot(here.store, QUARANTINE).rows
-
-
-def _delivered(here: Served) -> list[dict[str, Any]]:
-    """The files that were taken in last, newest first, as their commits tell of them."""
-    now = snapshot(here.store, STAGING).version
-    newest = entries(here.store, STAGING, after=max(now - NEWEST_FILES, -1), until=now)
-    notes = [e.account.provenance.details for e in newest if e.account is not None]
-    return [
-        {
-            "file": note["file"],
-            "format": note.get("format", ""),
-            "rows": note["rows"],
-            "quarantined": note["quarantined"],
-            "readings": note["readings"],
-            "received_at": datetime.fromisoformat(note["received_at"]),
-        }
-        for note in reversed(notes)
-        if note.get("job") == "ingest"
-    ]
 
 
 def _refused(here: Served) -> list[dict[str, Any]]:

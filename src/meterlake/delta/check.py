@@ -1,11 +1,9 @@
 """Whether a table is whole: its log against its files, and each file against its partition."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import cast
 
 import polars as pl
@@ -13,7 +11,7 @@ import polars as pl
 from meterlake import storage
 from meterlake.delta.journal import log_path
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, Snapshot, scan
+from meterlake.delta.table import DataFile, Snapshot, log_files, scan
 from meterlake.schema import READINGS, SERVING_READINGS, STAGING, Table
 
 _FILES_A_UNIT = 200
@@ -57,14 +55,28 @@ def missing_files(state: Snapshot, there: Mapping[str, int]) -> list[Finding]:
 
 
 def missing_commits(store: Store, table: Table) -> list[Finding]:
-    """Commits that a table's log lacks: what arrived is read forward from it."""
-    there = {f.path for f in store.list(f"{table.path}/_delta_log")}
-    versions = [int(Path(path).stem) for path in there if re.search(r"/\d{20}\.json$", path)]
+    """Commits that a table's log lacks: what arrived is read forward from it.
+
+    Its beginning may have expired where a checkpoint stands for it.
+    """
+    log = log_files(store, table)
+    first = min(log.commits, default=0)
+    if max(log.checkpoints, default=-1) < first - 1:
+        first = 0
     return [
-        Finding(table.name, path, "the commit is missing from the log")
-        for version in range(max(versions, default=0))
-        if (path := log_path(table, version)) not in there
+        Finding(table.name, log_path(table, version), "the commit is missing from the log")
+        for version in range(first, max(log.commits, default=0))
+        if version not in log.commits
     ]
+
+
+def unread_commits(store: Store, table: Table, consumed: int) -> list[Finding]:
+    """What a log that begins too late lacks: versions after the one that was `consumed`."""
+    first = min(log_files(store, table).commits, default=0)
+    if consumed < 0 or first <= consumed + 1:
+        return []
+    problem = f"the log begins at version {first}; the versions from {consumed + 1} on are needed"
+    return [Finding(table.name, "_delta_log", problem)]
 
 
 def crowded_partitions(state: Snapshot) -> list[Finding]:
@@ -93,16 +105,16 @@ def _share_meters(one: DataFile, other: DataFile) -> bool:
 
 
 def plan_files(
-    state: Snapshot, there: Mapping[str, int], sha256: Mapping[str, str]
+    state: Snapshot, there: Mapping[str, int], logged: Mapping[str, DataFile]
 ) -> Iterator[Files]:
     """The table's files in units, but for those that are not there.
 
-    `sha256` is of the files as they were written, by path.
+    `logged` are the files as they were committed, with their hashes, by path.
     """
     files = [f for f in state.files if f.path in there]
     for start in range(0, len(files), _FILES_A_UNIT):
         some = tuple(files[start : start + _FILES_A_UNIT])
-        yield Files(state.table, some, tuple(f.sha256 or sha256.get(f.path, "") for f in some))
+        yield Files(state.table, some, tuple(logged.get(f.path, f).sha256 for f in some))
 
 
 def check_files(store: Store) -> Callable[[Files], list[Finding]]:

@@ -11,7 +11,7 @@ next job.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
@@ -31,6 +31,7 @@ from meterlake.delta.journal import (
     metadata,
     statistics,
 )
+from meterlake.delta.lake_format import state_format
 from meterlake.delta.store import Store
 from meterlake.delta.table import (
     DataFile,
@@ -48,7 +49,7 @@ Result = TypeVar("Result")
 ATTEMPTS = 10  # of a change that others keep coming before
 _REQUEST_ATTEMPTS = 3  # of one that an object store does not take
 
-_SETTLED = "settled"  # an attached table's key: version of the main table that it is up to
+SETTLED = "settled_to"  # an attached table's key: version of the main table that it is up to
 _SETTLE_AFTER = 16  # versions of the main table, though none of them brings anything
 
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.checkpointInterval": "20"}
@@ -211,6 +212,27 @@ def commit(store: Store, table: Table, change: Change, *, now: datetime) -> Sett
     return settle(store, table, now=now) if any(attached.values()) else {}
 
 
+def replace_files(
+    store: Store,
+    table: Table,
+    paths: Collection[str],
+    written: Iterable[DataFile],
+    *,
+    new_data: bool,
+    now: datetime,
+) -> None:
+    """Put files made anew in the place of damaged ones. Raises Conflict."""
+    state = snapshot(store, table)
+    change = Change(
+        {f"repair/{state.version}": 0},
+        add=tuple(written),
+        remove=[f for f in state.files if f.path in paths],
+        read_version=state.version,
+        new_data=new_data,
+    )
+    commit(store, table, change, now=now)
+
+
 def settle(store: Store, table: Table, *, now: datetime) -> Settled:
     """Write what the table's commits brought to its attached tables into the logs of these.
 
@@ -225,12 +247,12 @@ def _settle(store: Store, table: Table, attached: Table, now: datetime) -> tuple
     for attempt in range(ATTEMPTS):
         until = _version(store, table)
         delta = open_delta(store, attached)
-        settled = recorded_under(delta, _SETTLED)
+        settled = recorded_under(delta, SETTLED)
         files = tuple(attached_since(store, table, attached, after=settled, until=until))
         if not files and until - settled < _SETTLE_AFTER:
             return ()
         read_version = -1 if delta is None else delta.version()
-        change = Change({_SETTLED: until}, add=files, read_version=read_version)
+        change = Change({SETTLED: until}, add=files, read_version=read_version)
         try:
             commit(store, attached, change, now=now)
         except Conflict:
@@ -248,7 +270,7 @@ def _version(store: Store, table: Table) -> int:
 def _attached_at(store: Store, main: Table, attached: Table, until: int) -> Snapshot:
     """The attached table as it is at a version of its main table, settled or not."""
     delta = open_delta(store, attached)
-    state, settled = state_of(attached, delta), recorded_under(delta, _SETTLED)
+    state, settled = state_of(attached, delta), recorded_under(delta, SETTLED)
     if settled <= until:
         coming = attached_since(store, main, attached, after=settled, until=until)
         return replace(state, files=(*state.files, *coming))
@@ -290,6 +312,8 @@ def _write(
 
 
 def _create(store: Store, table: Table) -> DeltaTable:
+    state_format(store)
+
     def created() -> DeltaTable:
         return DeltaTable.create(
             store.uri(table.path),

@@ -1,4 +1,4 @@
-"""The Delta log read forward: what each commit added, and what it said of itself.
+"""The Delta log read: what each commit added and said of itself, and what a version holds.
 
 Beside its files a commit of ours carries an `Account`, in the commit's own metadata, so that it
 becomes part of the table in the same step.
@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
+
 from meterlake import __version__
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile
+from meterlake.delta.table import DataFile, log_files
 from meterlake.schema import Table
 
 _METADATA_KEY = "meterlake"
@@ -26,13 +28,12 @@ class Provenance:
 
     `settings` are those that the rows depend on, by name. `changed` are the partitions, or parts
     of them, whose rows changed, where the files alone do not say that: local dates by reading
-    type. `details` are what the job's own repair needs.
+    type.
     """
 
     job: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     changed: Mapping[str, Sequence[str]] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
     code_version: str = __version__
 
 
@@ -61,8 +62,29 @@ class Entry:
     account: Account | None
 
 
+@dataclass(frozen=True)
+class Logged:
+    """The log of a version, read whole: live files by path as committed, versions by key."""
+
+    files: Mapping[str, DataFile]
+    keys: Mapping[str, int]
+
+
 def entries(store: Store, table: Table, *, after: int, until: int) -> Iterator[Entry]:
-    """The commits `after` < version <= `until`, in order. Raises Unavailable."""
+    """The commits `after` < version <= `until`, in order.
+
+    Asked for all of them, a log whose beginning has expired gives that beginning as one entry.
+
+    Raises
+    ------
+    Unavailable
+        A commit is missing, or the storage fails.
+    """
+    if after < 0 <= until and not store.has(log_path(table, 0)):
+        after = min(log_files(store, table).checkpoints, default=0)
+        state = _checkpoint(store, table, after)
+        files = tuple(state.files.values())
+        yield Entry(after, files, files, (), state.keys, None)
     versions = range(after + 1, until + 1)
     if len(versions) < 2:
         yield from (_entry(store, table, version) for version in versions)
@@ -73,7 +95,11 @@ def entries(store: Store, table: Table, *, after: int, until: int) -> Iterator[E
 
 def added_since(store: Store, table: Table, *, after: int, until: int) -> list[DataFile]:
     """Files of new data that the commits `after` < version <= `until` added."""
-    return [f for e in entries(store, table, after=after, until=until) for f in e.new]
+    files: dict[str, DataFile] = {}
+    for entry in entries(store, table, after=after, until=until):
+        new = {f.path for f in entry.new}
+        files.update((f.path, f) for f in entry.added if f.path in files or f.path in new)
+    return list(files.values())
 
 
 def attached_since(
@@ -88,13 +114,19 @@ def attached_since(
     ]
 
 
-def written(store: Store, table: Table, *, until: int) -> dict[str, str]:
-    """SHA-256 of every file that the commits up to `until` brought to a table, by path."""
-    return {
-        f.path: f.sha256
-        for entry in entries(store, table, after=-1, until=until)
-        for f in entry.added
-    }
+def logged(store: Store, table: Table, *, until: int | None = None) -> Logged:
+    """What the log says of a version, by default the newest. Raises Unavailable."""
+    log = log_files(store, table)
+    last = max(log.commits, default=-1) if until is None else until
+    start = max((version for version in log.checkpoints if version <= last), default=-1)
+    state = Logged({}, {}) if start < 0 else _checkpoint(store, table, start)
+    files, keys = dict(state.files), dict(state.keys)
+    for entry in entries(store, table, after=start, until=last):
+        for path in entry.removed:
+            files.pop(path, None)
+        files.update((f.path, f) for f in entry.added)
+        keys.update(entry.keys)
+    return Logged(files, keys)
 
 
 def provenance(store: Store, table: Table, version: int) -> Provenance:
@@ -130,12 +162,20 @@ def statistics(table: Table, file: DataFile) -> str:
         stats["maxValues"][table.time_column] = _iso(file.last)
     if file.meters is not None:
         stats["minValues"]["meter_id"], stats["maxValues"]["meter_id"] = file.meters
-    return json.dumps({**stats, "sha256": file.sha256})
+    return json.dumps({**stats, "sha256": file.sha256, "made_from": file.made_from})
 
 
 def log_path(table: Table, version: int) -> str:
     """Path of a commit below the lake."""
     return f"{table.path}/_delta_log/{version:020d}.json"
+
+
+def _checkpoint(store: Store, table: Table, version: int) -> Logged:
+    path = f"{table.path}/_delta_log/{version:020d}.checkpoint.parquet"
+    rows = pl.read_parquet(store.read(path), columns=["add", "txn"])
+    files = [_data_file(table, add) for add in rows["add"].drop_nulls()]
+    keys = {txn["appId"]: txn["version"] for txn in rows["txn"].drop_nulls()}
+    return Logged({f.path: f for f in files}, keys)
 
 
 def _entry(store: Store, table: Table, version: int) -> Entry:
@@ -175,7 +215,7 @@ def _of_first_format(note: dict[str, Any]) -> Provenance:
     settings: dict[str, Any] = {n: note[n] for n in ("timezone", "topology") if n in note}
     settings |= note.get("settings", {})
     code_version = note.get("code_version", "0.1.0")
-    return Provenance(note.get("job", ""), settings, note.get("changed"), note, code_version)
+    return Provenance(note.get("job", ""), settings, note.get("changed"), code_version)
 
 
 def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
@@ -191,6 +231,7 @@ def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
         last=None if last is None else datetime.fromisoformat(last),
         sha256=stats["sha256"],
         meters=(smallest["meter_id"], largest["meter_id"]) if "meter_id" in smallest else None,
+        made_from=stats.get("made_from", ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,14 +13,18 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from meterlake import storage
-from meterlake.delta.store import Store
-from meterlake.errors import Unavailable
+from meterlake.delta.lake_format import require_format
+from meterlake.delta.store import Store, Stored
+from meterlake.errors import BadInput, Unavailable
 from meterlake.schema import Table, polars_schema
 
 Result = TypeVar("Result")
 
 COMPRESSION_LEVEL = 1  # zstd; 3 costs 10 % of the time for 4 % of the bytes (docs/performance.md)
 ROW_GROUP = 65_536
+_COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
+_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint\.parquet$")
+
 METER_ROW_GROUP = 16_384  # rows; who asks for one meter reads one or two of these in a file
 
 
@@ -30,7 +35,8 @@ class DataFile:
     `path` is relative to the table; `first` and `last` are the smallest and largest value
     of the table's time column, None where the file has none; `sha256` is of its bytes, known
     where the file was written or comes from the journal, else empty; `meters` are the smallest
-    and largest meter id of a table `by_meter_range`.
+    and largest meter id of a table `by_meter_range`. `made_from` is what its writer needs to
+    make it again, in the writer's own form; it is kept with the hash, in the log.
     """
 
     path: str
@@ -41,6 +47,15 @@ class DataFile:
     last: datetime | None
     sha256: str = ""
     meters: tuple[str, str] | None = None
+    made_from: str = ""
+
+
+@dataclass(frozen=True)
+class LogFiles:
+    """The files of a table's log, by version: its commits and its checkpoints."""
+
+    commits: Mapping[int, Stored]
+    checkpoints: Mapping[int, Stored]
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,13 @@ def partition_path(partition: Mapping[str, str]) -> str:
 
 
 def write_file(
-    store: Store, table: Table, frame: pl.DataFrame, *, partition: Mapping[str, str], name: str
+    store: Store,
+    table: Table,
+    frame: pl.DataFrame,
+    *,
+    partition: Mapping[str, str],
+    name: str,
+    made_from: str = "",
 ) -> DataFile:
     """Write a frame as one Parquet file of a partition; nobody sees it before a commit.
 
@@ -90,6 +111,7 @@ def write_file(
     ----------
     frame : the table's columns without the partition columns, at least one row
     name : unique in the partition, without extension
+    made_from : what the file can be made from again; see DataFile
     """
     path = "/".join(filter(None, [partition_path(partition), f"{name}.parquet"]))
     buffer = io.BytesIO()
@@ -106,7 +128,8 @@ def write_file(
     times = frame[table.time_column]
     first, last = cast(datetime | None, times.min()), cast(datetime | None, times.max())
     meters = (frame["meter_id"][0], frame["meter_id"][-1]) if table.by_meter_range else None
-    return DataFile(path, size, frame.height, dict(partition), first, last, sha256, meters)
+    rows = frame.height
+    return DataFile(path, size, rows, dict(partition), first, last, sha256, meters, made_from)
 
 
 def table_at(store: Store, table: Table, version: int | None = None) -> Snapshot:
@@ -177,8 +200,27 @@ def fetched(rows: pl.LazyFrame) -> pl.DataFrame:
         ) from error
 
 
+def log_files(store: Store, table: Table) -> LogFiles:
+    """What the table's log consists of. Raises Unavailable."""
+    there = store.list(f"{table.path}/_delta_log")
+    return LogFiles(
+        *(
+            {int(found[1]): f for f in there if (found := pattern.search(f.path))}
+            for pattern in (_COMMIT, _CHECKPOINT)
+        )
+    )
+
+
 def open_delta(store: Store, table: Table, version: int | None = None) -> DeltaTable | None:
-    """The table as deltalake has it, None where there is none yet. Raises Unavailable."""
+    """The table as deltalake has it, None where there is none yet.
+
+    Raises
+    ------
+    BadInput
+        The lake has another format, or the log no longer reaches back to the version.
+    Unavailable
+        The storage fails.
+    """
     uri = store.uri(table.path)
 
     def opened() -> DeltaTable | None:
@@ -187,7 +229,19 @@ def open_delta(store: Store, table: Table, version: int | None = None) -> DeltaT
         except TableNotFoundError:
             return None
 
-    return _read_log(opened, uri)
+    try:
+        delta = _read_log(opened, uri)
+    except Unavailable as error:
+        oldest = min(log_files(store, table).checkpoints, default=0)
+        if version is not None and version < oldest:
+            raise BadInput(
+                f"Table '{table.name}' needs a version from {oldest} on, to which meterlake vacuum "
+                f"has shortened its log; found {version}. Ask for a later one"
+            ) from error
+        raise
+    if delta is not None:
+        require_format(store)
+    return delta
 
 
 def _read_log(read: Callable[[], Result], uri: str) -> Result:

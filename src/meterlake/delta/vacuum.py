@@ -4,24 +4,25 @@ A file is superseded when a commit removed it, an orphan when its job was cut of
 commit, and a leftover when even its writing was. All of them go once they are older than the
 retention. What is younger stays: it may be of a job that runs, or of a reader's version. The files
 of a model are orphans where no version of the table of models needs it.
+
+The log is shortened too. It keeps the commits of the retention, those that a derived table has not
+consumed yet, and before them the newest checkpoint, from which every later version can be read.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from meterlake.delta.commit import snapshot
-from meterlake.delta.journal import entries
+from meterlake.delta.commit import SETTLED, snapshot
+from meterlake.delta.journal import entries, logged
 from meterlake.delta.store import Store, Stored
-from meterlake.delta.table import DataFile, fetched, scan, table_at
+from meterlake.delta.table import DataFile, fetched, key_of, log_files, scan, table_at
 from meterlake.errors import BadInput
 from meterlake.schema import MODELS, Table, known_tables
 
 SHORTEST_RETENTION = timedelta(hours=1)
+SHORTEST_LOG_RETENTION = timedelta(days=7)
 FILES_A_UNIT = 200
-
-_COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Vacuumed:
     superseded: int
     orphans: int
     leftovers: int
+    log: int
     bytes: int
 
 
@@ -88,6 +90,40 @@ def unneeded_models(store: Store, cutoff: datetime) -> Iterator[tuple[str, Store
                 yield "orphans", file
 
 
+def expired_log(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The commits and checkpoints that nobody needs, each table's in the order of their versions.
+
+    Needed are those since `cutoff`, and those that a table made from it has not consumed.
+    """
+    consumed = consumed_versions(store)
+    for table in known_tables().values():
+        log = log_files(store, table)
+        if not log.checkpoints:
+            continue
+        later = (v for v, file in log.commits.items() if file.modified >= cutoff)
+        current = min(later, default=max(log.commits) + 1) - 1  # the version at the cutoff
+        needed = min(current, consumed.get(table.name, current))
+        start = max((v for v in log.checkpoints if v <= needed), default=0)
+        old = [(v, f) for files in (log.commits, log.checkpoints) for v, f in files.items()]
+        yield from (("log", f) for v, f in sorted(old, key=lambda each: each[0]) if v < start)
+
+
+def consumed_versions(store: Store) -> dict[str, int]:
+    """Of each table that others are made from, the oldest version that one of these has consumed.
+
+    A table that has consumed nothing yet starts from all files of the newest version.
+    """
+    keys = {table.name: logged(store, table).keys for table in known_tables().values()}
+    found: dict[str, int] = {}
+    for table in known_tables().values():
+        end = key_of("", table_at(store, table))
+        versions = [v for of in keys.values() for key, v in of.items() if key.endswith(end)]
+        versions += [keys[other.name].get(SETTLED, -1) for other in table.attached]
+        if versions:
+            found[table.name] = min(versions)
+    return found
+
+
 def remove_files(store: Store) -> Callable[[tuple[str, ...]], int]:
     """The work on one unit, some paths: remove them. Removing what is gone is no error."""
 
@@ -109,13 +145,9 @@ def _needed(
     state = snapshot(store, table)  # what an attached table is about to get, too
     needed = {f.path: f for f in state.files}
     ever = dict(needed)
-    commits = {
-        int(found[1]): file.modified
-        for file in store.list(f"{table.path}/_delta_log")
-        if (found := _COMMIT.search(file.path))
-    }
     # The storage's own clock: commits at or before the cutoff, each of them before a later one.
-    since = min((v for v, at in commits.items() if at >= cutoff), default=state.version + 1)
+    commits = log_files(store, table).commits.items()
+    since = min((v for v, file in commits if file.modified >= cutoff), default=state.version + 1)
     if 0 < since <= state.version:
         needed |= {f.path: f for f in table_at(store, table, since - 1).files}
     for entry in entries(store, table, after=-1, until=state.version):

@@ -1,10 +1,8 @@
 """Which formats there are, and which one a file is."""
 
-from collections.abc import Mapping
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from meterlake.errors import BadInput, NotReadable
 from meterlake.formats.port import Format
@@ -39,18 +37,16 @@ def named_format(name: str, *, default_zone: str) -> Format:
     )
 
 
-def format_note(fmt: Format, *, default_zone: str) -> dict[str, Any]:
-    """What a commit keeps of the format that a file was read by, so that it can be read again."""
-    profile = fmt.profile.model_dump(mode="json") if isinstance(fmt, ProfileFormat) else None
-    return {"format": fmt.name, "profile": profile, "timezone": default_zone}
+def profile_of(fmt: Format) -> str | None:
+    """The whole profile that a format reads by, as JSON; None: it is a package's format."""
+    return fmt.profile.model_dump_json() if isinstance(fmt, ProfileFormat) else None
 
 
-def format_of_note(note: Mapping[str, Any]) -> Format:
-    """The format that `format_note` described. Raises BadInput where its package is gone."""
-    if note["profile"] is None:
-        return named_format(note["format"], default_zone=note["timezone"])
-    profile = Profile.model_validate(note["profile"])
-    return ProfileFormat(profile, default_zone=note["timezone"])
+def recorded_format(name: str, profile: str | None, *, default_zone: str) -> Format:
+    """The format that a file was read by. Raises BadInput where its package is gone."""
+    if profile is None:
+        return named_format(name, default_zone=default_zone)
+    return ProfileFormat(Profile.model_validate_json(profile), default_zone=default_zone)
 
 
 def recognise(source: Source, *, default_zone: str) -> Format:

@@ -1,11 +1,12 @@
 """A delivered file as the formats see it: a name, a place, bytes without their compression."""
 
 import gzip
+import hashlib
 import io
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal, cast
 
 import zstandard
@@ -62,13 +63,15 @@ class Source:
 
     `url` is where its bytes lie (a path or an object-store URL), `compression` how they are
     packed there. `ranges` are runs of lines that can be read by themselves: known for text
-    that came uncompressed, empty for a stream that must be read from its beginning.
+    that came uncompressed, empty for a stream that must be read from its beginning. `hashes`
+    get the SHA-256 of such a stream's content whenever it was read to its end.
     """
 
     name: str
     url: str
     compression: Compression
     ranges: tuple[Range, ...] = ()
+    hashes: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -133,13 +136,32 @@ class Source:
 
     def _within_expansion(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         out, checked = 0, 0
+        digest = hashlib.sha256()
         for piece in pieces:
             out += len(piece)
             # Text that came uncompressed was packed here: its size is its own.
             if not self.ranges and out - checked > EXPANSION_IS_FREE_BYTES // 4:
                 self.check_expansion(out)
                 checked = out
+            digest.update(piece)
             yield piece
+        self.hashes.append(digest.hexdigest())
+
+    def content_sha256(self) -> str:
+        """SHA-256 of the decompressed bytes; they are read now unless they were before.
+
+        Raises
+        ------
+        NotReadable
+            The compression is damaged.
+        """
+        if self.hashes:
+            return self.hashes[-1]
+        digest = hashlib.sha256()
+        with self.open() as file:
+            for piece in chunks(file, self.name, size=PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
 
     def head(self) -> bytes:
         """The first decompressed bytes, up to 64 KiB.

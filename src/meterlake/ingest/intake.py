@@ -11,16 +11,22 @@ from dataclasses import dataclass, field, replace
 
 from meterlake.delta.commit import Change, Mark, Step, commit, settle
 from meterlake.delta.journal import Provenance
-from meterlake.delta.table import consumed_version
+from meterlake.delta.table import open_delta, recorded_under
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
 from meterlake.formats.port import Format
 from meterlake.formats.probe import probe
-from meterlake.formats.registry import format_note, named_format, recognise
+from meterlake.formats.registry import named_format, profile_of, recognise
 from meterlake.formats.source import Source
+from meterlake.ingest.deliveries import (
+    KEY_PREFIX,
+    DeliveryRecord,
+    delivery_id_of,
+    write_records,
+)
 from meterlake.ingest.land import Delivery, Fetch, delivery_of, expand, land, local, set_aside
-from meterlake.ingest.stage import KEY_PREFIX, Portion, Refused, Staged, cut, stage
+from meterlake.ingest.stage import Portion, Refused, Staged, cut, files_of_delivery, stage
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import QUARANTINE, STAGING
+from meterlake.schema import DELIVERIES, STAGING
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class _Intake:
                     if self.first_of.setdefault(delivery.sha256, number) != number:
                         self.same[number] = location, delivery
                         continue
-                    if self._is_known(delivery):
+                    if self._is_known(delivery.sha256):
                         self.outcomes[number] = _known(delivery)
                         continue
                 except MeterlakeError as error:
@@ -231,7 +237,7 @@ class _Intake:
         refused = [r.error for r in file.results if isinstance(r, Refused)]
         error = refused[0] if refused else file.error
         if isinstance(error, NotReadable):
-            if self._is_known(delivery):
+            if self._is_known(delivery.sha256):
                 return _known(delivery)  # it could be read meanwhile, by another profile
             set_aside(self.store, delivery, file.source, str(error))
         if error is not None:
@@ -246,29 +252,58 @@ class _Intake:
             quarantined=sum(r.quarantined for r in results),
             readings=sum(r.readings for r in results),
         )
+        record = self._record(balance, file.source, file.format, _content_of(file.source, results))
         try:
-            details = {
-                **vars(balance),
-                "inbound": file.source.url.removeprefix(f"{self.store.url}/"),
-                **format_note(file.format, default_zone=self.zone),
-                "received_at": self.session.now.isoformat(),
-            }
-            change = Change(
-                {KEY_PREFIX + delivery.sha256: 0},
-                add=[f for r in results for f in r.files],
-                attached={QUARANTINE.name: [f for r in results for f in r.quarantine]},
-                marks=self.marks,
-                provenance=Provenance("ingest", details=details),
-            )
-            commit(self.store, STAGING, change, now=self.session.now)
+            commit(self.store, STAGING, self._change(record, results), now=self.session.now)
         except Conflict:
-            if not self._is_known(delivery):
+            if not self._is_known(record.source_sha256, record.sha256):
                 raise
-            return _known(delivery)  # it was taken in meanwhile, here or by another process
+            if not self._is_known(delivery.sha256):  # it came before, otherwise packed
+                self.store.delete(record.inbound)
+            return _known(delivery)
         return balance
 
-    def _is_known(self, delivery: Delivery) -> bool:
-        return consumed_version(self.store, STAGING, KEY_PREFIX + delivery.sha256) >= 0
+    def _record(
+        self, balance: FileBalance, source: Source, fmt: Format, content: str | None
+    ) -> DeliveryRecord:
+        return DeliveryRecord(
+            delivery_id_of(balance.sha256),
+            source_file=balance.file,
+            sha256=content or balance.sha256,
+            source_sha256=balance.sha256,
+            inbound=source.url.removeprefix(f"{self.store.url}/"),
+            format=fmt.name,
+            profile=profile_of(fmt),
+            timezone=self.zone,
+            received_at=self.session.now,
+            rows=balance.rows,
+            stored=balance.stored,
+            quarantined=balance.quarantined,
+            readings=balance.readings,
+            recorded_at=self.session.now,
+        )
+
+    def _change(self, record: DeliveryRecord, results: Sequence[Staged]) -> Change:
+        files = files_of_delivery(results, record.delivery_id)
+        return Change(
+            {f"{KEY_PREFIX}{sha256}": 0 for sha256 in (record.sha256, record.source_sha256)},
+            add=files.pop(STAGING.name),
+            attached={**files, DELIVERIES.name: write_records(self.store, [record])},
+            marks=self.marks,
+            provenance=Provenance("ingest"),
+        )
+
+    def _is_known(self, *contents: str | None) -> bool:
+        """Whether a file of one of these hashes was taken in: of its content, or as delivered."""
+        delta = open_delta(self.store, STAGING)
+        return any(recorded_under(delta, f"{KEY_PREFIX}{sha256}") >= 0 for sha256 in contents)
+
+
+def _content_of(source: Source, results: Sequence[Staged]) -> str | None:
+    """SHA-256 of the content of a file that came compressed; None: it came as it is."""
+    if source.compression == "none" or source.ranges:
+        return None
+    return next((r.sha256 for r in results if r.sha256), None) or source.content_sha256()
 
 
 def _known(delivery: Delivery) -> FileBalance:

@@ -125,12 +125,8 @@ def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> Source
     Unavailable
         It is not there, or cannot be read at the moment.
     """
-    bare = Source(name, store.uri(inbound), "none")
-    with bare.open() as file:
-        compression = compression_of(next(chunks(file, name, size=4, limit=4), b""))
-    kept = replace(bare, compression=compression)
-    # What came uncompressed was packed on its way in; its name alone tells.
-    delivered = kept if inbound.endswith(f"/{_safe(name)}.zst") else bare
+    bare, kept = _kept(store, name, inbound)
+    delivered = kept if _was_packed(name, inbound) else bare
     digest = hashlib.sha256()
     with delivered.open() as file:
         for piece in chunks(file, name, size=_READ_BYTES):
@@ -138,6 +134,34 @@ def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> Source
     if digest.hexdigest() != sha256:
         raise NotReadable(f"'{inbound}' needs to be the file that was delivered; it has changed")
     return kept
+
+
+def kept_content_sha256(store: Store, name: str, inbound: str, *, sha256: str) -> str:
+    """SHA-256 of the uncompressed content of a file that was delivered with this `sha256`.
+
+    Raises
+    ------
+    NotReadable
+        It is damaged.
+    Unavailable
+        It is not there, or cannot be read at the moment.
+    """
+    _, kept = _kept(store, name, inbound)
+    came_plain = _was_packed(name, inbound) or kept.compression == "none"
+    return sha256 if came_plain else kept.content_sha256()
+
+
+def _kept(store: Store, name: str, inbound: str) -> tuple[Source, Source]:
+    """A file under `inbound/`: the bytes that lie there, and what they are of."""
+    bare = Source(name, store.uri(inbound), "none")
+    with bare.open() as file:
+        compression = compression_of(next(chunks(file, name, size=4, limit=4), b""))
+    return bare, replace(bare, compression=compression)
+
+
+def _was_packed(name: str, inbound: str) -> bool:
+    """Whether a file came uncompressed and was packed on its way in; its name alone tells."""
+    return inbound.endswith(f"/{_safe(name)}.zst")
 
 
 def _pack(path: Path, packed: Path) -> list[Range]:

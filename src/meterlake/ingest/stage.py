@@ -7,8 +7,8 @@ are found again by the row groups' statistics (docs/adr/0004).
 """
 
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import polars as pl
@@ -20,8 +20,6 @@ from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Block, Format, Parsed
 from meterlake.formats.source import Source
 from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
-
-KEY_PREFIX = "ingest/"  # idempotency key: this and the content's SHA-256
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,10 @@ class Portion:
 
 @dataclass(frozen=True)
 class Staged:
-    """What a portion became: files, and its balance of rows and readings."""
+    """What a portion became: files, and its balance of rows and readings.
+
+    `sha256` is of the uncompressed content, of a stream that was cut in the work.
+    """
 
     number: int
     files: tuple[DataFile, ...] = ()
@@ -47,6 +48,7 @@ class Staged:
     rows: int = 0
     readings: int = 0
     quarantined: int = 0
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Refused:
 
     number: int
     error: MeterlakeError
+
+
+def files_of_delivery(results: Sequence[Staged], delivery_id: str) -> dict[str, list[DataFile]]:
+    """What the portions of a delivery became, by table; each file names its delivery."""
+    return {
+        STAGING.name: [replace(f, made_from=delivery_id) for r in results for f in r.files],
+        QUARANTINE.name: [replace(f, made_from=delivery_id) for r in results for f in r.quarantine],
+    }
 
 
 def cut(fmt: Format, source: Source, *, by_reference: bool) -> Iterator[Block | Source]:
@@ -107,7 +117,7 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
                 )
         except MeterlakeError as error:
             return Refused(portion.number, error)
-        return done
+        return replace(done, sha256=part.content_sha256()) if isinstance(part, Source) else done
 
     return work
 

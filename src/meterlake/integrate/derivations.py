@@ -14,6 +14,7 @@ from meterlake.errors import MeterlakeError, Unavailable
 from meterlake.integrate import cluster as spans
 from meterlake.integrate import consumption, hours, verify, verify_serving
 from meterlake.integrate.events import Hook, LateReads, late_hooks
+from meterlake.integrate.late_arrivals import LateSearch, write_late_arrivals
 from meterlake.periods import By
 from meterlake.pipeline.derivation import (
     Derivation,
@@ -160,30 +161,23 @@ def _plan_integration(run: Run) -> Plan[hours.Integrated]:
         return _plan_rebuild(run, [f for f in staging.files if f.path not in waiting])
     live = {f.path for f in staging.files}
     arrived = [f for e in commits for f in e.new if f.path in live]
+    made_from = {f.path: f.made_from for e in commits for f in e.added}
+    deliveries = sorted({made_from[f.path] for f in arrived})
+    search = LateSearch(staging.version, run.settings.late_after_minutes, deliveries)
     late_after = timedelta(minutes=run.settings.late_after_minutes)
     present = {partition_path(f.partition): f for f in run.state.files}
 
     def finish(made: Sequence[hours.Integrated]) -> Finish:
         written = [partition_path(f.partition) for m in made for f in m.files]
-        late = hours.write_late_arrivals(
-            run.store,
-            pl.concat([m.late for m in made]),
-            staging_version=staging.version,
-            now=run.now,
-        )
+        late = pl.concat([m.late for m in made])
+        written_late = write_late_arrivals(run.store, late, search, now=run.now)
         replaced = [present[path] for path in written if path in present]
-        return Finish({LATE_ARRIVALS.name: late}, {READINGS.name: replaced})
+        return Finish({LATE_ARRIVALS.name: written_late}, {READINGS.name: replaced})
 
     return Plan(
         list(hours.plan_hours(arrived, staging.files)) if arrived else (),
         hours.integrate_hours(run.store, late_after=late_after),
         finish=finish,
-        details={
-            "consumed_version": run.consumed[STAGING.name],
-            "staging_version": staging.version,
-            "detected_at": run.now.isoformat(),
-            "late_after_minutes": run.settings.late_after_minutes,
-        },
     )
 
 

@@ -135,21 +135,6 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
     return work
 
 
-def write_late_arrivals(
-    store: Store, late: pl.DataFrame, *, staging_version: int, now: datetime
-) -> list[DataFile]:
-    """Write late reads as files of their table: none, or one. `now`: when they were found."""
-    if late.is_empty():
-        return []
-    rows = late.with_columns(
-        pl.lit(now, pl.Datetime("us", "UTC")).alias("detected_at"),
-        pl.lit(staging_version, pl.Int64).alias("staging_version"),
-    ).select(c.name for c in LATE_ARRIVALS.file_columns)
-    partition = {"detection_date": now.strftime("%Y-%m-%d")}
-    name = f"part-{uuid.uuid4().hex}"
-    return [write_file(store, LATE_ARRIVALS, rows, partition=partition, name=name)]
-
-
 def find_late(store: Store, *, late_after: timedelta) -> Callable[[Hours], pl.DataFrame]:
     """The late reads of a unit's arrived files: the part of the work that records them."""
 

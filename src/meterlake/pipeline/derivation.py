@@ -82,7 +82,6 @@ class Plan(Generic[M]):
     facts: Mapping[str, Any] = field(default_factory=dict)
     scope: str = ""
     consumes: bool = True
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,7 @@ def _commit(
         remove=[f for f in remove if f.path not in same],
         attached=attached,
         read_version=state.version,
-        provenance=Provenance(
-            derivation.name, {**values, **plan.facts}, plan.changed, plan.details
-        ),
+        provenance=Provenance(derivation.name, {**values, **plan.facts}, plan.changed),
         new_data=not derivation.rearranges,
     )
     return commit(run.store, state.table, change, now=run.now)

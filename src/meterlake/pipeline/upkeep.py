@@ -1,6 +1,7 @@
 """The jobs that keep a lake: is it whole, what is to be mended, which files can go."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -8,23 +9,36 @@ from typing import Any
 from meterlake.delta import check as whole
 from meterlake.delta.check import Finding
 from meterlake.delta.commit import settle, snapshots
-from meterlake.delta.journal import written
+from meterlake.delta.journal import logged
 from meterlake.delta.table import fetched, scan
 from meterlake.delta.vacuum import (
     FILES_A_UNIT,
+    SHORTEST_LOG_RETENTION,
     Vacuumed,
+    consumed_versions,
     cutoff_of,
+    expired_log,
     remove_files,
     unneeded_files,
     unneeded_models,
 )
 from meterlake.errors import Unavailable
 from meterlake.forecast.models import check_model
+from meterlake.ingest.restore import restore_deliveries, restore_staging
+from meterlake.integrate.late_arrivals import restore_late_arrivals
 from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.registry import derivations
-from meterlake.pipeline.repair import restore_late_arrivals, restore_staging
 from meterlake.pipeline.runner import bring_up, open_run
-from meterlake.schema import MODELS, READINGS, STAGING, known_tables
+from meterlake.schema import (
+    DELIVERIES,
+    LATE_ARRIVALS,
+    MODELS,
+    QUARANTINE,
+    READINGS,
+    STAGING,
+    Table,
+    known_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,11 @@ def check(session: Session, *, repair: bool = False) -> Checked:
     settle(store, STAGING, now=now)
     settle(store, READINGS, now=now)
     findings = found.findings
-    if restore_staging(store, findings, engine, now):
+    if _restore_deliveries(session, findings):
         findings = _check(session).findings  # staging can be compared with now
-    restore_late_arrivals(store, findings, engine)
+    restore_late_arrivals(store, _damaged(findings, LATE_ARRIVALS), engine)
     for derivation in derivations():
-        damaged = frozenset(f.path for f in findings if f.table == derivation.name)
+        damaged = frozenset(_damaged(findings, derivation.table))
         is_source_whole = not {f.table for f in findings} & {t.name for t in derivation.made_from}
         if damaged and is_source_whole:
             bring_up(session, derivation, damaged=damaged)
@@ -84,22 +98,43 @@ def vacuum(
     """
     store, engine = session.store, session.engine
     cutoff = cutoff_of(retain, session.now, nobody_else=nobody_else)
-    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0}
+    log_cutoff = cutoff if nobody_else else min(cutoff, session.now - SHORTEST_LOG_RETENTION)
+    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0, "log": 0}
     size = 0
     # Models right before they go: a training that makes the same one again writes the same files.
-    for unneeded in (unneeded_files, unneeded_models):
+    for unneeded, before, at_once in (
+        (unneeded_files, cutoff, FILES_A_UNIT),
+        (unneeded_models, cutoff, FILES_A_UNIT),
+        (expired_log, log_cutoff, sys.maxsize),  # in one unit: the rest of a log has no gap
+    ):
         paths = []
-        for kind, file in unneeded(store, cutoff):
+        for kind, file in unneeded(store, before):
             kinds[kind] += 1
             size += file.size
             paths.append(file.path)
         if not dry_run:
-            units = [tuple(paths[i : i + FILES_A_UNIT]) for i in range(0, len(paths), FILES_A_UNIT)]
+            units = [tuple(paths[i : i + at_once]) for i in range(0, len(paths), at_once)]
             removed = 0
             for count in engine.map(remove_files(store), units):
                 removed += count
                 session.progress("vacuum", len(paths), removed)
     return Vacuumed(**kinds, bytes=size)
+
+
+def _restore_deliveries(session: Session, findings: Iterable[Finding]) -> bool:
+    """Take delivered files in again whose rows are damaged; whether there were any."""
+    restore_deliveries(session.store, _damaged(findings, DELIVERIES), session.now)
+    damaged = {table: _damaged(findings, table) for table in (STAGING, QUARANTINE)}
+    if not any(damaged.values()):
+        return False
+    states = snapshots(session.store, [READINGS, STAGING])
+    consumed = states[READINGS.name].consumed("", states[STAGING.name])
+    restore_staging(session.store, damaged, session.engine, consumed=consumed, now=session.now)
+    return True
+
+
+def _damaged(findings: Iterable[Finding], table: Table) -> set[str]:
+    return {f.path for f in findings if f.table == table.name}
 
 
 def _check(session: Session) -> Checked:
@@ -109,6 +144,8 @@ def _check(session: Session) -> Checked:
     try:
         states = snapshots(store, tables.values())
         runs = [open_run(session, d, states=states) for d in derivations()]
+        for name, version in consumed_versions(store).items():
+            findings += whole.unread_commits(store, tables[name], version)
     except Unavailable:
         if findings:  # that is why
             return Checked(files=0, rows=0, findings=tuple(findings))
@@ -123,7 +160,7 @@ def _check(session: Session) -> Checked:
         unit
         for name, state in states.items()
         for unit in whole.plan_files(
-            state, there[name], written(store, state.table, until=state.version)
+            state, there[name], logged(store, state.table, until=state.version).files
         )
     ]
     findings += _found(session, "files", whole.check_files(store), units)

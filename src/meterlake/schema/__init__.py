@@ -20,6 +20,7 @@ from meterlake.schema.readings import (
     CONSUMPTION_DAILY,
     CONSUMPTION_MONTHLY,
     CONSUMPTION_WEEKLY,
+    DELIVERIES,
     LATE_ARRIVALS,
     POWER_TYPES,
     QUARANTINE,
@@ -39,6 +40,7 @@ __all__ = [
     "CONSUMPTION_WEEKLY",
     "DATAFLOWS",
     "DATAFLOW_RUNS",
+    "DELIVERIES",
     "DERIVATIONS",
     "FINDING",
     "FORECASTS",
@@ -85,6 +87,7 @@ TABLES: dict[str, Table] = {
     for t in (  # each after what it is derived from
         STAGING,
         QUARANTINE,
+        DELIVERIES,
         READINGS,
         LATE_ARRIVALS,
         SERVING_READINGS,

@@ -75,6 +75,35 @@ QUARANTINE = Table(
     time_column="received_at",
 )
 
+DELIVERIES = Table(
+    name="deliveries",
+    path="staging/deliveries",
+    meaning="Every delivered file that was taken in, and how it was read; its latest row counts",
+    columns=(
+        Column("delivery_id", "string", "", "Identifier of the delivery: how source_sha256 begins"),
+        _SOURCE_FILE,
+        Column(
+            "sha256", "string", "", "SHA-256 of the uncompressed bytes; null: no longer to be had"
+        ),
+        _SOURCE_SHA256,
+        Column("inbound", "string", "", "Where the lake keeps the file, below its root"),
+        Column("format", "string", "", "Format or profile that it was read with"),
+        Column("profile", "string", "", "The whole profile, as JSON; null: a package's format"),
+        Column("timezone", "string", "", "Zone of times for which the file and format say none"),
+        Column("received_at", "timestamp", "UTC", "When meterlake took the file in"),
+        Column("rows", "long", "rows", "Rows of the file: those stored and those quarantined"),
+        Column("stored", "long", "rows", "Rows that staging got"),
+        Column("quarantined", "long", "rows", "Rows that the quarantine got"),
+        Column("readings", "long", "readings", "Values in the stored rows"),
+        Column("state", "string", "", "active: its reads count"),
+        Column("recorded_at", "timestamp", "UTC", "When this row was written"),
+        Column("code_version", "string", "", "Version of meterlake that wrote this row"),
+        Column("ingest_date", "string", "", "UTC date of received_at, YYYY-MM-DD"),
+    ),
+    partitioned_by=("ingest_date",),
+    time_column="received_at",
+)
+
 STAGING = Table(
     name="staging",
     path="staging/readings",
@@ -100,7 +129,7 @@ STAGING = Table(
     ),
     partitioned_by=("year", "month", "day"),
     time_column="reading_date_time",
-    attached=(QUARANTINE,),
+    attached=(QUARANTINE, DELIVERIES),
 )
 
 LATE_ARRIVALS = Table(

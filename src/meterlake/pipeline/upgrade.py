@@ -1,0 +1,75 @@
+"""A lake brought from an older format to ours, in steps.
+
+Doing a step twice changes nothing, so an upgrade that was stopped anywhere is run again. The lake
+has its old format until the last step is done; files that are no longer needed stay until a vacuum.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from meterlake.delta.commit import persistently
+from meterlake.delta.lake_format import FORMAT, format_of, switch_format, upgrading
+from meterlake.delta.store import Store
+from meterlake.engine.progress import Progress, silent
+from meterlake.errors import BadInput
+from meterlake.pipeline.first_format import (
+    name_deliveries,
+    record_consumed,
+    record_deliveries,
+    settle_first_format,
+)
+
+
+@dataclass(frozen=True)
+class UpgradeStep:
+    """One step, and the format that it is a part of."""
+
+    format: int
+    run: Callable[[Store, datetime, Progress], None]
+
+
+STEPS = (
+    UpgradeStep(2, settle_first_format),
+    UpgradeStep(2, record_deliveries),
+    UpgradeStep(2, name_deliveries),
+    UpgradeStep(2, record_consumed),
+)
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """The lake's format before and now, and how many steps lay between."""
+
+    was: int
+    format: int
+    steps: int
+
+
+def upgrade(store: Store, *, now: datetime, progress: Progress = silent) -> Upgraded:
+    """Give a lake the format of this version.
+
+    Raises
+    ------
+    BadInput
+        It has a newer one.
+    Conflict
+        Other writers kept coming first.
+    Unavailable
+        The storage refuses or fails. Run it again: it goes on where it stopped.
+    """
+    was = format_of(store)
+    if was > FORMAT:
+        raise BadInput(
+            f"An upgrade needs a lake of format {FORMAT} or older; '{store.url}' has format {was}. "
+            "Install a newer meterlake"
+        )
+    steps = [step for step in STEPS if step.format > was]
+    with upgrading(store):
+        for done, step in enumerate(steps, start=1):
+            persistently(partial(step.run, store, now, progress))
+            progress("upgrade", len(steps), done)
+    if steps:
+        switch_format(store)
+    return Upgraded(was, FORMAT, len(steps))

@@ -16,7 +16,7 @@ from support import work
 from meterlake.delta.commit import Change, commit, snapshot
 from meterlake.delta.journal import provenance
 from meterlake.delta.store import Store, open_store
-from meterlake.delta.table import DataFile, write_file
+from meterlake.delta.table import DataFile, log_files, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
 from meterlake.ingest import intake
@@ -27,6 +27,7 @@ from meterlake.schema import (
     CONSUMPTION_DAILY,
     CONSUMPTION_MONTHLY,
     CONSUMPTION_WEEKLY,
+    DELIVERIES,
     LATE_ARRIVALS,
     QUARANTINE,
     READINGS,
@@ -34,6 +35,7 @@ from meterlake.schema import (
     STAGING,
     TABLES,
     Table,
+    known_tables,
 )
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
@@ -67,6 +69,28 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def held_once(once: Store) -> dict[str, str]:
     return work.contents(once)
+
+
+@pytest.fixture(scope="module")
+def expired_once(once: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same lake, whose logs are as short as they can be."""
+    folder = tmp_path_factory.mktemp("expired") / "lake"
+    shutil.copytree(once.url, folder)
+    store = open_store(str(folder))
+    work.shorten_logs(store)
+    first = {t.name: min(log_files(store, t).commits, default=0) for t in known_tables().values()}
+    until = {t.name: snapshot(store, t).version for t in known_tables().values()}
+    assert first[STAGING.name] == until[STAGING.name] - 1  # what came last is not integrated
+    assert first[READINGS.name] == until[READINGS.name] > 0
+    assert all(first[t.name] == until[t.name] > 0 for t in (SERVING_READINGS, *ENERGIES))
+    return store
+
+
+@pytest.fixture
+def expired(store: Store, expired_once: Store) -> Store:
+    """A copy of it."""
+    shutil.copytree(expired_once.url, store.url, dirs_exist_ok=True)
+    return store
 
 
 @pytest.fixture
@@ -299,6 +323,11 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
             CONSUMPTION_MONTHLY,
         ),
     ),
+    "deliveries file gone": ("missing", gone(DELIVERIES)),
+    "a delivery changed in the file": (
+        "bytes are not those",
+        rewritten(DELIVERIES, lambda r: r.with_columns(pl.col("rows") + 1)),
+    ),
     "quarantine row lost": ("the file has", rewritten(QUARANTINE, lambda r: r[1:])),
 }
 
@@ -320,6 +349,21 @@ def test_a_sound_lake_has_no_findings(lake: Store) -> None:
 )
 @pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_a_damage_is_found_and_mended(lake: Store, held: dict[str, str], name: str) -> None:
+    found_and_mended(lake, held, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(d, marks=[pytest.mark.proof] * (n % 5 > 0)) for n, d in enumerate(DAMAGES)],
+)
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_damage_is_found_and_mended_without_the_commits_of_the_past(
+    expired: Store, held_once: dict[str, str], name: str
+) -> None:
+    found_and_mended(expired, held_once, name)
+
+
+def found_and_mended(lake: Store, held: dict[str, str], name: str) -> None:
     problem, damage = DAMAGES[name]
     damage(lake)
     done = check(lake, repair=True)
@@ -380,6 +424,18 @@ def test_a_delivered_file_that_was_changed_in_the_lake_is_not_taken_in_again(lak
 def test_a_commit_missing_from_the_log_is_found(lake: Store) -> None:
     lake.delete(f"{STAGING.path}/_delta_log/{1:020d}.json")
     assert [f.problem for f in check(lake).findings] == ["the commit is missing from the log"]
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_log_that_begins_after_what_was_consumed_is_found(expired: Store, tmp_path: Path) -> None:
+    more = delivered(tmp_path / "d.csv", range(30, 31), "2024-01-03 12:00:00")
+    work.ingest(expired.url, [more], NOW)
+    last = snapshot(expired, STAGING).version
+    work.checkpoint(expired, STAGING)
+    for version in (last - 2, last - 1):
+        expired.delete(f"{STAGING.path}/_delta_log/{version:020d}.json")
+    problem = f"the log begins at version {last}; the versions from {last - 1} on are needed"
+    assert problem in [f.problem for f in check(expired).findings]
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from support import work
 from meterlake.delta import commit as commits
 from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store
-from meterlake.delta.table import fetched, scan, table_at
+from meterlake.delta.table import fetched, log_files, scan, table_at
 from meterlake.delta.vacuum import Vacuumed
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import QUARANTINE, READINGS, TABLES
+from meterlake.schema import QUARANTINE, READINGS, SERVING_READINGS, STAGING, TABLES, Table
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -124,6 +125,77 @@ def test_what_a_killed_writer_left_goes_when_it_is_old(store: Store, deliver: De
             os.utime(left, (0, 0))
     assert vacuum(store, retain=DAY, now=datetime.now(UTC)).leftovers == 1
     assert vacuum(store, retain=DAY, now=later()).leftovers == 1
+
+
+def expired(store: Store, table: Table) -> list[int]:
+    """The versions that a table's log no longer has a commit of."""
+    return sorted(set(range(table_at(store, table).version)) - set(log_files(store, table).commits))
+
+
+def in_logs(store: Store) -> int:
+    """Number of files of all tables' logs."""
+    return sum(len(store.list(f"{table.path}/_delta_log")) for table in TABLES.values())
+
+
+def test_commits_that_no_reader_and_no_derived_table_needs_go(
+    store: Store, deliver: Deliver
+) -> None:
+    corrected(store, deliver, 38)  # the first checkpoints are those of version 19
+    work.ingest(store.url, [str(deliver("more.csv", row("02:00", 7)))], NOW)
+    held, version = work.contents(store), table_at(store, STAGING).version
+    assert vacuum(store, retain=DAY, now=later(6)).log == 0  # a log keeps a week at least
+    before = in_logs(store)
+    told = vacuum(store, retain=7 * DAY, now=later(), dry_run=True)
+    assert vacuum(store, retain=7 * DAY, now=later()) == told
+    assert told.log == before - in_logs(store)
+    assert expired(store, STAGING) == expired(store, READINGS) == list(range(19))
+    assert (work.contents(store), table_at(store, STAGING).version) == (held, version)
+    with pytest.raises(BadInput, match="needs a version from 19 on"):
+        table_at(store, READINGS, 18)
+    assert table_at(store, READINGS, 19).rows == 1
+    work.integrate(store.url, NOW)
+    work.cluster(store.url, NOW)  # for the first time: of all that there is
+    assert fetched(scan(store, READINGS, snapshot(store, READINGS).files)).height == 1
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
+
+
+def test_commits_that_are_not_consumed_yet_stay(store: Store, deliver: Deliver) -> None:
+    corrected(store, deliver, 2)
+    work.cluster(store.url, NOW)
+    for number in range(45):
+        work.ingest(store.url, [str(deliver(f"more {number}.csv", row("02:00", number)))], NOW)
+    work.shorten_logs(store)
+    assert table_at(store, SERVING_READINGS).version > 0
+    assert expired(store, STAGING) == [0, 1]  # the third is the last that was integrated
+    work.integrate(store.url, NOW)
+    work.shorten_logs(store)
+    consumed = snapshot(store, SERVING_READINGS).consumed("", snapshot(store, READINGS))
+    assert expired(store, READINGS) == list(range(consumed))
+    work.cluster(store.url, NOW)
+    assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_vacuum_that_is_killed_leaves_a_log_without_gaps(
+    store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrected(store, deliver, 4)
+    real, left = Store.delete, 0
+
+    def delete(self: Store, path: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(self, path)
+
+    for allowed in range(3, 40, 5):
+        left = allowed
+        monkeypatch.setattr(Store, "delete", delete)
+        with suppress(KeyboardInterrupt):
+            work.shorten_logs(store)
+        monkeypatch.undo()
+        assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
 
 
 def test_a_retention_that_could_take_a_running_jobs_files_is_refused(store: Store) -> None:

@@ -1,5 +1,6 @@
 """A reader keeps in memory which files there are, and is never behind or half ahead."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,23 @@ def test_the_logs_are_read_once_and_then_followed(
         if number == 2:
             work.cluster(store.url, NOW)
     assert len(opened) == 2 + 2  # the reader's, and that of the one clustering
+
+
+@pytest.mark.parametrize("store", ["file"], indirect=True)
+def test_a_reader_that_paused_while_the_log_was_shortened_is_not_behind(
+    store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(row("01 00:00", "01 00:05", 1.0))
+    work.cluster(store.url, NOW)
+    reader = Reader(store)
+    assert reader.readings(["m1"]).height == 1
+    take(row("01 01:00", "01 01:05", 1.0))
+    take(row("01 02:00", "01 02:05", 1.0))
+    work.cluster(store.url, NOW)
+    work.shorten_logs(store)
+    asked = time.monotonic()
+    monkeypatch.setattr("meterlake.readings.layout.time.monotonic", lambda: asked + 7200)
+    assert reader.readings(["m1"]).height == 3
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)

@@ -6,18 +6,19 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 import polars as pl
+from deltalake import DeltaTable
 from support import ml
 
 from meterlake.dataflows.run import Scope, run_dataflow
 from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store, open_store
-from meterlake.delta.table import fetched, scan
+from meterlake.delta.table import fetched, log_files, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast import detection
 from meterlake.forecast.forecasts import forecast_all
@@ -28,7 +29,7 @@ from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train as run_train
 from meterlake.questions.sql import query
-from meterlake.schema import READINGS, known_tables
+from meterlake.schema import READINGS, Table, known_tables
 from meterlake.settings import load_settings
 from meterlake.topology.upstream import METER_TOPOLOGY
 
@@ -86,6 +87,21 @@ def vacuum(lake: str, now: datetime, retain: timedelta = timedelta(0)) -> None:
     """Remove what no version needs."""
     store = open_store(lake)
     upkeep.vacuum(Session(store, LocalEngine(2), CONF, now), retain=retain, nobody_else=True)
+
+
+def checkpoint(store: Store, table: Table) -> None:
+    """Write a checkpoint of every version that a table's log has."""
+    for version in sorted(log_files(store, table).commits):
+        DeltaTable(
+            store.uri(table.path), version=version, storage_options=store.delta_options
+        ).create_checkpoint()
+
+
+def shorten_logs(store: Store) -> None:
+    """Expire all that can expire of every table's log."""
+    for table in known_tables().values():
+        checkpoint(store, table)
+    vacuum(store.url, datetime.now(UTC) + timedelta(days=1))
 
 
 def repair(lake: str, now: datetime) -> None:

@@ -30,7 +30,7 @@ def format_of(store: Store) -> int:
     Unavailable
         The storage fails.
     """
-    stated = store.find(PATH)
+    stated = store.read_if_there(PATH)
     if stated is not None:
         return int(json.loads(stated)["format"])
     first_commit = "_delta_log/00000000000000000000.json"

@@ -107,18 +107,6 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._unavailable("read", path, error) from error
 
-    def find(self, path: str) -> bytes | None:
-        """All bytes of a small object, None where there is none. Raises Unavailable."""
-        try:
-            return storage.steadily(
-                lambda: bytes(obstore.get(self._objects, path).bytes()),
-                failures=() if self.is_local else (OSError, BaseError),
-            )
-        except FileNotFoundError:
-            return None
-        except (BaseError, OSError) as error:
-            raise self._unavailable("read", path, error) from error
-
     def has(self, path: str) -> bool:
         """Whether there is such an object. Raises Unavailable where that cannot be told."""
         try:

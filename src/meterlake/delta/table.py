@@ -229,18 +229,14 @@ def open_delta(store: Store, table: Table, version: int | None = None) -> DeltaT
         except TableNotFoundError:
             return None
 
-    try:
-        delta = _read_log(opened, uri)
-    except Unavailable as error:
-        oldest = min(log_files(store, table).checkpoints, default=0)
-        if version is not None and version < oldest:
-            raise BadInput(
-                f"Table '{table.name}' needs a version from {oldest} on, to which meterlake vacuum "
-                f"has shortened its log; found {version}. Ask for a later one"
-            ) from error
-        raise
+    delta = _read_log(opened, uri)
     if delta is not None:
         require_format(store)
+    elif version is not None and (log := log_files(store, table)).commits:
+        raise BadInput(
+            f"Table '{table.name}' needs a version from {min(log.commits)} on, at which its log "
+            f"begins since a vacuum; found {version}. Ask for a later one"
+        )
     return delta
 
 

@@ -20,6 +20,7 @@ from meterlake.pipeline.first_format import (
     record_deliveries,
     settle_first_format,
 )
+from meterlake.topology.upgrade import merge_kinds
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class UpgradeStep:
 
 
 STEPS = (
+    UpgradeStep(2, lambda store, now, progress: merge_kinds(store, now=now)),
     UpgradeStep(2, settle_first_format),
     UpgradeStep(2, record_deliveries),
     UpgradeStep(2, name_deliveries),

@@ -5,6 +5,7 @@ from the moment an hour of it is integrated anew until it is clustered again, an
 readings are those of integrated. So whoever reads by a layout gets exactly what integrated has.
 """
 
+import time
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, key_of, scan, table_at
 from meterlake.schema import READINGS, SERVING_READINGS, Table
 from meterlake.schema.projection import of_serving
+
+_LONGEST_PAUSE_SECONDS = 3600  # less than a log keeps its commits
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -212,13 +215,17 @@ class LiveLayout:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._layout: Layout | None = None
+        self._asked = 0.0
         self.serving_version = -1
         self.integrated = Snapshot(READINGS, -1, ())  # without its files, which the layout has
 
     def now(self) -> Layout:
         """The layout as it is now: the same object, brought up to date."""
-        # Before there was a serving nobody noted what is stale: begin anew when it appears.
-        if self._layout is None or self._appeared():
+        # Before there was a serving nobody noted what is stale: begin anew when it appears. Begin
+        # anew after a long pause too: the commits that came meanwhile may have expired.
+        asked, self._asked = self._asked, time.monotonic()
+        paused = self._asked - asked > _LONGEST_PAUSE_SECONDS
+        if self._layout is None or paused or self._appeared():
             self._layout = self._loaded()
         # Serving first: integrated is then at the version that it was made of, or later.
         for entry in self._coming(SERVING_READINGS, self.serving_version):

@@ -31,11 +31,16 @@ class UpgradeStep:
     run: Callable[[Store, datetime, Progress], None]
 
 
+def _merge_kinds(store: Store, now: datetime, progress: Progress) -> None:
+    merge_kinds(store, now=now)
+
+
 STEPS = (
     UpgradeStep(2, lambda store, now, progress: merge_kinds(store, now=now)),
     UpgradeStep(2, settle_first_format),
     UpgradeStep(2, record_deliveries),
     UpgradeStep(2, name_deliveries),
+    UpgradeStep(2, _merge_kinds),
     UpgradeStep(2, record_consumed),
 )
 

@@ -1,34 +1,34 @@
-"""A lake, as a Python user has it: one object, whose answers are Polars frames."""
+"""A lake, as a Python user has it: one object, whose answers are Polars frames.
+
+Each method imports what it needs when it is called, since a command that asks for one meter's
+readings is not to wait for what training needs.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from meterlake.delta.store import Store, open_store
-from meterlake.delta.vacuum import Vacuumed
 from meterlake.engine import Engine
-from meterlake.engine.local import LocalEngine
 from meterlake.engine.progress import Progress, silent
-from meterlake.forecast.detection import Detected, detect
-from meterlake.forecast.forecasts import Forecasted, forecast_all, forecast_meters
-from meterlake.ingest.intake import Ingested, ingest
-from meterlake.integrate.derivations import Clustered, IntegrationResult, cluster, integrate
-from meterlake.periods import By
-from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.lineage import Lineage, lineage
-from meterlake.pipeline.registry import derivations, named_derivation
-from meterlake.pipeline.runner import bring_up
-from meterlake.pipeline.upkeep import Checked, check, vacuum
-from meterlake.questions.catalog import tables
-from meterlake.questions.sql import query
-from meterlake.readings.consumption import read_consumption
-from meterlake.readings.history import AsOf
-from meterlake.readings.reader import Reader, read_readings
 from meterlake.settings import Settings, load_settings
-from meterlake.sources.fetcher import local_copies
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from meterlake.delta.vacuum import Vacuumed
+    from meterlake.forecast.detection import Detected
+    from meterlake.forecast.forecasts import Forecasted
+    from meterlake.ingest.intake import Ingested
+    from meterlake.integrate.derivations import Clustered, IntegrationResult
+    from meterlake.periods import By
+    from meterlake.pipeline.derivation import Session
+    from meterlake.pipeline.lineage import Lineage
+    from meterlake.pipeline.upkeep import Checked
+    from meterlake.readings.history import AsOf
+    from meterlake.readings.reader import Reader
 
 
 def utc_now() -> datetime:
@@ -48,7 +48,7 @@ class Lake:
     ----------
     store : the lake's storage
     settings : see docs/settings.md
-    engine : who runs units of work; by default threads of this process
+    engine : who runs units of work
     clock : tells the time
     progress : called with what is being done, units in all, units done
     """
@@ -60,38 +60,59 @@ class Lake:
     progress: Progress = silent
 
     @property
-    def session(self) -> Session:
+    def session(self) -> "Session":
         """What derivations work with, at this moment."""
+        from meterlake.pipeline.derivation import Session
+
         return Session(self.store, self.engine, self.settings, self.clock(), self.progress)
 
     @cached_property
-    def reader(self) -> Reader:
+    def reader(self) -> "Reader":
         """A reader that keeps in memory which files there are."""
+        from meterlake.readings.reader import Reader
+
         return Reader(self.store)
 
-    def ingest(self, *locations: str, profile: str | None = None) -> Ingested:
+    def ingest(self, *locations: str, profile: str | None = None) -> "Ingested":
         """Take delivered files, folders or URLs into staging, each once.
 
         Files that cannot be read are listed in `failures`, and the others are taken in.
         """
+        from meterlake.ingest.intake import ingest
+        from meterlake.sources.fetcher import local_copies
+
         fetch = local_copies(self.settings)
         return ingest(self.session, locations, profile=profile, fetch=fetch)
 
-    def integrate(self) -> IntegrationResult:
+    def integrate(self) -> "IntegrationResult":
         """Bring the readings up to what staging has received."""
+        from meterlake.integrate.derivations import integrate
+
         return integrate(self.session)
 
-    def cluster(self, *, rebuild: bool = False) -> Clustered:
+    def cluster(self, *, rebuild: bool = False) -> "Clustered":
         """Bring what serves questions up to date: readings by meter, and energies."""
+        from meterlake.integrate.derivations import cluster
+
         return cluster(self.session, rebuild=rebuild)
 
     def derive(self, *tables: str, rebuild: bool = False) -> dict[str, int]:
         """Bring derived tables up to date, by default all; units of work done, by table."""
+        from meterlake.pipeline.registry import named_derivation
+        from meterlake.pipeline.runner import bring_up
+
         session = self.session
-        wanted = [named_derivation(t) for t in tables] or [
-            d for d in derivations() if lineage(session, d.name)[0].state != "unavailable"
-        ]
-        return {d.name: len(bring_up(session, d, rebuild=rebuild).plan.units) for d in wanted}
+        wanted = tables or [t.table for t in self.lineage() if t.state != "unavailable"]
+        return {
+            name: len(bring_up(session, named_derivation(name), rebuild=rebuild).plan.units)
+            for name in wanted
+        }
+
+    def lineage(self, table: str | None = None) -> "list[Lineage]":
+        """What each derived table is made from, and whether work is due."""
+        from meterlake.pipeline.lineage import lineage
+
+        return lineage(self.session, table)
 
     def readings(
         self,
@@ -100,8 +121,8 @@ class Lake:
         *,
         start: datetime | None = None,
         end: datetime | None = None,
-        as_of: AsOf | None = None,
-    ) -> pl.DataFrame:
+        as_of: "AsOf | None" = None,
+    ) -> "pl.DataFrame":
         """Readings of one or more meters in a window, by meter and time.
 
         Raises
@@ -112,6 +133,8 @@ class Lake:
         if as_of is None:
             types = [reading_type]
             return self.reader.readings(meters, reading_types=types, start=start, end=end)
+        from meterlake.readings.reader import read_readings
+
         return read_readings(
             self.store, meters, reading_type=reading_type, start=start, end=end, as_of=as_of
         )
@@ -120,12 +143,14 @@ class Lake:
         self,
         meters: str | Sequence[str],
         *,
-        by: By = "day",
+        by: "By" = "day",
         reading_type: str = "kw",
         start: date | None = None,
         end: date | None = None,
-    ) -> pl.DataFrame:
+    ) -> "pl.DataFrame":
         """Energy of one or more meters per local day, week or month, with completeness."""
+        from meterlake.readings.consumption import read_consumption
+
         return read_consumption(
             self.reader,
             meters,
@@ -138,40 +163,58 @@ class Lake:
 
     def forecast(
         self, meters: str | Sequence[str], *, start: datetime | None = None, use: str | None = None
-    ) -> pl.DataFrame:
+    ) -> "pl.DataFrame":
         """The next 168 hours of one or more meters, as the current model or `use` expects them."""
+        from meterlake.forecast.forecasts import forecast_meters
+
         wanted = [meters] if isinstance(meters, str) else list(meters)
         return forecast_meters(self.store, wanted, settings=self.settings, start=start, use=use)
 
     def forecast_all(
         self, *, start: datetime | None = None, use: str | None = None, rebuild: bool = False
-    ) -> Forecasted:
+    ) -> "Forecasted":
         """Forecast all meters, and the nodes above them, into the lake."""
+        from meterlake.forecast.forecasts import forecast_all
+
         return forecast_all(self.session, start=start, use=use, rebuild=rebuild)
 
-    def detect(self, *, use: str | None = None, rebuild: bool = False) -> Detected:
+    def detect(self, *, use: str | None = None, rebuild: bool = False) -> "Detected":
         """Judge the days whose energy is new or has changed."""
+        from meterlake.forecast.detection import detect
+
         return detect(self.session, use=use, rebuild=rebuild)
 
-    def query(self, sql: str, *, as_of: AsOf | None = None) -> pl.DataFrame:
+    def query(self, sql: str, *, as_of: "AsOf | None" = None) -> "pl.DataFrame":
         """Answer one SELECT over the lake's tables, by name."""
+        from meterlake.questions.sql import query
+
         return query(self.store, sql, as_of=as_of)
 
-    def tables(self) -> pl.DataFrame:
+    def tables(self) -> "pl.DataFrame":
         """The lake's tables: rows, files, bytes, newest time, meaning."""
+        import polars as pl
+
+        from meterlake.questions.catalog import tables
+
         return pl.DataFrame(tables(self.store))
 
-    def lineage(self, table: str | None = None) -> list[Lineage]:
-        """What each derived table is made from, and whether work is due."""
-        return lineage(self.session, table)
-
-    def check(self, *, repair: bool = False) -> Checked:
+    def check(self, *, repair: bool = False) -> "Checked":
         """Verify the whole lake; with `repair`, derive again what is damaged."""
+        from meterlake.pipeline.upkeep import check
+
         return check(self.session, repair=repair)
 
-    def vacuum(self, retain: timedelta = timedelta(days=7), *, dry_run: bool = False) -> Vacuumed:
+    def vacuum(
+        self,
+        retain: timedelta = timedelta(days=7),
+        *,
+        dry_run: bool = False,
+        nobody_else: bool = False,
+    ) -> "Vacuumed":
         """Remove files that no version of the last days needs."""
-        return vacuum(self.session, retain=retain, dry_run=dry_run)
+        from meterlake.pipeline.upkeep import vacuum
+
+        return vacuum(self.session, retain=retain, dry_run=dry_run, nobody_else=nobody_else)
 
 
 def open(
@@ -190,6 +233,8 @@ def open(
     BadInput
         The location or a setting cannot be used.
     """
+    from meterlake.engine.local import LocalEngine
+
     found = settings or load_settings(lake=location)
     store = open_store(location or found.lake)
     return Lake(store, found, engine or LocalEngine(found.workers))

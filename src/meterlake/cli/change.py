@@ -41,15 +41,10 @@ def ingest(
     """
     import polars as pl
 
-    from meterlake.ingest import intake
-    from meterlake.sources.fetcher import local_copies
-
     with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            fetch = local_copies(context.settings)
-            session = context.session(progress)
-            done = intake.ingest(session, locations, profile=profile, fetch=fetch)
+            done = context.lake(progress).ingest(*locations, profile=profile)
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,
@@ -95,21 +90,19 @@ def integrate(
 
     Example: meterlake integrate --lake ./lake
     """
-    from meterlake.integrate import derivations
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
         with show.progress(quiet=output is Output.json) as progress:
-            session = context.session(progress)
-            done = derivations.integrate(session)
+            here = context.lake(progress)
+            done = here.integrate()
             facts = {name: value for name, value in vars(done).items() if name != "hook_failures"}
             if done.hook_failures:
                 facts["hook_failures"] = done.hook_failures
                 failures.append(Unavailable(" ".join(done.hook_failures)))
             if context.settings.cluster_after_integrate:
                 try:
-                    facts["clustered"] = vars(derivations.cluster(session))
+                    facts["clustered"] = vars(here.cluster())
                 except MeterlakeError as error:  # what is integrated stays so, and is told first
                     failures.append(error)
         facts["seconds"] = round(time.perf_counter() - began, 3)
@@ -134,12 +127,10 @@ def cluster(
 
     Example: meterlake cluster --lake ./lake
     """
-    from meterlake.integrate.derivations import cluster as run
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = run(context.session(progress), rebuild=rebuild)
+            done = context.lake(progress).cluster(rebuild=rebuild)
         show.result(
             {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
             output is Output.json,
@@ -162,12 +153,10 @@ def check(
 
     Example: meterlake check --repair
     """
-    from meterlake.pipeline import upkeep
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = upkeep.check(context.session(progress), repair=repair)
+            done = context.lake(progress).check(repair=repair)
         show.result(
             {
                 "files": done.files,
@@ -222,13 +211,10 @@ def vacuum(
 
     Example: meterlake vacuum --retain 7d --dry-run
     """
-    from meterlake.pipeline.upkeep import vacuum as run
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = run(
-                context.session(progress),
+            done = context.lake(progress).vacuum(
                 retain=to_duration(retain, "--retain", may_be_zero=True),
                 dry_run=dry_run,
                 nobody_else=nobody_else,

@@ -40,21 +40,10 @@ def derive(
 
     Example: meterlake derive consumption_daily
     """
-    from meterlake.pipeline.lineage import lineage
-    from meterlake.pipeline.registry import named_derivation
-    from meterlake.pipeline.runner import bring_up
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
-        units: dict[str, int] = {}
         with show.progress(quiet=output is Output.json) as progress:
-            session = context.session(progress)
-            names = tables or [
-                found.table for found in lineage(session) if found.state != "unavailable"
-            ]
-            for derivation in [named_derivation(name) for name in names]:
-                plan = bring_up(session, derivation, rebuild=rebuild).plan
-                units[derivation.name] = len(plan.units)
+            units = context.lake(progress).derive(*(tables or ()), rebuild=rebuild)
         facts = {"units": units, "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 
@@ -70,10 +59,9 @@ def lineage(
     Example: meterlake lineage consumption_daily
     """
     from meterlake.engine.progress import silent
-    from meterlake.pipeline.lineage import lineage as found_of
 
     with plain_errors(), job_context(lake, None, None) as context:
-        found = found_of(context.session(silent), table)
+        found = context.lake(silent).lineage(table)
         if output is Output.json:
             show.rows("lineage", [asdict(each) for each in found], as_json=True)
             return

@@ -214,7 +214,7 @@ def forecast(
 
     Example: meterlake forecast --all --start 2024-02-01
     """
-    from meterlake.forecast import forecasts as job
+    from meterlake.engine.progress import silent
 
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         if (meter is None) is not everything:
@@ -223,17 +223,14 @@ def forecast(
         zone = context.settings.timezone
         begin = None if start is None else to_moment(start, "--start", zone)
         if meter is not None:
-            rows = job.forecast_meters(
-                context.store, [meter], settings=context.settings, start=begin, use=use
-            )
-            show.frame(rows, output)
+            show.frame(context.lake(silent).forecast(meter, start=begin, use=use), output)
             return
         if output not in (TableOutput.table, TableOutput.json):
             raise BadInput(f"--all prints a summary: --output table or json; found {output.value}")
         began = time.perf_counter()
         with show.progress(quiet=output is TableOutput.json) as progress:
-            session = context.session(progress)
-            done = job.forecast_all(session, start=begin, use=use, rebuild=rebuild)
+            here = context.lake(progress)
+            done = here.forecast_all(start=begin, use=use, rebuild=rebuild)
         facts = {**asdict(done), "start": _moment(done.start)}
         facts["seconds"] = round(time.perf_counter() - began, 3)
         show.result(facts, output is TableOutput.json)
@@ -252,12 +249,10 @@ def detect(
 
     Example: meterlake detect --lake ./lake
     """
-    from meterlake.forecast import detection as job
-
     with plain_errors(), job_context(lake, engine, spark_master) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = job.detect(context.session(progress), use=use, rebuild=rebuild)
+            done = context.lake(progress).detect(use=use, rebuild=rebuild)
         facts = {**asdict(done), "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meterlake.engine.progress import Progress
 from meterlake.errors import BadInput, MeterlakeError
 from meterlake.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from meterlake.lake import Lake
 
 
 class Output(StrEnum):
@@ -108,6 +111,12 @@ class JobContext(Context):
     """What a command that changes the lake works with: an engine besides."""
 
     engine: Any
+
+    def lake(self, progress: Progress) -> "Lake":
+        """The lake, at the moment of the command."""
+        from meterlake.lake import Lake
+
+        return Lake(self.store, self.settings, self.engine, lambda: self.now, progress)
 
     def session(self, progress: Progress, now: datetime | None = None) -> Any:
         """What derivations work with; `now`: another moment than the command's."""

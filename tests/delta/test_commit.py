@@ -163,7 +163,7 @@ def test_what_another_process_settles_meanwhile_is_settled_once(
     store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "settle", lambda *args, **options: {})
+        patch.setattr(intake, "settle", lambda *args, **options: {})
         paths = [str(deliver(f"{name}.csv", f"damaged {name}")) for name in "ab"]
         work.ingest(store.url, paths, NOW)
     real: Any = commits.commit

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from support import work
 
-from meterlake.delta import commit as commits
 from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, log_files, scan, table_at
 from meterlake.delta.vacuum import Vacuumed
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
+from meterlake.ingest import intake
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import QUARANTINE, READINGS, SERVING_READINGS, STAGING, TABLES, Table
@@ -105,7 +105,7 @@ def test_files_that_a_commit_brings_to_the_attached_table_are_needed_before_it_h
 ) -> None:
     path = deliver("a.csv", row("00:05", 1), "damaged")
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "settle", lambda *args, **options: ())
+        patch.setattr(intake, "settle", lambda *args, **options: ())
         work.ingest(store.url, [str(path)], NOW)
     assert table_at(store, QUARANTINE).version == -1
     vacuum(store, retain=DAY, now=later())

@@ -158,7 +158,7 @@ def test_a_job_cut_off_after_its_commit_has_its_late_reads_and_the_next_one_tell
     monkeypatch.setattr(events, "log_late_reads", lambda event, settings: told.append(event))
     conf = load_settings(late_hooks=("log",))
     with monkeypatch.context() as patch:
-        patch.setattr(commits, "settle", cut_off)
+        patch.setattr(runner, "settle", cut_off)
         with pytest.raises(KeyboardInterrupt):
             integrate(store, conf)
     # Both tables are there for every reader, though the second has no log of its own yet.

@@ -6,8 +6,8 @@ replace and records an idempotency key.
 A change of two tables at once (reads and the rows that could not be typed, an integration
 and its late reads) is one commit all the same: the main table's, which names the files that
 the attached table gets. From then on every reader here sees them; `settle` writes them into
-the attached table's own log, right after or, where a job was killed in between, with the
-next job.
+the attached table's own log, at the end of the job or, where it was killed before, with the
+next job. Each table's log needs one commit for that, whatever the number of files.
 """
 
 import uuid
@@ -170,13 +170,8 @@ class Change:
         return delta.version() != max(self.read_version, 0)
 
 
-def commit(store: Store, table: Table, change: Change, *, now: datetime) -> Settled:
-    """Change a table in one atomic step.
-
-    Returns
-    -------
-    What was settled: files that came into the logs of attached tables, by this commit or by
-    others that were cut off.
+def commit(store: Store, table: Table, change: Change, *, now: datetime) -> None:
+    """Change a table in one atomic step; what it brings to attached tables is for `settle`.
 
     Raises
     ------
@@ -209,7 +204,6 @@ def commit(store: Store, table: Table, change: Change, *, now: datetime) -> Sett
             if not is_conflict and (store.is_local or attempt == _REQUEST_ATTEMPTS - 1):
                 raise _unavailable(table, "committed", error) from error
             storage.pause(attempt)
-    return settle(store, table, now=now) if any(attached.values()) else {}
 
 
 def replace_files(

@@ -28,6 +28,8 @@ from meterlake.ingest.stage import Portion, Refused, Staged, cut, files_of_deliv
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import DELIVERIES, STAGING
 
+_SETTLE_EVERY = 50  # files: so many commits a reader reads at most to see what they brought
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -138,6 +140,7 @@ def ingest(
             progress("rows", None, rows)
             progress("ingest", len(files), result.number)
         intake.conclude(before=len(files))
+    settle(store, STAGING, now=now)
     progress("ingest", len(files), len(files))
     done = Ingested()
     for number in range(len(files)):
@@ -221,6 +224,8 @@ class _Intake:
                     self.outcomes[number] = self._commit(file)
                 except MeterlakeError as error:
                     self.outcomes[number] = _failure(file.location, error)
+            if number % _SETTLE_EVERY == _SETTLE_EVERY - 1:
+                settle(self.store, STAGING, now=self.now)
         for number in [n for n in self.same if n < before]:
             location, delivery = self.same.pop(number)
             first = self.outcomes[self.first_of[delivery.sha256]]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
-from meterlake.delta.commit import Change, commit, persistently, snapshots
+from meterlake.delta.commit import Change, commit, persistently, settle, snapshots
 from meterlake.delta.journal import Provenance, provenance
 from meterlake.delta.table import DataFile, Snapshot, key_of
 from meterlake.errors import Unavailable
@@ -154,7 +154,8 @@ def _commit(
         provenance=Provenance(derivation.name, {**values, **plan.facts}, plan.changed),
         new_data=not derivation.rearranges,
     )
-    return commit(run.store, state.table, change, now=run.now)
+    commit(run.store, state.table, change, now=run.now)
+    return settle(run.store, state.table, now=run.now) if any(attached.values()) else {}
 
 
 def _as_made(settings: Settings, last: Provenance) -> Settings:

@@ -1,6 +1,7 @@
 """How files come in: plain, packed, in pieces, by URL; and what is kept of them."""
 
 import functools
+import hashlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
@@ -269,3 +270,32 @@ def test_a_lakes_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     done = derivations.integrate(Session(store, LocalEngine(2), conf, NOW))
     assert done.added > 0
     assert query(store, "SELECT count(*) FROM readings").item() == done.added
+
+
+def test_a_content_is_taken_in_once_however_it_is_packed(store: Store, tmp_path: Path) -> None:
+    packed = {
+        "a.csv": TEXT,
+        "a.csv.gz": igzip.compress(TEXT),
+        "b.csv.gz": igzip.compress(TEXT, 0),
+        "a.csv.zst": zstandard.compress(TEXT),
+    }
+    for first in packed:
+        lake = open_store(f"{store.url}-{first}")
+        taken_in = []
+        for name in (first, *packed):
+            (tmp_path / name).write_bytes(packed[name])
+            path = [str(tmp_path / name)]
+            done = intake.ingest(Session(lake, LocalEngine(1), CONF, NOW), path)
+            taken_in.append(done.files)
+        assert taken_in == [1, 0, 0, 0, 0]
+        rows = query(lake, "SELECT source_file, sha256, stored, quarantined, state FROM deliveries")
+        assert rows.rows() == [(first, hashlib.sha256(TEXT).hexdigest(), 500, 1, "active")]
+        assert len([f for f in lake.list("inbound") if "failed" not in f.path]) == 1
+
+
+def test_a_content_that_comes_twice_at_once_is_taken_in_once(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT)
+    (tmp_path / "b.csv.gz").write_bytes(igzip.compress(TEXT))
+    done = intake.ingest(Session(store, LocalEngine(2), CONF, NOW), [str(tmp_path)])
+    assert (done.files, done.already_ingested, done.failures) == (1, 1, [])
+    assert snapshot(store, STAGING).rows == 500

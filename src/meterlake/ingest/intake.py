@@ -140,7 +140,7 @@ def ingest(
             progress("rows", None, rows)
             progress("ingest", len(files), result.number)
         intake.conclude(before=len(files))
-    settle(store, STAGING, now=now)
+    settle(store, STAGING, now=session.now)
     progress("ingest", len(files), len(files))
     done = Ingested()
     for number in range(len(files)):
@@ -225,7 +225,7 @@ class _Intake:
                 except MeterlakeError as error:
                     self.outcomes[number] = _failure(file.location, error)
             if number % _SETTLE_EVERY == _SETTLE_EVERY - 1:
-                settle(self.store, STAGING, now=self.now)
+                settle(self.store, STAGING, now=self.session.now)
         for number in [n for n in self.same if n < before]:
             location, delivery = self.same.pop(number)
             first = self.outcomes[self.first_of[delivery.sha256]]

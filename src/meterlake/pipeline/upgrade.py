@@ -36,7 +36,6 @@ def _merge_kinds(store: Store, now: datetime, progress: Progress) -> None:
 
 
 STEPS = (
-    UpgradeStep(2, lambda store, now, progress: merge_kinds(store, now=now)),
     UpgradeStep(2, settle_first_format),
     UpgradeStep(2, record_deliveries),
     UpgradeStep(2, name_deliveries),

@@ -300,7 +300,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
         committed(lambda r: r[:-1], SERVING_READINGS),
     ),
     "serving in two files of the same meters": (
-        "no meter may be in two files",
+        "no meter_id may be in two files",
         in_two_files(SERVING_READINGS),
     ),
     "energy of a day gone": ("missing", gone(CONSUMPTION_DAILY)),

@@ -12,9 +12,10 @@ from meterlake import storage
 from meterlake.delta.journal import log_path
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, log_files, scan
-from meterlake.schema import READINGS, SERVING_READINGS, STAGING, Table
+from meterlake.schema import Table
 
 _FILES_A_UNIT = 200
+_STEPS = {"hour": "1h"}
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,17 @@ def unread_commits(store: Store, table: Table, consumed: int) -> list[Finding]:
 
 
 def crowded_partitions(state: Snapshot) -> list[Finding]:
-    """Partitions of more than one file, of a table by ranges of meters with a meter in two."""
+    """Partitions of more than one file; of a table in ranges, those of which two overlap."""
     seen: dict[tuple[str, ...], list[DataFile]] = {}
     findings = []
     for file in state.files:
         others = seen.setdefault(tuple(file.partition.values()), [])
         for other in others:
-            if not state.table.by_meter_range:
+            if state.table.ranged_by is None:
                 problem = f"the partition needs to be one file; it has {other.path} too"
-            elif _share_meters(file, other):
-                problem = f"no meter may be in two files of a partition; see {other.path} too"
+            elif _overlap(file, other):
+                what = state.table.ranged_by
+                problem = f"no {what} may be in two files of a partition; see {other.path} too"
             else:
                 continue
             findings.append(Finding(state.table.name, file.path, problem))
@@ -98,10 +100,10 @@ def crowded_partitions(state: Snapshot) -> list[Finding]:
     return findings
 
 
-def _share_meters(one: DataFile, other: DataFile) -> bool:
-    if one.meters is None or other.meters is None:
+def _overlap(one: DataFile, other: DataFile) -> bool:
+    if one.range is None or other.range is None:
         return True
-    return one.meters[0] <= other.meters[1] and other.meters[0] <= one.meters[1]
+    return one.range[0] <= other.range[1] and other.range[0] <= one.range[1]
 
 
 def plan_files(
@@ -158,29 +160,24 @@ def _problems(table: Table, file: DataFile, rows: pl.DataFrame) -> Iterator[str]
         double = rows.height - rows.select(key).n_unique()
         if double:
             yield f"{double:,} of its rows have the {' and '.join(key)} of another"
-    if table.by_meter_range and file.meters != (rows["meter_id"].min(), rows["meter_id"].max()):
-        yield f"the log says meters {file.meters}; the file has others"
-    if table == READINGS:
-        start, end = _hours_of(file)
+    by = table.ranged_by
+    if by is not None and file.range != (rows[by].min(), rows[by].max()):
+        yield f"the log says {by} {file.range}; the file has others"
+    if any(rows[c].null_count() or not rows[c].is_finite().all() for c in table.finite):
+        yield "it has values that are no finite numbers"
+    if table.covers is not None:
+        start, end = _time_of(table, file)
         if not times.is_between(start, end, closed="left").all():
-            yield "it has readings of another hour than its partition's"
-        if rows["reading_value"].null_count() or not rows["reading_value"].is_finite().all():
-            yield "it has values that are no finite numbers"
-    elif table == SERVING_READINGS:
-        start, _ = _hours_of(file)
-        month = (times.dt.year() == start.year) & (times.dt.month() == start.month)
-        if not (month & (times >= start)).all():
-            yield "it has readings of before its partition's day, or of another month"
-    elif table == STAGING:
-        start, end = _hours_of(file)
-        if not times.is_between(start, end, closed="left").all():
-            yield "it has reads of another day than its partition's"
-        if not times.dt.truncate("1h").is_sorted():
-            yield "its rows need to be ordered by hour; they are not"
+            yield f"it has rows of another {table.covers.split()[-1]} than its partition's"
+    step = table.ordered_by
+    if step is not None and not times.dt.truncate(_STEPS[step]).is_sorted():
+        yield f"its rows need to be ordered by {step}; they are not"
 
 
-def _hours_of(file: DataFile) -> tuple[datetime, datetime]:
-    """The hour or day of a file's partition."""
+def _time_of(table: Table, file: DataFile) -> tuple[datetime, datetime]:
+    """The time that the rows of a file's partition belong to."""
     year, month, day = (int(file.partition[name]) for name in ("year", "month", "day"))
     start = datetime(year, month, day, int(file.partition.get("hour", 0)), tzinfo=UTC)
-    return start, start + timedelta(hours=1 if "hour" in file.partition else 24)
+    if table.covers == "rest of month":
+        return start, (start.replace(day=28) + timedelta(days=4)).replace(day=1)
+    return start, start + timedelta(hours=1 if table.covers == "hour" else 24)

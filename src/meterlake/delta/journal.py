@@ -160,8 +160,8 @@ def statistics(table: Table, file: DataFile) -> str:
     if file.first is not None and file.last is not None:
         stats["minValues"][table.time_column] = _iso(file.first)
         stats["maxValues"][table.time_column] = _iso(file.last)
-    if file.meters is not None:
-        stats["minValues"]["meter_id"], stats["maxValues"]["meter_id"] = file.meters
+    if table.ranged_by and file.range is not None:
+        stats["minValues"][table.ranged_by], stats["maxValues"][table.ranged_by] = file.range
     return json.dumps({**stats, "sha256": file.sha256, "made_from": file.made_from})
 
 
@@ -230,7 +230,7 @@ def _data_file(table: Table, action: dict[str, Any]) -> DataFile:
         first=None if first is None else datetime.fromisoformat(first),
         last=None if last is None else datetime.fromisoformat(last),
         sha256=stats["sha256"],
-        meters=(smallest["meter_id"], largest["meter_id"]) if "meter_id" in smallest else None,
+        range=(smallest[by], largest[by]) if (by := table.ranged_by) in smallest else None,
         made_from=stats.get("made_from", ""),
     )
 

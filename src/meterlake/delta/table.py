@@ -25,7 +25,7 @@ ROW_GROUP = 65_536
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json$")
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint\.parquet$")
 
-METER_ROW_GROUP = 16_384  # rows; who asks for one meter reads one or two of these in a file
+RANGE_ROW_GROUP = 16_384  # rows; a query for one meter reads one or two of them in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class DataFile:
 
     `path` is relative to the table; `first` and `last` are the smallest and largest value
     of the table's time column, None where the file has none; `sha256` is of its bytes, known
-    where the file was written or comes from the journal, else empty; `meters` are the smallest
-    and largest meter id of a table `by_meter_range`. `made_from` is what its writer needs to
-    make it again, in the writer's own form; it is kept with the hash, in the log.
+    where the file was written or comes from the journal, else empty; `range` is the smallest
+    and largest value of the column that a table is `ranged_by`. `made_from` is what its writer
+    needs to make it again, in the writer's own form; it is kept with the hash, in the log.
     """
 
     path: str
@@ -46,7 +46,7 @@ class DataFile:
     first: datetime | None
     last: datetime | None
     sha256: str = ""
-    meters: tuple[str, str] | None = None
+    range: tuple[str, str] | None = None
     made_from: str = ""
 
 
@@ -119,7 +119,7 @@ def write_file(
         buffer,
         compression="zstd",
         compression_level=COMPRESSION_LEVEL,
-        row_group_size=METER_ROW_GROUP if table.by_meter_range else ROW_GROUP,
+        row_group_size=RANGE_ROW_GROUP if table.ranged_by else ROW_GROUP,
     )
     size = buffer.tell()
     sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -127,9 +127,10 @@ def write_file(
     store.put(f"{table.path}/{path}", buffer)
     times = frame[table.time_column]
     first, last = cast(datetime | None, times.min()), cast(datetime | None, times.max())
-    meters = (frame["meter_id"][0], frame["meter_id"][-1]) if table.by_meter_range else None
+    by = table.ranged_by
+    span = None if by is None else (frame[by][0], frame[by][-1])
     rows = frame.height
-    return DataFile(path, size, rows, dict(partition), first, last, sha256, meters, made_from)
+    return DataFile(path, size, rows, dict(partition), first, last, sha256, span, made_from)
 
 
 def table_at(store: Store, table: Table, version: int | None = None) -> Snapshot:
@@ -263,7 +264,7 @@ def _live_files(table: Table, delta: DeltaTable) -> tuple[DataFile, ...]:
         "num_records",
         _or_null(actions, f"min.{time}"),
         _or_null(actions, f"max.{time}"),
-        pl.concat_list("min.meter_id", "max.meter_id") if table.by_meter_range else pl.lit(None),
+        pl.concat_list(f"min.{by}", f"max.{by}") if (by := table.ranged_by) else pl.lit(None),
         *(f"partition.{name}" for name in names),
     )
     # Python's own UTC: Polars' way to an aware datetime takes ten times as long.
@@ -277,9 +278,9 @@ def _live_files(table: Table, delta: DeltaTable) -> tuple[DataFile, ...]:
             None if first is None else first.replace(tzinfo=UTC),
             None if last is None else last.replace(tzinfo=UTC),
             "",
-            None if meters is None else (meters[0], meters[1]),
+            None if span is None else (span[0], span[1]),
         )
-        for path, size, count, first, last, meters, *partition in rows
+        for path, size, count, first, last, span, *partition in rows
     )
 
 

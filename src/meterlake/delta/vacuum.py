@@ -18,7 +18,7 @@ from meterlake.delta.journal import entries, logged
 from meterlake.delta.store import Store, Stored
 from meterlake.delta.table import DataFile, fetched, key_of, log_files, scan, table_at
 from meterlake.errors import BadInput
-from meterlake.schema import MODELS, Table, known_tables
+from meterlake.schema import Table, known_tables
 
 SHORTEST_RETENTION = timedelta(hours=1)
 SHORTEST_LOG_RETENTION = timedelta(days=7)
@@ -66,25 +66,33 @@ def unneeded_files(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored
             yield "leftovers", file
 
 
-def unneeded_models(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
-    """The files of models that no such version names, of trainings that were cut off or forgotten.
+def unneeded_folders(store: Store, cutoff: datetime) -> Iterator[tuple[str, Stored]]:
+    """The files in folders that no such version of a table names.
 
     Raises
     ------
     Unavailable
-        The table of models cannot be read.
+        The table cannot be read.
     """
-    prefix = f"{MODELS.path}/"
+    for table in known_tables().values():
+        if table.folder_column is not None:
+            yield from _unneeded_folders(store, table, table.folder_column, cutoff)
+
+
+def _unneeded_folders(
+    store: Store, table: Table, column: str, cutoff: datetime
+) -> Iterator[tuple[str, Stored]]:
+    prefix = f"{table.path}/"
     there = [
         (path.partition("/")[0], file)
-        for file in store.list(MODELS.path)
+        for file in store.list(table.path)
         if file.modified < cutoff
         and "/" in (path := file.path.removeprefix(prefix))
         and not path.startswith("_delta_log/")
     ]
     if there:
-        needed, _ = _needed(store, MODELS, cutoff)
-        names = set(fetched(scan(store, MODELS, list(needed.values())).select("name"))["name"])
+        needed, _ = _needed(store, table, cutoff)
+        names = set(fetched(scan(store, table, list(needed.values())).select(column))[column])
         for name, file in there:
             if name not in names:
                 yield "orphans", file

@@ -20,7 +20,7 @@ from meterlake.delta.vacuum import (
     expired_log,
     remove_files,
     unneeded_files,
-    unneeded_models,
+    unneeded_folders,
 )
 from meterlake.errors import Unavailable
 from meterlake.forecast.models import check_model
@@ -104,7 +104,7 @@ def vacuum(
     # Models right before they go: a training that makes the same one again writes the same files.
     for unneeded, before, at_once in (
         (unneeded_files, cutoff, FILES_A_UNIT),
-        (unneeded_models, cutoff, FILES_A_UNIT),
+        (unneeded_folders, cutoff, FILES_A_UNIT),
         (expired_log, log_cutoff, sys.maxsize),  # in one unit: the rest of a log has no gap
     ):
         paths = []

@@ -221,9 +221,9 @@ def _of_meters(piece: Piece, meters: Sequence[str]) -> Piece:
 
 
 def _may_have(file: DataFile, meters: Sequence[str]) -> bool:
-    if file.meters is None:
+    if file.range is None:
         return True
-    first, last = file.meters
+    first, last = file.range
     return any(first <= meter <= last for meter in meters)
 
 

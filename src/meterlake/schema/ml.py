@@ -47,6 +47,7 @@ MODELS = Table(
     partitioned_by=(),
     time_column="created_at",
     sorted_by=("name",),
+    folder_column="name",
 )
 
 FORECASTS = Table(
@@ -64,7 +65,7 @@ FORECASTS = Table(
     partitioned_by=("model_name", "start"),
     time_column="date_time",
     sorted_by=("meter_id", "date_time"),
-    by_meter_range=True,
+    ranged_by="meter_id",
 )
 
 NODE_FORECASTS = Table(

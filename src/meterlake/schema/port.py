@@ -34,8 +34,11 @@ class Table:
     `path` is relative to the lake, `partitioned_by` names columns of `columns`, and
     `time_column` is the column whose newest value the catalog shows. The rows of the tables
     `attached` arrive in this table's commits: all are there, or none (delta/commit.py).
-    The rows of a partition are in the order of `sorted_by`, no two with the same; with
-    `by_meter_range` they may lie in several files, each with its own range of meters.
+    The rows of a partition are in the order of `sorted_by`, no two with the same. With `ranged_by`
+    they may lie in several files, each with a range of that column's values of its own.
+    `covers` is the time that the rows of a partition belong to; `ordered_by`, the unit of time
+    that they are ordered by if they are not sorted; `finite`, columns whose values are finite
+    numbers; `folder_column`, the column that names a folder beside the table's files.
     """
 
     name: str
@@ -46,7 +49,11 @@ class Table:
     time_column: str
     attached: "tuple[Table, ...]" = ()
     sorted_by: tuple[str, ...] = ()
-    by_meter_range: bool = False
+    ranged_by: str | None = None
+    covers: Literal["hour", "day", "rest of month"] | None = None
+    ordered_by: Literal["hour"] | None = None
+    finite: tuple[str, ...] = ()
+    folder_column: str | None = None
 
     @property
     def file_columns(self) -> tuple[Column, ...]:

@@ -130,6 +130,8 @@ STAGING = Table(
     partitioned_by=("year", "month", "day"),
     time_column="reading_date_time",
     attached=(QUARANTINE, DELIVERIES),
+    covers="day",
+    ordered_by="hour",
 )
 
 LATE_ARRIVALS = Table(
@@ -172,6 +174,8 @@ READINGS = Table(
     time_column="reading_date_time",
     attached=(LATE_ARRIVALS,),
     sorted_by=("meter_id", "reading_date_time"),
+    covers="hour",
+    finite=("reading_value",),
 )
 
 SERVING_READINGS = Table(
@@ -190,7 +194,8 @@ SERVING_READINGS = Table(
     partitioned_by=("reading_type", "year", "month", "day"),
     time_column="reading_date_time",
     sorted_by=("meter_id", "reading_date_time"),
-    by_meter_range=True,
+    ranged_by="meter_id",
+    covers="rest of month",
 )
 
 
@@ -233,7 +238,7 @@ def _consumption(period: str, meaning: str, date: str, partition: Column) -> Tab
         partitioned_by=("reading_type", "year", partition.name),
         time_column="start",
         sorted_by=("meter_id", "date"),
-        by_meter_range=True,
+        ranged_by="meter_id",
     )
 
 

@@ -50,6 +50,7 @@ lint: venv  ## Run the linters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/prose.py
 
 format: venv  ## Format the code
 	$(BIN)/ruff format .

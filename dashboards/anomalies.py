@@ -206,7 +206,7 @@ def anomalies(price: float, currency: str) -> dict[str, Any]:
     return built(
         UID,
         "Anomaly dip and spike",
-        "Days of a meter with much less or much more energy than the days before let expect. "
+        "Days of a meter with much less or much more energy than expected from the days before. "
         "Meters that have both come first, then those with the most.",
         [meters, year_variable(), price_variable(price), currency_variable(currency)],
         panels,

@@ -4,6 +4,7 @@ They say what the code says: schema.py, the command line and the settings. `make
 writes them; a test fails where a page is behind the code.
 """
 
+import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,9 @@ from meterlake.source_settings import IntegrationSettings, SourceSettings
 from meterlake.topology.upstream import VIEWS
 
 DOCS = Path(__file__).parent
+CONTRIBUTING = DOCS.parent / "CONTRIBUTING.md"
+MAP_BEGIN = "<!-- map: made by docs/generate.py -->"
+MAP_END = "<!-- end of map -->"
 
 
 @dataclass(frozen=True)
@@ -242,10 +246,33 @@ def walk_commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     yield from walk(typer.main.get_command(app), ())
 
 
+def map_of_source() -> str:
+    """The packages and modules of src/meterlake, each with the first sentence of its docstring."""
+    source = DOCS.parent / "src" / "meterlake"
+    modules = sorted(p for p in source.glob("*.py") if not p.name.startswith("__"))
+    packages = sorted(p.parent for p in source.glob("*/__init__.py"))
+    lines = ["src/meterlake/"]
+    for path in (*modules, *packages):
+        file = path / "__init__.py" if path.is_dir() else path
+        docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        name = f"{path.name}/" if path.is_dir() else path.name
+        lines.append(f"  {name:<20}{docstring.splitlines()[0].rstrip('.')}")
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def contributing() -> str:
+    """CONTRIBUTING.md with the present map between its markers."""
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MAP_BEGIN)
+    _, _, after = rest.partition(MAP_END)
+    return f"{before}{MAP_BEGIN}\n\n{map_of_source()}\n\n{MAP_END}{after}"
+
+
 def main() -> None:
-    """Write the pages."""
+    """Write the pages, and the map in CONTRIBUTING.md."""
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
+    CONTRIBUTING.write_text(contributing(), encoding="utf-8")
 
 
 def _section(name: str, section: Section) -> list[str]:

@@ -1,4 +1,4 @@
-"""The whole path in one go: simulated inbound files to answered questions."""
+"""The demo: simulated files to answered questions, in one command."""
 
 import sys
 import time

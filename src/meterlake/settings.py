@@ -1,4 +1,4 @@
-"""One settings object. Later wins: defaults, meterlake.toml, environment, flags."""
+"""The settings: defaults, meterlake.toml, environment, flags; the later wins."""
 
 import os
 import re

@@ -410,6 +410,23 @@ def test_the_generated_pages_are_up_to_date() -> None:
         assert (DOCS / name).read_text(encoding="utf-8") == page(), f"{name}: run make docs"
 
 
+def test_the_map_in_contributing_is_up_to_date() -> None:
+    module = generator()
+    assert (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8") == module.contributing(), (
+        "run make docs"
+    )
+
+
+def test_the_ten_typical_changes_name_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| an? .*$", text, re.MULTILINE)
+    assert len(rows) == 10
+    for row in rows:
+        if "planned" not in row:
+            paths = re.findall(r"`((?:src|tests|dashboards|benchmarks)/[^`]*)`", row)
+            assert paths and [p for p in paths if not (ROOT / p).exists()] == [], row
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     broken = []
     for page in PAGES:

@@ -575,8 +575,8 @@ def test_meter_numbers_become_text(take: Take) -> None:
         ("device_id", pl.Series([b"\xff", b"\xfe", b"\xc3"]), "found Binary"),
         ("device_id", pl.Series([None] * 3), "device_id is empty"),
         ("device_id", pl.Series(["a\0b", "\x1b[2J", "a\nb"]), "control character"),
-        ("time", pl.Series([None] * 3), "time is no time"),
-        ("time", pl.Series([1704067200] * 3), "time is no time"),
+        ("time", pl.Series([None] * 3), "time is not a valid time"),
+        ("time", pl.Series([1704067200] * 3), "time is not a valid time"),
         ("time", pl.Series([date(1, 1, 1)] * 3), "outside 1970 to 2099"),
         ("time", pl.Series([date(9999, 12, 31)] * 3), "outside 1970 to 2099"),
         ("measure_name", pl.Series([1, 2, 3]), "measure_name needs to be 'readings'"),
@@ -655,7 +655,7 @@ def test_times_beyond_every_calendar_are_quarantined_and_shown(
     assert stored == {}
     assert [reason.split(":")[0] for *_, reason in bad] == [
         "time is outside 1970 to 2099",
-        "time is no time",
+        "time is not a valid time",
         "time is outside 1970 to 2099",
     ]
     assert unit == "ns" or str(number) in bad[0][1]

@@ -51,7 +51,7 @@ SUMMER_ZONES = [
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 UNDECIDED = "does not exist in {}, or twice and the file does not say which"
-NO_TIME, OUTSIDE = "t is no time: ", "t is outside 1970 to 2099: "
+NO_TIME, OUTSIDE = "t is not a valid time: ", "t is outside 1970 to 2099: "
 
 
 # --- the oracle
@@ -449,7 +449,7 @@ def test_a_column_of_any_name_can_be_the_time() -> None:
     )
     cells = pl.DataFrame({"m": ["m1"], "t {}": ["x"], "v": [1.0], "source_row": [2]})
     reasons = type_rows(cells, profile, default_zone="UTC")["reason"].to_list()
-    assert reasons == ["t {} is no time: 'x'"]
+    assert reasons == ["t {} is not a valid time: 'x'"]
 
 
 def test_a_zone_that_only_this_machine_has_is_refused() -> None:

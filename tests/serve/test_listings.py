@@ -400,7 +400,7 @@ def test_json_csv_and_arrow_say_the_same(client: TestClient, listing: Listing) -
 @pytest.mark.parametrize("path", ["/outages?from", "/anomalies?to", "/meters/b2/readings?from"])
 def test_a_number_is_no_time(client: TestClient, path: str, number: str) -> None:
     answer = client.get(f"{path}={quote(number)}")
-    assert answer.status_code == 422 and "a number is no time" in answer.text
+    assert answer.status_code == 422 and "a number is not a valid time" in answer.text
 
 
 def test_what_is_no_number_is_null_in_json(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""The command line: parses, picks the engine, calls jobs, prints.
+"""The command line: parses, calls the lake, prints.
 
 With `--output json` a command prints one JSON object on stdout and nothing else there.
 Exit codes: 0 done, 1 bad input, 2 usage, 3 unavailable.

@@ -69,7 +69,7 @@ def readings(
     """Show one meter's readings in a half-open window of time.
 
     Times without a zone are in the lake's time zone. With --as-of the readings are those that
-    a bill of that moment was made from, worked out anew from staging.
+    a bill of that moment was made from, recomputed from staging.
 
     Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
     """

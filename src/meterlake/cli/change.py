@@ -149,7 +149,7 @@ def check(
 ) -> None:
     """Verify the whole lake: logs, files, rows, order, keys, and integrated against staging.
 
-    Exit code 1 where anything is found that is not mended.
+    Exit code 1 where anything is found that is not repaired.
 
     Example: meterlake check --repair
     """

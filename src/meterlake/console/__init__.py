@@ -1,4 +1,4 @@
-"""The console: pages for people who would rather look; each has a module, a template, a URL."""
+"""The console: pages in the browser; each has a module, a template and a URL."""
 
 from meterlake.console import (
     anomalies,

@@ -1,1 +1,1 @@
-"""Dataflows: data from elsewhere that is loaded, prepared and kept as tables of the lake."""
+"""Dataflows: data from elsewhere, loaded, prepared and kept as tables; port, registry and run."""

@@ -22,7 +22,7 @@ def known_dataflows() -> dict[str, Dataflow]:
         if not isinstance(flow, Dataflow) or flow.name in flows:
             raise BadInput(
                 f"Entry point '{point.name}' ({point.value}) needs to be a Dataflow with a name of "
-                f"its own; found {flow!r:.100}. Mend or uninstall its package"
+                f"its own; found {flow!r:.100}. Correct or uninstall its package"
             )
         flows[flow.name] = flow
     return flows

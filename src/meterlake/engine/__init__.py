@@ -1,4 +1,4 @@
-"""Who runs the units of work.
+"""Engines: what runs the units of work, threads here (local) or a cluster (spark).
 
 An engine is one method. A job hands it a pure function and a stream of units and takes
 the results; it never knows which engine it is.

@@ -4,7 +4,7 @@ Series are of local wall-clock hours, so that the same hour of the day is always
 whatever the clock did in between (series.py). All that has the unit of energy is divided by
 the meter's scale, its mean absolute energy of an hour over the last four weeks; a model then learns
 from all meters what holds for each. A gap is NaN and is left out of every mean and quantile; an
-hour of which nothing is known looks as the first guess does.
+hour without any value looks as the first guess does.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Means, quantiles and extremes of what is known: NaN is left out, and the answer of nothing.
+"""NaN-aware means, quantiles and extremes; empty input gives NaN.
 
 numpy's own warn of empty slices, in a way that threads share, and its quantiles take a hundred
 times as long.

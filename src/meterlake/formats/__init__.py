@@ -1,1 +1,1 @@
-"""Bytes to readings: one module per kind of delivered file."""
+"""Formats: bytes to readings, a module for each kind of delivered file; profiles/ is shipped."""

@@ -1,7 +1,7 @@
 """Wall clocks to UTC: zones, stamps without one, and the hours that a clock skips or repeats.
 
 A reading's time is not guessed: one that its zone does not have, or has twice without the file
-saying which, is no time, and its row is rejected with that reason.
+saying which, is not a valid time, and its row is rejected with that reason.
 """
 
 from bisect import bisect_left
@@ -46,7 +46,7 @@ def with_utc(
     reasons: list[Reason],
     in_pairs: bool,
 ) -> pl.DataFrame:
-    """Add the time column in UTC under the name `into`, null where it is no time.
+    """Add the time column in UTC under the name `into`, null where it is not a valid time.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def with_utc(
         *(name, shown, pl.lit(zone)),
     )
     reasons.append((pl.col(into).is_null() & pl.col(stamp).is_not_null(), undecided))
-    reasons.append((pl.col(into).is_null(), pl.format("{} is no time: '{}'", name, shown)))
+    reasons.append((pl.col(into).is_null(), pl.format("{} is not a valid time: '{}'", name, shown)))
     reasons.append(
         (
             ~pl.col(into).is_between(EARLIEST, LATEST, closed="left"),

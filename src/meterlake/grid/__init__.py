@@ -1,1 +1,1 @@
-"""What readings and topology say together: voltage, load and outages of the grid."""
+"""The grid: voltage, load and outages, from readings and topology."""

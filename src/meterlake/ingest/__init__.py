@@ -1,1 +1,1 @@
-"""Inbound files to staging."""
+"""Ingest: delivered files to staging, quarantine and deliveries; restored from inbound/."""

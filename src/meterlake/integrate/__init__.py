@@ -1,1 +1,1 @@
-"""Staging to integrated."""
+"""Integrate: staging to readings, readings to serving and energies; late reads and their hooks."""

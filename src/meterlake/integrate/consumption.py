@@ -1,7 +1,7 @@
 """Serving's days to energy: per meter and local day, and from these per week and month.
 
 A unit of work is one month of days, or one week or month, of one reading type. Days that changed
-are worked out anew from the readings, the others of the month are taken over.
+are recomputed from the readings, the others of the month are taken over.
 """
 
 import uuid

@@ -1,4 +1,4 @@
-"""The jobs that keep a lake: is it whole, what is to be mended, which files can go."""
+"""The jobs that keep a lake: is it whole, what to repair, which files can go."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,7 @@ from meterlake.schema import (
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found; after a repair, what it mended and what it could not."""
+    """What a check found; after a repair, what it repaired and what it could not."""
 
     files: int
     rows: int
@@ -75,8 +75,8 @@ def check(session: Session, *, repair: bool = False) -> Checked:
             findings = _check(session).findings  # what is made from it may be whole, or not, now
     left = _check(session)
     remaining = {(f.table, f.path) for f in left.findings}
-    mended = (f for f in found.findings if (f.table, f.path) not in remaining)
-    return replace(left, repaired=tuple(mended))
+    repaired = (f for f in found.findings if (f.table, f.path) not in remaining)
+    return replace(left, repaired=tuple(repaired))
 
 
 def vacuum(

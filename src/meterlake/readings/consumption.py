@@ -95,7 +95,7 @@ def check_zone(store: Store, table: Snapshot, zone: str) -> None:
     if found is not None and found != zone:
         raise BadInput(
             f"The lake's energy per day is of days in {found}; the setting timezone is {zone}. "
-            "Correct the setting, or have all of it worked out anew: meterlake cluster --rebuild"
+            "Correct the setting, or have all of it recomputed: meterlake cluster --rebuild"
         )
 
 

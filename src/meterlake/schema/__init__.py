@@ -1,4 +1,4 @@
-"""Every table's columns and every reading type, declared once, as data.
+"""The schema: every table, column and reading type, declared once as data.
 
 The data dictionary, the catalog, the API's field texts and axis labels come from here.
 Times are UTC with microseconds; partition columns are zero-padded strings in UTC.

@@ -96,7 +96,7 @@ ANOMALIES = Table(
         Column("ds", "date", "", "Local day"),
         Column("day_start", "timestamp", "UTC", "When the day begins in the lake's time zone"),
         Column("consumption", "double", "kWh", "Energy of the day; negative is export"),
-        Column("yhat", "double", "kWh", "Energy that the days before let expect"),
+        Column("yhat", "double", "kWh", "Energy expected from the preceding days"),
         Column("yhat_lower", "double", "kWh", "Lower end of the band that 98 % of days lie in"),
         Column("yhat_upper", "double", "kWh", "Upper end of that band"),
         Column("anomaly", "long", "", "-1: below the band, 1: above it, 0: in it"),

@@ -1,1 +1,1 @@
-"""What people and dashboards ask: the REST API, who may ask it, SQL in a process apart."""
+"""The server: the REST API, access to it, and SQL in a process of its own."""

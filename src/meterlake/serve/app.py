@@ -108,7 +108,7 @@ def _not_allowed(request: Request, error: Exception) -> Response:
 
 
 def _fault(request: Request, error: Exception) -> Response:
-    """What we did not foresee: told to who asks without a word of it, then logged by uvicorn."""
+    """Return a generic 500 for what we did not foresee; uvicorn logs the details."""
     headers = {**_HEADERS, "Cache-Control": "no-store"}  # this answer does not pass the Guard
     return problem(500, "The server failed to answer: its log says why", headers=headers)
 

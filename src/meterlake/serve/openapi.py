@@ -18,7 +18,7 @@ def _no_number(told: Any) -> Any:
         float(told)
     except (TypeError, ValueError):
         return told
-    raise ValueError("a number is no time: write it as 2024-04-01 or 2024-04-01T00:00:00Z")
+    raise ValueError("a number is not a valid time: write it as 2024-04-01 or 2024-04-01T00:00:00Z")
 
 
 Moment = Annotated[datetime, BeforeValidator(_no_number)]

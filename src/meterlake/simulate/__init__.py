@@ -1,1 +1,1 @@
-"""A fleet of meters that does not exist: coherent readings with known faults, and known damage."""
+"""Simulation: a fleet of meters with known faults, its grid, weather and head-end system."""

@@ -1,1 +1,1 @@
-"""Weather: loaded from a source, asked as temperature series."""
+"""Weather: hourly observations, loaded from Meteostat's files or a CSV file."""

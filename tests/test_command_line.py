@@ -86,7 +86,7 @@ def test_from_file_to_answer_with_one_json_object_each(run: Run, tmp_path: Path)
     code, out, _ = run("catalog", "--output", "json")
     sizes = {t["table"]: t["rows"] for t in json.loads(out)["tables"] if t["rows"]}
     assert sizes == {
-        "staging": 2, "readings": 12, "serving_readings": 12,
+        "staging": 2, "deliveries": 1, "readings": 12, "serving_readings": 12,
         "consumption_daily": 2, "consumption_weekly": 2, "consumption_monthly": 2,
     }  # fmt: skip
     code, out, _ = run("catalog", "readings", "--output", "json")

@@ -180,8 +180,8 @@ def test_the_start_is_after_the_last_reading_and_one_before_all_is_an_error(
     with pytest.raises(BadInput, match="found none of meter 'nobody'"):
         forecast_meters(lake, ["m00", "nobody"], settings=conf)
     bare = open_store(str(tmp_path / "bare"))
-    for file in lake.list("ml/models"):
-        bare.put(file.path, lake.read(file.path))
+    for path in ("meterlake.json", *(f.path for f in lake.list("ml/models"))):
+        bare.put(path, lake.read(path))
     with pytest.raises(BadInput, match="need readings of type kw; the lake has none yet"):
         run(bare, conf)
 

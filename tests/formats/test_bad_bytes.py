@@ -315,6 +315,7 @@ def test_a_byte_order_mark_inside_belongs_to_its_row_wherever_the_file_is_cut(
     whole = take(igzip.compress(lines), "whole.csv.gz")[2]
     monkeypatch.setattr(tabular, "BLOCK_BYTES", 300)
     monkeypatch.setattr(tabular, "PIECE_BYTES", 100)
+    lines += f"\n{row('another content')}".encode()
     cut = take(igzip.compress(lines, 1) + igzip.compress(b""), "cut.csv.gz")[2]
     assert cut == whole
     assert [line for line, *_ in whole] == list(range(2, 52))

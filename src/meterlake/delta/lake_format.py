@@ -7,6 +7,7 @@ comes by here, once per process and lake.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from meterlake import __version__
 from meterlake.delta.store import Store
@@ -30,6 +31,8 @@ def format_of(store: Store) -> int:
     Unavailable
         The storage fails.
     """
+    if store.is_local and not Path(store.url).exists():
+        return FORMAT
     stated = store.read_if_there(PATH)
     if stated is not None:
         return int(json.loads(stated)["format"])

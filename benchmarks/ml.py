@@ -34,7 +34,7 @@ from reporting import Figures, Target, conclude, machine
 
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.forecast.bands import HISTORY, Days, fit_band, judge
+from meterlake.forecast.bands import HISTORY, MeterDays, fit_band, judge
 from meterlake.forecast.features import HORIZON
 from meterlake.forecast.forecasts import forecast_all
 from meterlake.forecast.learning import (
@@ -273,8 +273,8 @@ def seconds_of_a_fleet(energy: Floats, dates: list[date], cut: int, size: Size) 
     return (time.perf_counter() - began) / len(fleet)
 
 
-def _days(energy: Floats, dates: list[date]) -> Days:
-    return Days(energy, np.zeros(energy.shape, np.bool_), dates)
+def _days(energy: Floats, dates: list[date]) -> MeterDays:
+    return MeterDays(energy, np.zeros(energy.shape, np.bool_), dates)
 
 
 def injected(

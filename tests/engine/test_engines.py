@@ -36,7 +36,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.forecast import detection, forecasts
 from meterlake.formats import tabular
 from meterlake.formats.registry import recognise
-from meterlake.formats.source import Source
+from meterlake.formats.source import DeliveredFile
 from meterlake.grid.derivations import GRID, update_grid
 from meterlake.ingest import intake, land
 from meterlake.ingest.stage import cut
@@ -455,7 +455,7 @@ def test_a_stream_is_one_unit_where_units_are_sent_and_the_rest_is_cut_in_ranges
 
     gz, *_, text, table, _, _ = inbox(tmp_path / "inbox")
     (stream,) = parts(gz, by_reference=True)
-    assert isinstance(stream, Source)
+    assert isinstance(stream, DeliveredFile)
     assert all(block.data is not None for block in parts(gz, by_reference=False))
     for file in (text, table):
         ranges = parts(file, by_reference=True)

@@ -16,7 +16,7 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
 from meterlake.forecast import detection as job
-from meterlake.forecast.bands import HISTORY, KINDS, Band, Days, fit_band, judge
+from meterlake.forecast.bands import HISTORY, KINDS, Band, MeterDays, fit_band, judge
 from meterlake.forecast.detection import Detected, detect
 from meterlake.forecast.learning import day_off_of
 from meterlake.periods import periods
@@ -40,12 +40,12 @@ def run(store: Store, conf: Settings, **options: object) -> Detected:
     return detect(Session(store, ENGINE, conf, NOW), **options)  # type: ignore[arg-type]
 
 
-def days_of(energy: Energy, flat: Collection[tuple[int, int]] = ()) -> Days:
+def days_of(energy: Energy, flat: Collection[tuple[int, int]] = ()) -> MeterDays:
     is_flat = np.zeros(energy.shape, np.bool_)
     for at in flat:
         is_flat[at] = True
     dates = [(START + number * DAY).date() for number in range(energy.shape[1])]
-    return Days(energy.astype(np.float32), is_flat, dates)
+    return MeterDays(energy.astype(np.float32), is_flat, dates)
 
 
 def daily(

@@ -31,9 +31,9 @@ from meterlake.errors import NotReadable
 from meterlake.formats import lines, probe, tabular
 from meterlake.formats import source as sources
 from meterlake.formats.port import REJECTED, Block, Format, Parsed
-from meterlake.formats.source import MAX_LINE_BYTES, Source, shorten_lines
+from meterlake.formats.source import MAX_LINE_BYTES, DeliveredFile, shorten_lines
 from meterlake.ingest import intake, land
-from meterlake.ingest.stage import Portion, Refused, Staged, stage
+from meterlake.ingest.stage import Portion, RefusedPortion, Staged, stage
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import QUARANTINE, STAGING
 from meterlake.settings import load_settings
@@ -687,18 +687,18 @@ class _Loses:
             rows,
         )
 
-    def recognises(self, source: Source, head: bytes) -> bool:
+    def recognises(self, source: DeliveredFile, head: bytes) -> bool:
         return True
 
-    def split(self, source: Source) -> Iterator[Block]:
+    def split(self, source: DeliveredFile) -> Iterator[Block]:
         yield Block(source, 1, data=b"")
 
     def parse(self, block: Block) -> Parsed:
         return self._parsed
 
 
-def staged(store: Store, fmt: Format) -> Staged | Refused:
-    block = Block(Source("x.csv", "x.csv", "none"), 1, data=b"")
+def staged(store: Store, fmt: Format) -> Staged | RefusedPortion:
+    block = Block(DeliveredFile("x.csv", "x.csv", "none"), 1, data=b"")
     return stage(store, received_at=NOW)(Portion(0, "0", fmt, block))
 
 
@@ -712,7 +712,7 @@ def test_no_format_can_lose_a_row_or_take_one_twice(
 ) -> None:
     fmt = _Loses(rows, read, rejected)
     refused = staged(store, fmt)
-    assert isinstance(refused, Refused) and isinstance(refused.error, NotReadable)
+    assert isinstance(refused, RefusedPortion) and isinstance(refused.error, NotReadable)
     assert f"format loses counts {rows} rows" in str(refused.error)
 
 

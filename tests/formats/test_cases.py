@@ -12,13 +12,13 @@ import pytest
 from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Parsed
 from meterlake.formats.registry import recognise
-from meterlake.formats.source import Source, compression_of
+from meterlake.formats.source import DeliveredFile, compression_of
 
 CASES = Path(__file__).resolve().parents[1] / "cases"
 
 
 def parse(path: Path) -> tuple[str, Parsed]:
-    source = Source(path.name, str(path), compression_of(path.read_bytes()[:4]))
+    source = DeliveredFile(path.name, str(path), compression_of(path.read_bytes()[:4]))
     fmt = recognise(source, default_zone="UTC")
     parts = [fmt.parse(block) for block in fmt.split(source)]
     return fmt.name, Parsed(

@@ -13,7 +13,7 @@ from meterlake.formats import tabular
 from meterlake.formats.port import Parsed
 from meterlake.formats.profile import read_profile
 from meterlake.formats.registry import named_format, recognise
-from meterlake.formats.source import Source
+from meterlake.formats.source import DeliveredFile
 from meterlake.formats.tabular import ProfileFormat
 
 LONG = """
@@ -36,7 +36,7 @@ V = { type = "vltg", unit = "kV" }
 """
 
 
-def read_all(fmt: ProfileFormat, source: Source) -> Parsed:
+def read_all(fmt: ProfileFormat, source: DeliveredFile) -> Parsed:
     parts = [fmt.parse(block) for block in fmt.split(source)]
     return Parsed(
         pl.concat([p.reads for p in parts], how="diagonal"),
@@ -47,7 +47,7 @@ def read_all(fmt: ProfileFormat, source: Source) -> Parsed:
 
 def test_low_carbon_london_energy_of_a_half_hour_becomes_its_mean_power(shared_data: Path) -> None:
     path = shared_data / "lcl" / "CC_LCL-FullData.csv"
-    source = Source(path.name, str(path), "none")
+    source = DeliveredFile(path.name, str(path), "none")
     fmt = recognise(source, default_zone="UTC")
     assert fmt.name == "low_carbon_london"
     assert isinstance(fmt, ProfileFormat)
@@ -62,7 +62,7 @@ def test_low_carbon_london_energy_of_a_half_hour_becomes_its_mean_power(shared_d
 
 def test_smart_grid_smart_city_hours_stamped_twice_are_repaired(shared_data: Path) -> None:
     path = shared_data / "sgsc" / "sgsc_50.parquet"
-    source = Source(path.name, str(path), "none")
+    source = DeliveredFile(path.name, str(path), "none")
     fmt = recognise(source, default_zone="UTC")
     assert fmt.name == "smart_grid_smart_city"
     assert isinstance(fmt, ProfileFormat)
@@ -102,7 +102,7 @@ def test_a_long_table_with_its_own_zone_units_and_delimiter(tmp_path: Path) -> N
         "n1;31/03/2024 01:30;E1;1;\n"
     )
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("long.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("long.csv", str(path), "none"))
     assert parsed.reads.sort("source_row").select(
         "meter_id", "reading_date_time", "kw", "vltg", "quality"
     ).rows() == [
@@ -124,7 +124,7 @@ def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_p
         "n2;27/10/2024 01:30;E1;4\n"
     )
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("autumn.csv", str(path), "none"))
     hours = {
         r["source_row"]: r["reading_date_time"].strftime("%H:%M")
         for r in parsed.reads.iter_rows(named=True)
@@ -152,7 +152,7 @@ v = { type = "vltg", unit = "V" }
     rows = [f"a,2024-10-27 01:30:00,{n},{volt}" for n, volt in enumerate(cells)]
     path.write_text("\n".join(["meter,at,kw,v", *rows, "b,2024-10-27 03:00:00,1,230", ""]))
     fmt = ProfileFormat(read_profile(profile, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("autumn.csv", str(path), "none"))
     assert parsed.rejected.is_empty()
     reads = parsed.reads.sort("source_row")
     assert reads["reading_date_time"].dt.strftime("%H:%M").to_list() == ["00:30", "01:30", "03:00"]
@@ -163,7 +163,7 @@ def test_registers_of_a_long_table_are_told_apart_in_the_repeated_hour(tmp_path:
     rows = [f"n1;27/10/2024 01:30;{register};{n}" for n in (1, 2) for register in ("E1", "V")]
     path.write_text("\n".join(["nmi;at;register;amount", *rows, ""]))
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("autumn.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("autumn.csv", str(path), "none"))
     assert parsed.rejected.is_empty()
     reads = parsed.reads.sort("source_row")
     assert (
@@ -184,7 +184,7 @@ def test_a_doubled_hour_in_a_csv_is_ordered_by_number_or_else_by_row(
     header = "customer_id,reading_datetime,general_supply_kwh,controlled_load_kwh"
     header += ",gross_generation_kwh,net_generation_kwh,other_kwh" + order
     path.write_text("\n".join([header, *lines, ""]))
-    source = Source("sgsc.csv", str(path), "none")
+    source = DeliveredFile("sgsc.csv", str(path), "none")
     fmt = recognise(source, default_zone="UTC")
     assert isinstance(fmt, ProfileFormat)
     reads = read_all(fmt, source).reads.sort("reading_date_time")
@@ -199,7 +199,7 @@ def test_further_spellings_and_no_quotes(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('nmi;at;register;amount\n"n1;01/07/2024 01:00;E01;500\n')
     fmt = ProfileFormat(read_profile(text, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("t.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("t.csv", str(path), "none"))
     assert parsed.reads.select("meter_id", "kw").rows() == [('"n1', 1.0)]
 
 
@@ -210,7 +210,7 @@ def test_without_a_zone_the_lakes_zone_counts(tmp_path: Path) -> None:
     profile = read_profile(text, origin="test")
     for zone, hour in (("UTC", 12), ("Australia/Sydney", 2)):
         fmt = ProfileFormat(profile, default_zone=zone)
-        reads = read_all(fmt, Source("t.csv", str(path), "none")).reads
+        reads = read_all(fmt, DeliveredFile("t.csv", str(path), "none")).reads
         assert reads["reading_date_time"][0] == datetime(2024, 7, 1, hour, tzinfo=UTC)
 
 
@@ -252,7 +252,7 @@ def test_where_a_file_is_cut_does_not_change_what_it_says(
     header = "time,arrival_time,device_id,measure_name,load,crrnt,pf,kva,kw,vltg"
     path = tmp_path_factory.mktemp("cut") / "a.csv"
     path.write_text("\n".join([header, *lines]))  # no line end at the end
-    source = Source("a.csv", str(path), "none")
+    source = DeliveredFile("a.csv", str(path), "none")
     fmt = named_format("hes_csv", default_zone="UTC")
     assert isinstance(fmt, ProfileFormat)
     with pytest.MonkeyPatch.context() as patch:
@@ -268,7 +268,7 @@ def test_a_header_with_bare_carriage_returns_is_no_known_format(tmp_path: Path) 
     path = tmp_path / "mac.csv"
     path.write_bytes(b"time,arrival_time,device_id\r1,2,3\r")
     with pytest.raises(NotReadable, match="no known format"):
-        recognise(Source("mac.csv", str(path), "none"), default_zone="UTC")
+        recognise(DeliveredFile("mac.csv", str(path), "none"), default_zone="UTC")
 
 
 def test_a_quoted_cell_of_any_length_is_one_cell_or_one_rejected_row(tmp_path: Path) -> None:
@@ -276,5 +276,5 @@ def test_a_quoted_cell_of_any_length_is_one_cell_or_one_rejected_row(tmp_path: P
     cell = '"' + "x" * 200_000 + '"'
     path.write_text(f"nmi;at;register;amount\n{cell};01/07/2024 01:00;E1;oops\n")
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
-    parsed = read_all(fmt, Source("long.csv", str(path), "none"))
+    parsed = read_all(fmt, DeliveredFile("long.csv", str(path), "none"))
     assert parsed.rejected["reason"].to_list() == ["amount is not a number: 'oops'"]

@@ -36,7 +36,7 @@ def one_input(data: bytes) -> None:
     if content.startswith(source.PARQUET_MAGIC):
         return  # Polars aborts the process on damaged page headers
     FILE.write_bytes(content)
-    delivered = source.Source("a", str(FILE), source.compression_of(content[:4]))
+    delivered = source.DeliveredFile("a", str(FILE), source.compression_of(content[:4]))
     try:
         if forced:
             fmt = registry.named_format("hes_csv", default_zone="UTC")

@@ -20,7 +20,7 @@ from meterlake.simulate.fleet import fleet_of
 from meterlake.simulate.head_end import files
 from meterlake.simulate.head_end.faults import Channel, Fault, Faults, read_faults
 from meterlake.simulate.head_end.generate import reads_of
-from meterlake.simulate.head_end.requests import Outcome, Status
+from meterlake.simulate.head_end.requests import RequestOutcome, RequestStatus
 
 FAR = START + timedelta(days=30)
 
@@ -222,10 +222,10 @@ def test_only_files_of_its_own_are_removed_at_a_start(room: Room, open_room: Ope
     done, old = (room.ask(START) for _ in range(2))
     room.head_end._requests.expire(room.clock.time + timedelta(days=99), timedelta(days=1))
     room.head_end._requests.finish(
-        done["request_id"], Outcome(Status.COMPLETED), now=room.clock.time
+        done["request_id"], RequestOutcome(RequestStatus.COMPLETED), now=room.clock.time
     )
     half = room.ask(START)
-    room.head_end._requests.tell(half["request_id"], Status.RUNNING)
+    room.head_end._requests.tell(half["request_id"], RequestStatus.RUNNING)
     outbox = room.head_end.files
     partial = outbox.parent.parent / "partial"
     (partial / f"{half['request_id']}.csv.gz").write_bytes(b"half")

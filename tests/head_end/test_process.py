@@ -35,7 +35,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.simulate.head_end.faults import Faults
 from meterlake.simulate.head_end.options import Wanted
 from meterlake.simulate.head_end.run import Listening, Serving, _api_socket
-from meterlake.simulate.head_end.store import Store
+from meterlake.simulate.head_end.store import ReadStore
 from meterlake.simulate.head_end.system import HeadEnd
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hes]:
         yield found
 
 
-def reads_of(store: Store, before: datetime) -> pl.DataFrame:
+def reads_of(store: ReadStore, before: datetime) -> pl.DataFrame:
     return store.reads(datetime(1970, 1, 1, tzinfo=UTC), before)
 
 
@@ -67,7 +67,7 @@ def uninterrupted(folder: Path, until: datetime) -> pl.DataFrame:
 
 
 def stored(folder: Path, before: datetime) -> pl.DataFrame:
-    store = Store(folder / "hes.duckdb")
+    store = ReadStore(folder / "hes.duckdb")
     try:
         return reads_of(store, before)
     finally:

@@ -70,7 +70,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Days:
+class MeterDays:
     """Energy [kWh] of meters and days, NaN where a day is not complete: [meters, days].
 
     `flat`: whether all intervals of the day have the same value; `temperature` [°C] is each
@@ -95,7 +95,7 @@ class Judged:
     kind: NDArray[np.int64]  # number in KINDS, -1: none
 
 
-def judge(days: Days, band: Band, day_off: DayOff) -> Judged:
+def judge(days: MeterDays, band: Band, day_off: DayOff) -> Judged:
     """Judge the days after the first HISTORY, each by those before it."""
     found = _grounds(days, day_off)
     middle = found.level + found.parts @ np.array(band.blend, np.float32)
@@ -144,7 +144,7 @@ def judge(days: Days, band: Band, day_off: DayOff) -> Judged:
     )
 
 
-def fit_band(days: Days, day_off: DayOff) -> Band:
+def fit_band(days: MeterDays, day_off: DayOff) -> Band:
     """Learn how to mix, and how wide a band is, from the days after the first HISTORY.
 
     Raises
@@ -195,7 +195,7 @@ class _Grounds:
     parts: Floats  # [meters, days, parts]: how far each lies from the level
 
 
-def _grounds(days: Days, day_off: DayOff) -> _Grounds:
+def _grounds(days: MeterDays, day_off: DayOff) -> _Grounds:
     energy = np.arcsinh(days.energy / np.float32(_KWH))
     count = energy.shape[1]
     before, of = windows(energy, _LEVEL)
@@ -247,7 +247,7 @@ def _mean(sums: Floats, counts: Floats, first: int, last: int, days: int) -> Flo
     return means
 
 
-def _answer_to_temperature(days: Days, energy: Floats, level: Floats) -> Floats:
+def _answer_to_temperature(days: MeterDays, energy: Floats, level: Floats) -> Floats:
     """How far the day's temperature moves the meter, by its last eight weeks."""
     if days.temperature is None:
         return np.zeros_like(level)

@@ -9,7 +9,7 @@ import polars as pl
 
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, write_file
-from meterlake.forecast.bands import HISTORY, KINDS, Band, Days, judge
+from meterlake.forecast.bands import HISTORY, KINDS, Band, MeterDays, judge
 from meterlake.forecast.learning import day_off_of
 from meterlake.forecast.series import READING_TYPE
 from meterlake.forecast.statistics import Floats
@@ -42,7 +42,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Judged(Made):
+class JudgedDays(Made):
     """What a unit wrote: its file, days of meters judged, and how many are anomalies."""
 
     judged: int = 0
@@ -56,7 +56,7 @@ def read_days(
     temperature: Floats | None,
     *,
     keep: pl.Expr | None = None,
-) -> tuple[tuple[str, ...], Days]:
+) -> tuple[tuple[str, ...], MeterDays]:
     """Meters in order, and their complete days of a window as matrices.
 
     Parameters
@@ -90,15 +90,15 @@ def read_days(
     flat = np.zeros(energy.shape, np.bool_)
     energy[row, column] = found["energy_kwh"].to_numpy()
     flat[row, column] = found["is_flat"].to_numpy()
-    return tuple(meters.to_list()), Days(energy, flat, dates, temperature)
+    return tuple(meters.to_list()), MeterDays(energy, flat, dates, temperature)
 
 
 def judge_days(
     store: Store, band: Band, model: str, settings: MlSettings
-) -> Callable[[Judging], Judged]:
+) -> Callable[[Judging], JudgedDays]:
     """The work on one unit: its dates judged, those that were judged already as they are."""
 
-    def work(unit: Judging) -> Judged:
+    def work(unit: Judging) -> JudgedDays:
         meters, days = read_days(store, unit.daily, unit.window, unit.temperature)
         columns = [c.name for c in ANOMALIES.file_columns]
         before = fetched(scan(store, ANOMALIES, unit.before).select(columns))
@@ -112,16 +112,16 @@ def judge_days(
         rows = pl.concat([others, fresh]).sort(key)
         anomalies = int((fresh["anomaly"] != 0).sum())
         if rows.is_empty() or (fresh.is_empty() and others.height == before.height):
-            return Judged(unit.before)
+            return JudgedDays(unit.before)
         file = write_file(store, ANOMALIES, rows, partition=unit.partition, name=unit.name)
-        return Judged((file,), fresh.height, anomalies)
+        return JudgedDays((file,), fresh.height, anomalies)
 
     return work
 
 
 def judged_rows(
     meters: Sequence[str],
-    days: Days,
+    days: MeterDays,
     unit: Judging,
     band: Band,
     model: str,

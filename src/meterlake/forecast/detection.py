@@ -8,7 +8,7 @@ from functools import partial
 from meterlake.errors import BadInput
 from meterlake.forecast import models
 from meterlake.forecast.bands import LOOK_BACK
-from meterlake.forecast.days import Judged, Judging, judge_days
+from meterlake.forecast.days import JudgedDays, Judging, judge_days
 from meterlake.forecast.models import Model, check_model_zone
 from meterlake.forecast.series import READING_TYPE
 from meterlake.forecast.temperature import daily_temperature
@@ -55,7 +55,7 @@ def detect(session: Session, *, use: str | None = None, rebuild: bool = False) -
     return Detected(judged, anomalies, outcome.plan.facts["model"])
 
 
-def _plan(run: Run, use: str | None = None) -> Plan[Judged]:
+def _plan(run: Run, use: str | None = None) -> Plan[JudgedDays]:
     model = _model_with_band(run, use)
     assert model.band is not None
     daily, zone = run.inputs[CONSUMPTION_DAILY.name], run.settings.timezone

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import polars as pl
 
-from meterlake.formats.source import Range, Source
+from meterlake.formats.source import DeliveredFile, Range
 
 REJECTED = {"source_row": pl.Int64(), "raw": pl.String(), "reason": pl.String()}
 
@@ -24,7 +24,7 @@ class Block:
     that the file's header gives, for formats that have one.
     """
 
-    source: Source
+    source: DeliveredFile
     first_row: int
     columns: tuple[str, ...] = ()
     data: bytes | None = None
@@ -65,11 +65,11 @@ class Format(Protocol):
         """The name that `--profile` takes."""
         ...
 
-    def recognises(self, source: Source, head: bytes) -> bool:
+    def recognises(self, source: DeliveredFile, head: bytes) -> bool:
         """Whether a file that begins with `head` (decompressed) is of this format."""
         ...
 
-    def split(self, source: Source) -> Iterator[Block]:
+    def split(self, source: DeliveredFile) -> Iterator[Block]:
         """Cut the file into blocks of whole rows. Raises NotReadable where that fails."""
         ...
 

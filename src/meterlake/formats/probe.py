@@ -11,13 +11,13 @@ import sys
 import polars as pl
 
 from meterlake.errors import NotReadable
-from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, Source, chunks
+from meterlake.formats.source import MAX_PARQUET_EXPANSION, PARQUET_MAGIC, DeliveredFile, chunks
 from meterlake.formats.tabular import scan_parquet
 
 _CELL_BYTES = 8
 
 
-def probe(source: Source) -> None:
+def probe(source: DeliveredFile) -> None:
     """Read all of a Parquet file elsewhere; other files are left alone.
 
     Raises
@@ -44,7 +44,7 @@ def probe(source: Source) -> None:
 
 
 def _main(name: str, url: str) -> None:
-    source = Source(name, url, "none")
+    source = DeliveredFile(name, url, "none")
     scan = scan_parquet(source)
     cells = scan.select(pl.len()).collect().item() * len(scan.collect_schema())
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from meterlake.errors import BadInput, NotReadable
 from meterlake.formats.port import Format
 from meterlake.formats.profile import Profile, read_profile, read_profile_file
-from meterlake.formats.source import Source
+from meterlake.formats.source import DeliveredFile
 from meterlake.formats.tabular import ProfileFormat
 
 ENTRY_POINT_GROUP = "meterlake.formats"
@@ -49,7 +49,7 @@ def recorded_format(name: str, profile: str | None, *, default_zone: str) -> For
     return ProfileFormat(Profile.model_validate_json(profile), default_zone=default_zone)
 
 
-def recognise(source: Source, *, default_zone: str) -> Format:
+def recognise(source: DeliveredFile, *, default_zone: str) -> Format:
     """The format of a delivered file, from its first bytes.
 
     Raises

@@ -58,7 +58,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Source:
+class DeliveredFile:
     """One delivered file.
 
     `url` is where its bytes lie (a path or an object-store URL), `compression` how they are

@@ -25,8 +25,8 @@ from meterlake.formats.source import (
     MAX_LINE_BYTES,
     PARQUET_MAGIC,
     PIECE_BYTES,
+    DeliveredFile,
     Range,
-    Source,
     chunks,
     shorten_lines,
 )
@@ -57,7 +57,7 @@ class ProfileFormat:
         """The profile's name."""
         return self.profile.name
 
-    def recognises(self, source: Source, head: bytes) -> bool:
+    def recognises(self, source: DeliveredFile, head: bytes) -> bool:
         """Whether the file has the columns that tell this profile.
 
         Raises
@@ -70,7 +70,7 @@ class ProfileFormat:
         wanted = self.profile.recognise or tuple(self.profile.needed)
         return set(wanted) <= set(self._columns(source, head))
 
-    def split(self, source: Source) -> Iterator[Block]:
+    def split(self, source: DeliveredFile) -> Iterator[Block]:
         """Cut the file into blocks of whole rows.
 
         Raises
@@ -102,7 +102,7 @@ class ProfileFormat:
 
     # --- columns
 
-    def _columns(self, source: Source, head: bytes) -> tuple[str, ...]:
+    def _columns(self, source: DeliveredFile, head: bytes) -> tuple[str, ...]:
         if head.startswith(PARQUET_MAGIC):
             try:
                 return tuple(scan_parquet(source).collect_schema())
@@ -112,7 +112,7 @@ class ProfileFormat:
         text = line.decode("utf-8", errors="replace")
         return tuple(cell.strip() for cell in self._cells(text))
 
-    def _require_columns(self, source: Source, columns: tuple[str, ...]) -> None:
+    def _require_columns(self, source: DeliveredFile, columns: tuple[str, ...]) -> None:
         needed = self.profile.needed
         missing = [n for n, also in needed.items() if not {n, *also} & set(columns)]
         if missing:
@@ -137,7 +137,7 @@ class ProfileFormat:
 
     # --- Parquet
 
-    def _split_parquet(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
+    def _split_parquet(self, source: DeliveredFile, columns: tuple[str, ...]) -> Iterator[Block]:
         try:
             scan = scan_parquet(source)
             rows = scan.select(pl.len()).collect().item()
@@ -178,7 +178,7 @@ class ProfileFormat:
 
     # --- text
 
-    def _split_text(self, source: Source, columns: tuple[str, ...]) -> Iterator[Block]:
+    def _split_text(self, source: DeliveredFile, columns: tuple[str, ...]) -> Iterator[Block]:
         held: list[bytes] = []
         size, row = 0, 1
         with source.open() as file:
@@ -393,7 +393,7 @@ def _short(text: str, size: int = RAW_BYTES) -> str:
     return text[:size]
 
 
-def scan_parquet(source: Source) -> pl.LazyFrame:
+def scan_parquet(source: DeliveredFile) -> pl.LazyFrame:
     """A Parquet file as it lies, whatever its path looks like."""
     return pl.scan_parquet(
         source.url,
@@ -403,7 +403,7 @@ def scan_parquet(source: Source) -> pl.LazyFrame:
     )
 
 
-def _damaged_parquet(source: Source, error: Exception | str) -> NotReadable:
+def _damaged_parquet(source: DeliveredFile, error: Exception | str) -> NotReadable:
     cause = (str(error).splitlines() or [""])[0][:200]
     return NotReadable(
         f"'{source.name}' needs to be a sound Parquet file; it is damaged ({cause}). "

@@ -16,7 +16,7 @@ from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
 from meterlake.formats.port import Format
 from meterlake.formats.probe import probe
 from meterlake.formats.registry import named_format, profile_of, recognise
-from meterlake.formats.source import Source
+from meterlake.formats.source import DeliveredFile
 from meterlake.ingest.deliveries import (
     KEY_PREFIX,
     DeliveryRecord,
@@ -24,7 +24,7 @@ from meterlake.ingest.deliveries import (
     write_records,
 )
 from meterlake.ingest.land import Delivery, Fetch, delivery_of, expand, land, local, set_aside
-from meterlake.ingest.stage import Portion, Refused, Staged, cut, files_of_delivery, stage
+from meterlake.ingest.stage import Portion, RefusedPortion, Staged, cut, files_of_delivery, stage
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import DELIVERIES, STAGING
 
@@ -159,10 +159,10 @@ class _File:
     location: str
     delivery: Delivery
     held: ExitStack
-    source: Source | None = None
+    source: DeliveredFile | None = None
     format: Format | None = None
     error: MeterlakeError | None = None
-    results: list[Staged | Refused] = field(default_factory=list)
+    results: list[Staged | RefusedPortion] = field(default_factory=list)
 
 
 @dataclass
@@ -211,7 +211,7 @@ class _Intake:
             fmt = named_format(self.profile, default_zone=self.zone)
         file.format = fmt
         for part in cut(fmt, source, by_reference=self.session.engine.sends_units):
-            if any(isinstance(result, Refused) for result in file.results):
+            if any(isinstance(result, RefusedPortion) for result in file.results):
                 return
             yield Portion(number, file.delivery.sha256, fmt, part)
 
@@ -239,7 +239,7 @@ class _Intake:
 
     def _commit(self, file: _File) -> FileBalance:
         delivery = file.delivery
-        refused = [r.error for r in file.results if isinstance(r, Refused)]
+        refused = [r.error for r in file.results if isinstance(r, RefusedPortion)]
         error = refused[0] if refused else file.error
         if isinstance(error, NotReadable):
             if self._is_known(delivery.sha256):
@@ -269,7 +269,7 @@ class _Intake:
         return balance
 
     def _record(
-        self, balance: FileBalance, source: Source, fmt: Format, content: str | None
+        self, balance: FileBalance, source: DeliveredFile, fmt: Format, content: str | None
     ) -> DeliveryRecord:
         return DeliveryRecord(
             delivery_id_of(balance.sha256),
@@ -304,7 +304,7 @@ class _Intake:
         return any(recorded_under(delta, f"{KEY_PREFIX}{sha256}") >= 0 for sha256 in contents)
 
 
-def _content_of(source: Source, results: Sequence[Staged]) -> str | None:
+def _content_of(source: DeliveredFile, results: Sequence[Staged]) -> str | None:
     """SHA-256 of the content of a file that came compressed; None: it came as it is."""
     if source.compression == "none" or source.ranges:
         return None

@@ -16,7 +16,7 @@ import zstandard
 
 from meterlake.delta.store import Store
 from meterlake.errors import BadInput, NotReadable
-from meterlake.formats.source import Range, Source, chunks, compression_of
+from meterlake.formats.source import DeliveredFile, Range, chunks, compression_of
 
 FRAME_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
@@ -84,7 +84,7 @@ def delivery_of(path: Path) -> Delivery:
     return Delivery(path.name, path, digest.hexdigest(), size)
 
 
-def land(store: Store, delivery: Delivery) -> Source:
+def land(store: Store, delivery: Delivery) -> DeliveredFile:
     """Keep a delivered file under `inbound/` and say where its bytes lie.
 
     Raises
@@ -98,15 +98,15 @@ def land(store: Store, delivery: Delivery) -> Source:
     compression = compression_of(magic)
     if compression != "none" or magic.startswith(_PARQUET_MAGIC):
         store.put(kept, delivery.path)
-        return Source(delivery.name, store.uri(kept), compression)
+        return DeliveredFile(delivery.name, store.uri(kept), compression)
     with tempfile.TemporaryDirectory(prefix="meterlake-") as folder:
         packed = Path(folder) / "packed"
         ranges = _pack(delivery.path, packed)
         store.put(f"{kept}.zst", packed)
-    return Source(delivery.name, store.uri(f"{kept}.zst"), "zstd", tuple(ranges))
+    return DeliveredFile(delivery.name, store.uri(f"{kept}.zst"), "zstd", tuple(ranges))
 
 
-def set_aside(store: Store, delivery: Delivery, source: Source | None, reason: str) -> None:
+def set_aside(store: Store, delivery: Delivery, source: DeliveredFile | None, reason: str) -> None:
     """Move a file that could not be read at all to `inbound/failed/`, the reason beside it."""
     path = f"inbound/failed/{delivery.sha256[:16]}/{_safe(delivery.name)}"
     store.put(path, delivery.path)
@@ -115,7 +115,7 @@ def set_aside(store: Store, delivery: Delivery, source: Source | None, reason: s
         store.delete(source.url.removeprefix(f"{store.url}/"))
 
 
-def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> Source:
+def kept_source(store: Store, name: str, inbound: str, *, sha256: str) -> DeliveredFile:
     """A file that was delivered before, from `inbound/`, where it is still what it was.
 
     Raises
@@ -151,9 +151,9 @@ def kept_content_sha256(store: Store, name: str, inbound: str, *, sha256: str) -
     return sha256 if came_plain else kept.content_sha256()
 
 
-def _kept(store: Store, name: str, inbound: str) -> tuple[Source, Source]:
+def _kept(store: Store, name: str, inbound: str) -> tuple[DeliveredFile, DeliveredFile]:
     """A file under `inbound/`: the bytes that lie there, and what they are of."""
-    bare = Source(name, store.uri(inbound), "none")
+    bare = DeliveredFile(name, store.uri(inbound), "none")
     with bare.open() as file:
         compression = compression_of(next(chunks(file, name, size=4, limit=4), b""))
     return bare, replace(bare, compression=compression)

@@ -16,7 +16,7 @@ from meterlake.engine import Engine
 from meterlake.errors import MeterlakeError
 from meterlake.ingest.deliveries import DeliveryRecord, read_records, records_of, write_records
 from meterlake.ingest.land import kept_source
-from meterlake.ingest.stage import Portion, Refused, Staged, cut, files_of_delivery, stage
+from meterlake.ingest.stage import Portion, RefusedPortion, Staged, cut, files_of_delivery, stage
 from meterlake.schema import DELIVERIES, QUARANTINE, STAGING, Table
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _taken_in_again(
     return files_of_delivery(results, record.delivery_id)
 
 
-def _staged(result: Staged | Refused) -> Staged:
-    if isinstance(result, Refused):
+def _staged(result: Staged | RefusedPortion) -> Staged:
+    if isinstance(result, RefusedPortion):
         raise result.error
     return result

@@ -18,7 +18,7 @@ from meterlake.delta.table import DataFile, write_file
 from meterlake.errors import MeterlakeError, NotReadable
 from meterlake.formats.cells import reading_type_columns
 from meterlake.formats.port import Block, Format, Parsed
-from meterlake.formats.source import Source
+from meterlake.formats.source import DeliveredFile
 from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
 
 
@@ -32,7 +32,7 @@ class Portion:
     number: int
     sha256: str
     format: Format
-    part: Block | Source
+    part: Block | DeliveredFile
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Staged:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedPortion:
     """Why a portion could not be taken in: its file cannot be, but others may."""
 
     number: int
@@ -67,7 +67,9 @@ def files_of_delivery(results: Sequence[Staged], delivery_id: str) -> dict[str, 
     }
 
 
-def cut(fmt: Format, source: Source, *, by_reference: bool) -> Iterator[Block | Source]:
+def cut(
+    fmt: Format, source: DeliveredFile, *, by_reference: bool
+) -> Iterator[Block | DeliveredFile]:
     """The parts of a file that are worked on one by one.
 
     Parameters
@@ -92,7 +94,7 @@ def cut(fmt: Format, source: Source, *, by_reference: bool) -> Iterator[Block | 
     yield from blocks
 
 
-def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged | Refused]:
+def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged | RefusedPortion]:
     """The work on one portion: parse it and write what it holds.
 
     Parameters
@@ -100,9 +102,9 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
     received_at : the moment of this ingest, aware
     """
 
-    def work(portion: Portion) -> Staged | Refused:
+    def work(portion: Portion) -> Staged | RefusedPortion:
         part = portion.part
-        blocks = portion.format.split(part) if isinstance(part, Source) else [part]
+        blocks = portion.format.split(part) if isinstance(part, DeliveredFile) else [part]
         done = Staged(portion.number)
         try:
             for block in blocks:
@@ -116,8 +118,10 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
                     done.quarantined + one.quarantined,
                 )
         except MeterlakeError as error:
-            return Refused(portion.number, error)
-        return replace(done, sha256=part.content_sha256()) if isinstance(part, Source) else done
+            return RefusedPortion(portion.number, error)
+        return (
+            replace(done, sha256=part.content_sha256()) if isinstance(part, DeliveredFile) else done
+        )
 
     return work
 

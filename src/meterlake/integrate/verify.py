@@ -25,7 +25,7 @@ _HOUR_COLUMNS = ("year", "month", "day", "hour")
 
 
 @dataclass(frozen=True)
-class Compared:
+class HoursComparison:
     """A unit of work: hours of staging, and the integrated files of them."""
 
     hours: Hours
@@ -34,7 +34,7 @@ class Compared:
 
 def plan_comparison(
     staged: Sequence[DataFile], integrated: Sequence[DataFile]
-) -> tuple[list[Compared], list[Finding]]:
+) -> tuple[list[HoursComparison], list[Finding]]:
     """Units over all of staging's hours; and what is integrated but of none of them."""
     by_hour: dict[tuple[str, ...], list[DataFile]] = {}
     for file in integrated:
@@ -46,7 +46,7 @@ def plan_comparison(
         while hour < hours.end:
             files += by_hour.pop(tuple(hour_partition(hour).values()), [])
             hour += HOUR
-        units.append(Compared(hours, tuple(files)))
+        units.append(HoursComparison(hours, tuple(files)))
     unknown = [
         Finding(READINGS.name, f.path, "staging has no read of its hour")
         for files in by_hour.values()
@@ -57,10 +57,10 @@ def plan_comparison(
 
 def compare_hours(
     store: Store, *, unreadable: frozenset[str]
-) -> Callable[[Compared], list[Finding]]:
+) -> Callable[[HoursComparison], list[Finding]]:
     """The work on one unit. `unreadable` are paths of integrated files not to be looked at."""
 
-    def work(unit: Compared) -> list[Finding]:
+    def work(unit: HoursComparison) -> list[Finding]:
         there = {tuple(f.partition.values()): f for f in unit.integrated}
         findings = []
         for partition, wanted in _wanted(store, unit.hours):

@@ -28,7 +28,7 @@ TOLERANCE = 1e-6  # [kWh], [kW]: sums of the same numbers in another order
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedSpan:
     """A unit of work: days of a span of serving, and integrated's hours of them."""
 
     span: Span
@@ -36,7 +36,9 @@ class Served:
     integrated: tuple[Piece, ...]
 
 
-def plan_spans(layout: Layout, *, unreadable: frozenset[str]) -> tuple[list[Served], list[Finding]]:
+def plan_spans(
+    layout: Layout, *, unreadable: frozenset[str]
+) -> tuple[list[ServedSpan], list[Finding]]:
     """Every span, but for its stale days; and spans that have a day of another span too."""
     units, findings = [], []
     for name in layout.reading_types:
@@ -54,14 +56,14 @@ def plan_spans(layout: Layout, *, unreadable: frozenset[str]) -> tuple[list[Serv
             files = [*span.files, *(f for p in fresh for f in p.files)]
             if not unreadable & {f.path for f in files}:
                 serving = tuple(Piece(SERVING_READINGS, span.files, *w) for w in windows)
-                units.append(Served(span, serving, tuple(fresh)))
+                units.append(ServedSpan(span, serving, tuple(fresh)))
     return units, findings
 
 
-def compare_spans(store: Store) -> Callable[[Served], list[Finding]]:
+def compare_spans(store: Store) -> Callable[[ServedSpan], list[Finding]]:
     """The work on one unit."""
 
-    def work(unit: Served) -> list[Finding]:
+    def work(unit: ServedSpan) -> list[Finding]:
         for keep in meter_ranges(store, [*unit.integrated, *unit.serving], RANGE_ROWS):
             found, wanted = (
                 MeterOrder().by_meter(

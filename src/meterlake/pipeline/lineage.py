@@ -13,7 +13,7 @@ from meterlake.schema import known_tables
 
 
 @dataclass(frozen=True)
-class Source:
+class ConsumedInput:
     """A table that another is made from: the version consumed of it, and the version it has.
 
     -1: none.
@@ -34,7 +34,7 @@ class Lineage:
 
     table: str
     version: int
-    sources: tuple[Source, ...]
+    sources: tuple[ConsumedInput, ...]
     made_with: Mapping[str, Any]
     state: str
     due: int
@@ -63,7 +63,8 @@ def lineage(session: Session, table: str | None = None) -> list[Lineage]:
         except BadInput as error:
             reason = str(error)
         sources = tuple(
-            Source(name, run.consumed[name], state.version) for name, state in run.inputs.items()
+            ConsumedInput(name, run.consumed[name], state.version)
+            for name, state in run.inputs.items()
         )
         state = "unavailable" if reason else "stale" if due else "current"
         made_with = run.last.settings

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from meterlake.simulate.head_end.requests import Status
+from meterlake.simulate.head_end.requests import RequestStatus
 
 
 def _to_moment(given: object) -> datetime:
@@ -61,7 +61,7 @@ class Queued(BaseModel):
     """A file that was asked for."""
 
     request_id: str = Field(description="By which to ask what has become of it")
-    status: Status = Field(description="What has become of it")
+    status: RequestStatus = Field(description="What has become of it")
     start_date: Moment = Field(description="Start of its window of arrival, included")
     end_date: Moment = Field(description="End of it, not included")
 
@@ -91,7 +91,7 @@ class Read(BaseModel):
     vltg: float = Field(description="Voltage [V]")
 
 
-class Page(BaseModel):
+class ReadsPage(BaseModel):
     """Some of the reads of a window, by arrival, meter and time."""
 
     total: int = Field(description="Reads of the window")
@@ -100,7 +100,7 @@ class Page(BaseModel):
     readings: list[Read] = Field(description="The reads")
 
 
-class Problem(BaseModel):
+class HeadEndProblem(BaseModel):
     """What went wrong (RFC 9457)."""
 
     type: str = Field(description="Kind of the problem, a URI")

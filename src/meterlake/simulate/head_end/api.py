@@ -19,14 +19,14 @@ from meterlake.simulate.head_end.answers import (
     START,
     About,
     File,
+    HeadEndProblem,
     Moment,
-    Page,
-    Problem,
     Queued,
+    ReadsPage,
     Window,
 )
 from meterlake.simulate.head_end.faults import SLOW_SECONDS, Channel, Fault, Faults
-from meterlake.simulate.head_end.requests import Request, Status
+from meterlake.simulate.head_end.requests import FileRequest, RequestStatus
 from meterlake.simulate.head_end.system import OUTBOX, HeadEnd
 
 MOST_ROWS = 100_000  # of a page
@@ -34,7 +34,7 @@ PROBLEM = "application/problem+json"
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": "#/components/schemas/HeadEndProblem"}
     return {
         status: {
             "description": HTTPStatus(status).phrase,
@@ -92,7 +92,7 @@ def create_app(head_end: HeadEnd, faults: Faults) -> FastAPI:
         found = head_end.request(request_id)
         if found is None:
             raise HTTPException(404, f"No file was asked for with request_id '{request_id}'")
-        is_there = found.status is Status.COMPLETED
+        is_there = found.status is RequestStatus.COMPLETED
         return File(
             **_facts(found),
             sftp_location=f"/{OUTBOX}/{found.request_id}.csv.gz" if is_there else None,
@@ -105,7 +105,7 @@ def create_app(head_end: HeadEnd, faults: Faults) -> FastAPI:
     @app.get(
         "/readings",
         summary="Page through reads",
-        response_model=Page,
+        response_model=ReadsPage,
         responses=_problems(400, 422, 503),
     )
     def readings(
@@ -130,7 +130,7 @@ def _query(of: Any) -> Any:
     return Query(description=of.description, examples=of.examples)
 
 
-def _facts(request: Request) -> dict[str, Any]:
+def _facts(request: FileRequest) -> dict[str, Any]:
     names = ("request_id", "status", "start_date", "end_date")
     return {name: getattr(request, name) for name in names}
 
@@ -138,13 +138,13 @@ def _facts(request: Request) -> dict[str, Any]:
 def _describe_problem(app: FastAPI) -> None:
     """Add the schema of problems to the description, which no route returns by itself."""
     described = app.openapi()
-    described["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    described["components"]["schemas"]["HeadEndProblem"] = HeadEndProblem.model_json_schema()
     app.openapi_schema = described
 
 
 def _problem(status: int, detail: str) -> Response:
     title = HTTPStatus(status).phrase
-    body = Problem(type="about:blank", title=title, status=status, detail=detail)
+    body = HeadEndProblem(type="about:blank", title=title, status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, media_type=PROBLEM)
 
 

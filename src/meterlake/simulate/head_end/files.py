@@ -16,15 +16,15 @@ from isal import isal_zlib
 
 from meterlake.simulate.arrivals import COLUMNS
 from meterlake.simulate.head_end.faults import Faults
-from meterlake.simulate.head_end.requests import Request
-from meterlake.simulate.head_end.store import Store
+from meterlake.simulate.head_end.requests import FileRequest
+from meterlake.simulate.head_end.store import ReadStore
 from meterlake.simulate.registers import READING_TYPES
 
 _GZIP_LEVEL = 2  # takes as long as level 1 here and is never larger
 _GZIP_WINDOW_BITS = 15 + 16  # zlib: 15 bits of window, and 16 for the gzip frame
 
 
-class Stopped(Exception):
+class WritingStopped(Exception):
     """The head-end is told to stop; what was asked for is done after its next start."""
 
 
@@ -50,8 +50,8 @@ def shown(reads: pl.DataFrame, device_ids: Sequence[str]) -> pl.DataFrame:
 
 
 def write_file(
-    request: Request,
-    store: Store,
+    request: FileRequest,
+    store: ReadStore,
     path: Path,
     *,
     partial: Path,
@@ -66,7 +66,7 @@ def write_file(
     ------
     OSError
         The disk is full, say. Nothing is left of the file.
-    Stopped
+    WritingStopped
         `is_stopped` said so. Nothing is left of the file.
     """
     parts = store.parts(request.start_date, request.end_date, step_minutes=step_minutes)
@@ -79,7 +79,7 @@ def write_file(
             rows = 0
             for number, (start, end, _) in enumerate(parts):
                 if is_stopped():
-                    raise Stopped
+                    raise WritingStopped
                 table = shown(store.reads(start, end), device_ids)
                 order = faults.order_of(table.height, request=request.number, part=number)
                 table = table if order is None else table[order]

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from meterlake.errors import BadInput
 from meterlake.simulate.head_end.clock import Clock, running_from
-from meterlake.simulate.head_end.store import State, Store
+from meterlake.simulate.head_end.store import ReadingState, ReadStore
 from meterlake.simulate.plan import ReadingsPlan, instant_of, minute_of
 
 _OPTIONS = {
@@ -47,7 +47,9 @@ class Wanted:
     keep: timedelta = timedelta(days=7)
 
 
-def take_up(store: Store, wanted: Wanted, machine: Clock) -> tuple[ReadingsPlan, State, Clock]:
+def take_up(
+    store: ReadStore, wanted: Wanted, machine: Clock
+) -> tuple[ReadingsPlan, ReadingState, Clock]:
     """The plan, how far it is done, and the clock; begun anew where there is none."""
     stored = store.plan()
     now = machine()

@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from meterlake.simulate.head_end.store import Store, aware, naive
+from meterlake.simulate.head_end.store import ReadStore, aware, naive
 
 REMOVED = "the file was removed after its time; ask for it again"
 
 _FIELDS = "request_id, number, status, start_date, end_date, record_count, size, sha256, error"
 
 
-class Status(StrEnum):
+class RequestStatus(StrEnum):
     """What has become of a request."""
 
     QUEUED = "queued"
@@ -25,7 +25,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Request:
+class FileRequest:
     """A file that was asked for: the reads that arrive in [start_date, end_date).
 
     Attributes
@@ -40,7 +40,7 @@ class Request:
 
     request_id: str
     number: int
-    status: Status
+    status: RequestStatus
     start_date: datetime
     end_date: datetime
     record_count: int | None = None
@@ -50,10 +50,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """How a request ended; the fields are those of a `Request`."""
 
-    status: Status
+    status: RequestStatus
     record_count: int | None = None
     size: int | None = None
     sha256: str | None = None
@@ -63,10 +63,10 @@ class Outcome:
 class Requests:
     """The requests of a store. Threads may share it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ReadStore) -> None:
         self._store = store
 
-    def add(self, start: datetime, end: datetime) -> Request:
+    def add(self, start: datetime, end: datetime) -> FileRequest:
         """Queue a request."""
         request_id = str(uuid.uuid4())
         with self._store.change() as cursor:
@@ -77,24 +77,24 @@ class Requests:
                 " VALUES (?, ?, 'queued', ?, ?)",
                 [request_id, number, *(naive(moment) for moment in (start, end))],
             )
-        return Request(request_id, number, Status.QUEUED, start, end)
+        return FileRequest(request_id, number, RequestStatus.QUEUED, start, end)
 
-    def find(self, request_id: str) -> Request | None:
+    def find(self, request_id: str) -> FileRequest | None:
         """A request by its id; None: there is none."""
         return self._first("WHERE request_id = ?", request_id)
 
-    def next(self) -> Request | None:
+    def next(self) -> FileRequest | None:
         """The first request that is not done, in the order of asking."""
         return self._first("WHERE status IN ('queued', 'submitted', 'running') ORDER BY number")
 
-    def tell(self, request_id: str, status: Status) -> None:
+    def tell(self, request_id: str, status: RequestStatus) -> None:
         """Note that work on a request goes on."""
         with self._store.change() as cursor:
             cursor.execute(
                 "UPDATE requests SET status = ? WHERE request_id = ?", [status.value, request_id]
             )
 
-    def finish(self, request_id: str, outcome: Outcome, *, now: datetime) -> None:
+    def finish(self, request_id: str, outcome: RequestOutcome, *, now: datetime) -> None:
         """Note the end of a request."""
         with self._store.change() as cursor:
             cursor.execute(
@@ -126,10 +126,10 @@ class Requests:
                 [naive(now), keep // timedelta(microseconds=1)],
             ).fetchall()
         for (request_id,) in found:
-            self.finish(request_id, Outcome(Status.FAILED, error=REMOVED), now=now)
+            self.finish(request_id, RequestOutcome(RequestStatus.FAILED, error=REMOVED), now=now)
         return [row[0] for row in found]
 
-    def _first(self, which: str, *parameters: Any) -> Request | None:
+    def _first(self, which: str, *parameters: Any) -> FileRequest | None:
         with self._store.cursor() as cursor:
             row = cursor.execute(
                 f"SELECT {_FIELDS} FROM requests {which} LIMIT 1",  # noqa: S608  # our own words
@@ -138,4 +138,6 @@ class Requests:
         if row is None:
             return None
         request_id, number, status, start, end, *rest = row
-        return Request(request_id, number, Status(status), aware(start), aware(end), *rest)
+        return FileRequest(
+            request_id, number, RequestStatus(status), aware(start), aware(end), *rest
+        )

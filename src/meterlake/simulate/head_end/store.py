@@ -44,7 +44,7 @@ _PLAN = ("devices", "interval_minutes", "late_percent", "late_minutes", "seed", 
 
 
 @dataclass(frozen=True)
-class State:
+class ReadingState:
     """How far the head-end has read.
 
     Attributes
@@ -72,7 +72,7 @@ def aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
-class Store:
+class ReadStore:
     """The DuckDB file of a head-end. Threads may share it.
 
     Raises
@@ -116,7 +116,7 @@ class Store:
 
     # --- how far it has read
 
-    def begin(self, plan: ReadingsPlan, clock: datetime) -> State:
+    def begin(self, plan: ReadingsPlan, clock: datetime) -> ReadingState:
         """Take on a plan where there is none yet."""
         told = [getattr(plan, name) for name in _PLAN[:-1]] + [naive(plan.start)]
         with self.change() as cursor:
@@ -124,9 +124,9 @@ class Store:
                 "INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [*told, plan.start_minute, naive(clock), naive(plan.start)],
             )
-        return State(plan.start_minute, clock, plan.start)
+        return ReadingState(plan.start_minute, clock, plan.start)
 
-    def plan(self) -> tuple[ReadingsPlan, State] | None:
+    def plan(self) -> tuple[ReadingsPlan, ReadingState] | None:
         """The plan that was taken on, and how far it is done; None: there is none yet."""
         with self.cursor() as cursor:
             row = cursor.execute("SELECT * FROM state").fetchone()
@@ -135,9 +135,11 @@ class Store:
         of = dict(zip(_PLAN, row, strict=False))
         start = aware(of.pop("start_time"))
         end = instant_of(minute_of(start) + of["interval_minutes"])
-        return ReadingsPlan(start=start, end=end, **of), State(row[6], aware(row[7]), aware(row[8]))
+        return ReadingsPlan(start=start, end=end, **of), ReadingState(
+            row[6], aware(row[7]), aware(row[8])
+        )
 
-    def advance(self, state: State, reads: Mapping[str, NDArray[Any]] | None) -> None:
+    def advance(self, state: ReadingState, reads: Mapping[str, NDArray[Any]] | None) -> None:
         """Store reads, and how far that is, in one transaction.
 
         Raises

@@ -17,11 +17,16 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.simulate.fleet import fleet_of
 from meterlake.simulate.head_end.clock import Clock
 from meterlake.simulate.head_end.faults import Faults
-from meterlake.simulate.head_end.files import Stopped, Written, shown, write_file
+from meterlake.simulate.head_end.files import WritingStopped, Written, shown, write_file
 from meterlake.simulate.head_end.generate import reads_of, steps_at_once
 from meterlake.simulate.head_end.options import Wanted, take_up
-from meterlake.simulate.head_end.requests import Outcome, Request, Requests, Status
-from meterlake.simulate.head_end.store import State, Store
+from meterlake.simulate.head_end.requests import (
+    FileRequest,
+    RequestOutcome,
+    Requests,
+    RequestStatus,
+)
+from meterlake.simulate.head_end.store import ReadingState, ReadStore
 from meterlake.simulate.plan import instant_of, minute_of
 
 TICK_SECONDS = 0.5
@@ -53,7 +58,7 @@ class HeadEnd:
             raise BadInput(f"--folder needs a folder, found the file '{error.filename}'") from error
         except OSError as error:
             raise Unavailable(f"--folder {folder} cannot be written: {error.strerror}") from error
-        self._store = Store(folder / "hes.duckdb")
+        self._store = ReadStore(folder / "hes.duckdb")
         self._faults, self._keep = faults, wanted.keep
         self.plan, self._state, self.now = take_up(self._store, wanted, machine)
         self._fleet = fleet_of(self.plan)
@@ -94,18 +99,18 @@ class HeadEnd:
         until = self.complete_until
         return start, max(start, until if end is None else min(end, until))
 
-    def ask(self, start: datetime, end: datetime | None) -> Request:
+    def ask(self, start: datetime, end: datetime | None) -> FileRequest:
         """Queue a request for a file. Raises BadInput as `window` does."""
         request = self._requests.add(*self.window(start, end))
         self._asked.set()
         return request
 
-    def request(self, request_id: str) -> Request | None:
+    def request(self, request_id: str) -> FileRequest | None:
         """A request by its id; None: there is none."""
         found = self._requests.find(request_id)
         if found is None or request_id not in self._untold:
             return found
-        return replace(found, status=Status.FAILED, error=self._untold[request_id])
+        return replace(found, status=RequestStatus.FAILED, error=self._untold[request_id])
 
     def page(
         self, start: datetime, end: datetime | None, *, offset: int, size: int
@@ -171,7 +176,7 @@ class HeadEnd:
             reads = reads_of(self.plan, self._fleet, first=state.next_minute, last=next_minute)
         # Punctual reads arrive before the next step; late ones are stored with the others.
         until = max(state.complete_until, min(now, instant_of(next_minute)))
-        following = State(next_minute, now, until)
+        following = ReadingState(next_minute, now, until)
         self._store.advance(following, reads)
         self._state = following
 
@@ -189,11 +194,11 @@ class HeadEnd:
             return
         written = None
         if request.request_id not in self._untold:
-            self._requests.tell(request.request_id, Status.SUBMITTED)
-            self._requests.tell(request.request_id, Status.RUNNING)
+            self._requests.tell(request.request_id, RequestStatus.SUBMITTED)
+            self._requests.tell(request.request_id, RequestStatus.RUNNING)
             try:
                 written = self._write(request)
-            except Stopped:
+            except WritingStopped:
                 return
             except OSError as error:
                 self._fail(request, error.strerror or str(error))
@@ -201,15 +206,15 @@ class HeadEnd:
                 self._fail(request, str(error))
         reason = self._untold.get(request.request_id)
         if reason is not None:
-            outcome = Outcome(Status.FAILED, error=reason)
+            outcome = RequestOutcome(RequestStatus.FAILED, error=reason)
         elif written is None:
-            outcome = Outcome(Status.SKIPPED)
+            outcome = RequestOutcome(RequestStatus.SKIPPED)
         else:
-            outcome = Outcome(Status.COMPLETED, *astuple(written))
+            outcome = RequestOutcome(RequestStatus.COMPLETED, *astuple(written))
         self._requests.finish(request.request_id, outcome, now=self.now())
         self._untold.pop(request.request_id, None)
 
-    def _write(self, request: Request) -> Written | None:
+    def _write(self, request: FileRequest) -> Written | None:
         path = self.files / _name(request.request_id)
         return write_file(
             request,
@@ -222,7 +227,7 @@ class HeadEnd:
             is_stopped=self._stopped.is_set,
         )
 
-    def _fail(self, request: Request, reason: str) -> None:
+    def _fail(self, request: FileRequest, reason: str) -> None:
         """Keep in mind why there is no file: the disk may be too full to note it."""
         self._untold[request.request_id] = f"the file could not be written: {reason}"
 

@@ -2,7 +2,7 @@
 
 What Grafana's front end does is done here in the same way: variables are filled from their own
 queries, the first option of each, and put into the queries. What Infinity's back end does too:
-the method, body and headers it sends, and the columns that it takes by their selectors. So a
+the method and headers it sends, and the columns that it takes by their selectors. So a
 panel that passes has rows, and each of its columns is in them and of its type.
 """
 
@@ -67,8 +67,6 @@ def filled(text: str, values: Mapping[str, str]) -> str:
         if name not in values:
             raise Failed(f"no variable {name}")
         value = values[name]
-        if form == "sqlstring":
-            return "'" + value.replace("'", "''") + "'"
         if form is None:
             return value
         raise Failed(f"the format {form} of variable {name} is not known")
@@ -86,13 +84,9 @@ def request_of(
     if parameters:
         url += "?" + urlencode(parameters)
     headers = {"Accept": ACCEPT, "User-Agent": "Grafana"}
-    body = None
-    if options["method"] == "POST":
-        headers["Content-Type"] = options["body_content_type"]
-        body = filled(options["data"], values).encode()
     if key:
         headers["X-API-Key"] = key
-    return urllib.request.Request(url, body, headers, method=options["method"])
+    return urllib.request.Request(url, headers=headers, method=options["method"])
 
 
 def answer(
@@ -106,8 +100,8 @@ def answer(
             with urllib.request.urlopen(
                 request_of(query, values, server, key), timeout=ANSWER_SECONDS
             ) as response:
-                if response.headers.get("Meterlake-Truncated") == "true":
-                    raise Failed("the answer is cut off at serve.sql_rows")
+                if response.headers.get("Link") and not _has_limit(query):
+                    raise Failed("the answer has more rows than a page")
                 found = json.load(response)
         except urllib.error.HTTPError as error:
             raise Failed(f"{error.code}: {error.read().decode()[:500]}") from error
@@ -248,9 +242,15 @@ def _selected(columns: Sequence[Mapping[str, str]], row: Mapping[str, Any]) -> d
     return {c["text"]: row[c["selector"]] for c in columns if c["selector"] in row}
 
 
+def _has_limit(query: Mapping[str, Any]) -> bool:
+    return any(p["key"] == "limit" for p in query["url_options"]["params"])
+
+
 def _is_of(kind: str, value: Any) -> bool:
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "boolean":
+        return isinstance(value, bool)
     if kind == "timestamp":
         try:
             return datetime.fromisoformat(value).tzinfo is not None

@@ -42,7 +42,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.geomap import TooltipMode
 
-from dashboards.queries import PLUGIN, SOURCE_UID, Col, Query, sql, text, thresholds
+from dashboards.queries import PLUGIN, SOURCE_UID, Col, Query, get, thresholds
 
 TAG = "meterlake"
 WIDTH = 24  # of Grafana's grid
@@ -55,22 +55,24 @@ AnyPanel: TypeAlias = stat.Panel | trend.Panel | barchart.Panel | table.Panel | 
 
 def year_variable() -> Builder[Any]:
     """The local years that the lake has, the latest first."""
+    return _query_variable("year", "Year", "Local year", "years", "year")
+
+
+def meter_variable(question: str) -> Builder[Any]:
+    """Meters, in the order of a question; any other can be typed in."""
+    about = "A meter; another one can be typed in"
+    return _query_variable("meter_id", "Meter", about, question, "meter_id")
+
+
+def transformer_variable() -> Builder[Any]:
+    """Distribution transformers, those with the most voltages out of band first."""
     return _query_variable(
-        "year",
-        "Year",
-        "Local year",
-        "SELECT DISTINCT year AS __text, year AS __value FROM consumption_daily ORDER BY year DESC",
+        "transformer",
+        "Transformer",
+        "A distribution transformer",
+        "volt-var-by-transformer",
+        "distribution_transformer_id",
     )
-
-
-def meter_variable(query: str) -> Builder[Any]:
-    """Meters, in the order of the query; any other can be typed in."""
-    return _query_variable("meter_id", "Meter", "A meter; another one can be typed in", query)
-
-
-def transformer_variable(query: str) -> Builder[Any]:
-    """Distribution transformers, in the order of the query."""
-    return _query_variable("transformer", "Transformer", "A distribution transformer", query)
 
 
 def price_variable(price: float) -> Builder[Any]:
@@ -83,8 +85,11 @@ def currency_variable(currency: str) -> Builder[Any]:
     return _text_variable("currency", "Currency", "Of the price and of all costs", currency)
 
 
-def _query_variable(name: str, label: str, description: str, query: str) -> Builder[Any]:
-    told = sql(query, text("__text"), text("__value"), ref_id="variable").to_json()
+def _query_variable(
+    name: str, label: str, description: str, question: str, column: str
+) -> Builder[Any]:
+    columns = [Col(text, type="string", selector=column) for text in ("__text", "__value")]
+    told = get(question, *columns, ref_id="variable", limit="20000").to_json()
     variable = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -286,7 +291,7 @@ def _put(
     if costs:
         panel.with_target(
             Query(
-                (text("unit"),),
+                (Col("unit", type="string"),),
                 inline=json.dumps([{"unit": "currency:${currency} "}]),
                 ref_id="currency",
             )

@@ -1,38 +1,33 @@
 """Data quality: what is missing, what came late, what was refused, how fresh each table is."""
 
+from dataclasses import replace
 from typing import Any
 
 from dashboards.panels import bars, built, lines, rows, stats, year_variable
 from dashboards.queries import (
-    AT_NOON,
     BLUE,
     COUNT,
     DAY,
+    DAYS,
     GREEN,
+    MOMENTS,
     ORANGE,
     PERCENT,
     PLAIN,
     RED,
-    YEAR,
-    YEAR_SPAN,
     Col,
     get,
-    sql,
     text,
 )
 
 UID = "meterlake-quality"
 
-_DAILY = f"FROM consumption_daily WHERE reading_type = 'kw' AND year = {YEAR}"
-_SHARE = "100 * sum(intervals) / nullif(sum(intervals_expected), 0)"
-_LATE = "late_arrivals, span WHERE reading_hour >= year_begins AND reading_hour < year_ends"
-
 
 def quality() -> dict[str, Any]:
     """The dashboard."""
-    day, reason = Col("day", unit=DAY), text("reason")
+    day, reason = Col("noon_ms", "day", unit=DAY), text("reason")
     share = Col(
-        "share",
+        "complete_percent",
         "Complete",
         PERCENT,
         decimals=2,
@@ -44,21 +39,13 @@ def quality() -> dict[str, Any]:
             "Completeness, ${year}",
             "Intervals that have a reading of power, of those that the days have; days on which a "
             "meter has gaps; and whole days without a reading between a meter's first and last.",
-            sql(
-                f"""
-                WITH meters AS (
-                  SELECT sum(intervals) AS found, sum(intervals_expected) AS expected,
-                    count(*) FILTER (NOT is_complete) AS gaps,
-                    date_diff('day', min(date), max(date)) + 1 - count(*) AS absent
-                  {_DAILY} GROUP BY meter_id)
-                SELECT 100 * sum(found) / nullif(sum(expected), 0) AS share,
-                  CAST(sum(gaps) AS BIGINT) AS gaps, CAST(sum(absent) AS BIGINT) AS absent,
-                  count(*) AS meters FROM meters
-                """,
+            get(
+                "completeness-in-all",
                 share,
-                Col("gaps", "Days with gaps", color=ORANGE),
-                Col("absent", "Days absent", color=RED),
+                Col("days_with_gaps", "Days with gaps", color=ORANGE),
+                Col("days_without", "Days absent", color=RED),
                 Col("meters", "Meters", color=BLUE),
+                **DAYS,
             ),
             unit=COUNT,
             width=12,
@@ -69,17 +56,12 @@ def quality() -> dict[str, Any]:
             "Rows in quarantine, whenever they came; readings of ${year}, of "
             "all types, that arrived late; and "
             "the longest delay.",
-            sql(
-                f"""
-                WITH {YEAR_SPAN},
-                late AS (SELECT CAST(coalesce(sum(late), 0) AS BIGINT) AS late,
-                  max(max_late_minutes) / 60 AS longest FROM {_LATE}),
-                refused AS (SELECT count(*) AS refused FROM quarantine)
-                SELECT refused, late, longest FROM refused, late
-                """,
+            get(
+                "refused-and-late",
                 Col("refused", "Rows refused", color=RED),
                 Col("late", "Late readings", color=ORANGE),
-                Col("longest", "Longest delay", "h"),
+                Col("longest_hours", "Longest delay", "h"),
+                **MOMENTS,
             ),
             unit=COUNT,
             width=12,
@@ -88,10 +70,11 @@ def quality() -> dict[str, Any]:
         lines(
             "Completeness per day",
             "Intervals that have a reading, of those that the day has, over all meters.",
-            sql(
-                f"SELECT {AT_NOON} AS day, {_SHARE} AS share {_DAILY} GROUP BY date ORDER BY date",
+            get(
+                "completeness",
                 day,
-                Col("share", "Complete", PERCENT, GREEN),
+                Col("complete_percent", "Complete", PERCENT, GREEN),
+                **DAYS,
             ),
             x=day,
             unit=PERCENT,
@@ -100,17 +83,7 @@ def quality() -> dict[str, Any]:
         lines(
             "Late readings per day",
             "By the local day that they are of.",
-            sql(
-                f"""
-                WITH {YEAR_SPAN},
-                days AS (SELECT date, any_value(start) AS begins {_DAILY} GROUP BY date),
-                found AS (SELECT reading_hour, late FROM {_LATE})
-                SELECT {AT_NOON} AS day, CAST(coalesce(sum(late), 0) AS BIGINT) AS late
-                FROM found ASOF JOIN days ON reading_hour >= begins GROUP BY date ORDER BY date
-                """,
-                day,
-                Col("late", "Late readings", color=ORANGE),
-            ),
+            get("late-by-day", day, Col("late", "Late readings", color=ORANGE), **MOMENTS),
             x=day,
             unit=COUNT,
             width=12,
@@ -119,11 +92,11 @@ def quality() -> dict[str, Any]:
         bars(
             "Why rows were refused",
             "Rows in quarantine by reason: the ten most frequent, whenever they came.",
-            sql(
-                "SELECT reason, count(*) AS refused FROM quarantine GROUP BY ALL "
-                "ORDER BY refused DESC, reason LIMIT 10",
+            get(
+                "quarantine-by-reason",
                 reason,
-                Col("refused", "Rows refused", color=RED),
+                Col("rows", "Rows refused", color=RED),
+                limit="10",
             ),
             x=reason,
             unit=COUNT,
@@ -131,17 +104,17 @@ def quality() -> dict[str, Any]:
         ),
         rows(
             "Meters with the most missing, ${year}",
-            "The hundred meters with the smallest share of their intervals.",
-            sql(
-                f"""
-                SELECT meter_id, {_SHARE} AS share, count(*) FILTER (NOT is_complete) AS gaps,
-                  strftime(max(date), '%Y-%m-%d') AS last
-                {_DAILY} GROUP BY meter_id ORDER BY share, meter_id LIMIT 100
-                """,
+            "The hundred meters that lack the most readings of power.",
+            get(
+                "gaps",
                 text("meter_id", "Meter", links_to="meterlake-weather"),
-                share,
-                Col("gaps", "Days with gaps", decimals=0),
-                text("last", "Last day"),
+                Col("missing", "Missing", COUNT, decimals=0),
+                replace(share, name="read_percent", label="Read"),
+                Col("days_with_gaps", "Days with gaps", decimals=0),
+                Col("days_without", "Days absent", decimals=0),
+                text("last_day", "Last day"),
+                limit="100",
+                **DAYS,
             ),
             unit=COUNT,
             width=12,
@@ -150,7 +123,7 @@ def quality() -> dict[str, Any]:
             "How fresh each table is",
             "From the tables' logs: rows, size, and the newest time in each (UTC).",
             get(
-                "/catalog",
+                "catalog",
                 text("table", "Table"),
                 Col("rows", "Rows", COUNT, decimals=0),
                 Col("bytes", "Size", "decbytes"),
@@ -163,16 +136,14 @@ def quality() -> dict[str, Any]:
         rows(
             "Runs of dataflows",
             "The last hundred: weather, topology and your own.",
-            sql(
-                """
-                SELECT dataflow, started_at, outcome, rows, seconds FROM dataflow_runs
-                ORDER BY started_at DESC, dataflow LIMIT 100
-                """,
+            get(
+                "newest-dataflow-runs",
                 text("dataflow", "Dataflow"),
                 Col("started_at", "Began", "time:YYYY-MM-DD HH:mm", type="timestamp"),
                 text("outcome", "Outcome"),
                 Col("rows", "Rows", COUNT, decimals=0),
                 Col("seconds", "Took", "s"),
+                limit="100",
             ),
             unit=PLAIN,
             width=10,

@@ -1,10 +1,9 @@
-"""What the dashboards ask: columns, queries of the API, and the lake's wall clock in SQL.
+"""What the dashboards ask: questions of the API, and the columns that they show of the answers.
 
 A query's columns keep their names all the way to the panel, since Infinity sorts them by name and
 types those only whose name and selector are one; a panel's labels and their order are put on last.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,9 +17,10 @@ from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, Threshol
 PLUGIN = "yesoreyeram-infinity-datasource"
 SOURCE_UID = "meterlake"
 
-METER = "${meter_id:sqlstring}"
-YEAR = "${year:sqlstring}"
-PRICE = "CAST(${price:sqlstring} AS DOUBLE)"
+METER, PRICE = {"meter_id": "${meter_id}"}, {"price": "${price}"}
+# The chosen year as a window: of local days, and of moments of the lake's zone.
+DAYS = {"from": "${year}-01-01", "to": "${year}-12-31"}
+MOMENTS = {"from": "${year}-01-01T00:00:00", "to": "${year}-12-31T23:59:59.999999"}
 
 KWH, VOLT, CELSIUS, PERCENT, MINUTES, COUNT = (
     "kwatth",
@@ -49,12 +49,13 @@ class Col:
     label: str = ""
     unit: str = ""
     color: str = ""
-    type: Literal["number", "string", "timestamp"] = "number"
+    type: Literal["number", "string", "timestamp", "boolean"] = "number"
     custom: tuple[tuple[str, Any], ...] = ()
     decimals: int | None = None
     steps: tuple[tuple[float, str], ...] = ()
     below_steps: str = "green"
     links_to: str = ""
+    selector: str = ""  # its name in the answer, where another
 
     def with_custom(self, **custom: Any) -> "Col":
         """The same with more of the panel's own options."""
@@ -93,8 +94,7 @@ class Query(Dataquery, Builder[Dataquery]):
     """One request that Infinity's back end makes, and the columns that it takes of the answer."""
 
     columns: tuple[Col, ...]
-    url: str = "/sql"
-    sql: str = ""
+    url: str = ""
     parameters: tuple[tuple[str, str], ...] = ()
     inline: str = ""
     ref_id: str = "A"
@@ -113,61 +113,21 @@ class Query(Dataquery, Builder[Dataquery]):
             "format": "table",
             "source": "inline" if self.inline else "url",
             "root_selector": "",
-            "columns": [{"selector": c.name, "text": c.name, "type": c.type} for c in self.columns],
+            "columns": [
+                {"selector": c.selector or c.name, "text": c.name, "type": c.type}
+                for c in self.columns
+            ],
             "filters": [],
         }
         if self.inline:
             return told | {"data": self.inline}
-        options: dict[str, object] = {"method": "POST" if self.sql else "GET"}
-        if self.sql:
-            options |= {
-                "body_type": "raw",
-                "body_content_type": "application/json",
-                "data": json.dumps({"sql": self.sql}, ensure_ascii=False),
-            }
-        options["params"] = [{"key": key, "value": value} for key, value in self.parameters]
-        return told | {"url": self.url, "url_options": options}
+        params = [{"key": key, "value": value} for key, value in self.parameters]
+        return told | {"url": self.url, "url_options": {"method": "GET", "params": params}}
 
 
-def sql(query: str, *columns: Col, ref_id: str = "A") -> Query:
-    """A SELECT over the lake's tables."""
-    return Query(columns, sql=" ".join(query.split()), ref_id=ref_id)
-
-
-def get(url: str, *columns: Col, **parameters: str) -> Query:
-    """A listing or figure that the API has."""
-    return Query(columns, url=url, parameters=tuple(parameters.items()))
-
-
-# --- local time, of the lake's zone and not of Grafana's
-
-
-def days(where: str = "true") -> str:
-    """A table `days` of local days for WITH: `date`, and when it begins and ends in UTC."""
-    return (
-        'days AS (SELECT date, any_value(start) AS begins, any_value("end") AS ends '
-        f"FROM consumption_daily WHERE {where} GROUP BY date)"
-    )
-
-
-def wall_clock(moment: str) -> str:
-    """The lake's wall clock at a moment, as a timestamp without a zone.
-
-    Of a row that is joined `ASOF JOIN days ON moment >= begins`. It counts from the begin of the
-    day, and after three hours to its end, so that a day with a change of the clock is right but
-    for at most one hour.
-    """
-    return (
-        f"(CASE WHEN {moment} < begins + INTERVAL 3 HOUR THEN date + ({moment} - begins) "
-        f"ELSE date + INTERVAL 1 DAY - (ends - {moment}) END)"
-    )
-
-
-YEAR_SPAN = (
-    'span AS (SELECT min(start) AS year_begins, max("end") AS year_ends FROM consumption_daily '
-    f"WHERE year = {YEAR})"
-)
-AT_NOON = "epoch_ms(date + INTERVAL 12 HOUR)"  # a date as a number, the same date in any zone
+def get(question: str, *columns: Col, ref_id: str = "A", **parameters: str) -> Query:
+    """A question of the API."""
+    return Query(columns, f"/{question}", tuple(parameters.items()), ref_id=ref_id)
 
 
 def thresholds(steps: Sequence[tuple[float, str]], base: str) -> dashboard.ThresholdsConfig:

@@ -1,6 +1,6 @@
-"""The generated pages: the data dictionary, the commands and the settings.
+"""The generated pages: the data dictionary, the commands, the settings and the questions.
 
-They say what the code says: schema.py, the command line and the settings. `make docs`
+They say what the code says: schema/, the command line, the settings and questions/. `make docs`
 writes them; a test fails where a page is behind the code.
 """
 
@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from meterlake.cli import app
 from meterlake.dataflows.registry import known_dataflows
+from meterlake.questions.registry import QUESTIONS
 from meterlake.schema import READING_TYPES, TABLES, Table, View
 from meterlake.settings import CONFIG_FILE, Settings
 from meterlake.source_settings import IntegrationSettings, SourceSettings
@@ -226,10 +227,38 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
+def questions() -> str:
+    """Every question, its filters and its columns."""
+    lines = [
+        "# Questions",
+        "",
+        _GENERATED.format("questions/"),
+        "",
+        "Each question is a path of the [REST API](api.md), `GET /name`, with a parameter for each",
+        "filter; a command, `meterlake ask name --filter filter=value`; and a call in Python,",
+        '`meterlake.open(…).ask("name", filter=value)`. The console and the Grafana dashboards ask',
+        "the same. Without a filter, all rows are meant. Costs are those of the setting",
+        "`serve.price_per_kwh` unless `price` is given. `GET /openapi.json` says what each filter and",
+        "column means.",
+    ]
+    rows = [
+        [
+            f"`{question.name}`",
+            question.meaning,
+            ", ".join(f"`{each.name}`" for each in question.filters),
+            ", ".join(f"`{c.name}`" + f" [{c.unit}]" * bool(c.unit) for c in question.columns),
+        ]
+        for question in QUESTIONS.values()
+    ]
+    lines += ["", _table(["Question", "Answer", "Filters", "Columns"], rows)]
+    return "\n".join(lines) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "data-dictionary.md": data_dictionary,
     "commands.md": commands,
     "settings.md": settings,
+    "questions.md": questions,
 }
 
 

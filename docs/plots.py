@@ -22,7 +22,7 @@ from meterlake.integrate import derivations
 from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.train import train
 from meterlake.questions.sql import query
-from meterlake.readings.reader import read_readings
+from meterlake.readings.reader import Reader
 from meterlake.settings import MlSettings, Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
 
@@ -144,7 +144,7 @@ def forecast(store: Store, settings: Settings, later: Sequence[str]) -> None:
     meter, start = device_id(3), START + 9 * WEEK
     ahead = forecast_meters(store, [meter], settings=settings, start=start)
     bring(store, settings, later)
-    was = read_readings(store, [meter], reading_type="kw", start=start, end=start + WEEK)
+    was = Reader(store).readings(meter, start=start, end=start + WEEK)
     times = ahead["date_time"].to_list()
     top = max(ahead["p90"].to_list() + was["reading_value"].to_list()) * 1.05
     plot = Plot("One meter's next week, forecast at its beginning", "kWh", times, top)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from meterlake.pipeline.derivation import Session
     from meterlake.pipeline.lineage import Lineage
     from meterlake.pipeline.upkeep import Checked
-    from meterlake.readings.history import AsOf
+    from meterlake.questions.history import AsOf
+    from meterlake.questions.question import Value
     from meterlake.readings.reader import Reader
 
 
@@ -133,11 +134,11 @@ class Lake:
         if as_of is None:
             types = [reading_type]
             return self.reader.readings(meters, reading_types=types, start=start, end=end)
-        from meterlake.readings.reader import read_readings
+        from meterlake.questions.readings import readings_as_of
 
-        return read_readings(
-            self.store, meters, reading_type=reading_type, start=start, end=end, as_of=as_of
-        )
+        return readings_as_of(
+            self.store, meters, as_of, reading_type=reading_type, start=start, end=end
+        ).drop("arrival_time")
 
     def consumption(
         self,
@@ -189,6 +190,19 @@ class Lake:
         from meterlake.questions.sql import query
 
         return query(self.store, sql, as_of=as_of)
+
+    def ask(
+        self, question: str, limit: int | None = None, **filters: "Value | None"
+    ) -> "pl.DataFrame":
+        """The rows that answer a question by its name: see docs/questions.md.
+
+        `from` is a word of Python: give it as `**{"from": …}`.
+        """
+        from meterlake.questions.question import Part, ask
+        from meterlake.questions.registry import question_of
+
+        found, part = question_of(question), Part(limit)
+        return ask(self.store, found, filters, settings=self.settings, part=part).rows
 
     def tables(self) -> "pl.DataFrame":
         """The lake's tables: rows, files, bytes, newest time, meaning."""

@@ -51,7 +51,9 @@ OWN_PACKAGES = {  # pages that need the package that they show, by its module
     "our_tables": HOWTO / "add-a-derived-table.md",
 }
 OWN_FORECASTER = HOWTO / "add-a-forecaster.md"  # with its package, and from an empty folder
-GENERATED = {DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings")}
+GENERATED = {
+    DOCS / f"{name}.md" for name in ("data-dictionary", "commands", "settings", "questions")
+}
 WRITTEN = "\n".join(p.read_text(encoding="utf-8") for p in PAGES if p not in GENERATED)
 
 _FENCE = re.compile(

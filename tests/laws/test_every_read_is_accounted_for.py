@@ -26,7 +26,7 @@ from meterlake.ingest import intake
 from meterlake.integrate import derivations, hours
 from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
-from meterlake.readings.reader import read_readings
+from meterlake.readings.reader import Reader
 from meterlake.settings import load_settings
 from meterlake.simulate.readings import ReadingsPlan, simulate_readings
 
@@ -224,7 +224,7 @@ def test_one_meters_readings_are_the_tables_rows_of_it(tmp_path: Path) -> None:
     everything = query(store, "select * from readings where reading_type = 'vltg'")
     meter = everything["meter_id"][0]
     start, end = START + timedelta(hours=5), START + timedelta(hours=30, minutes=30)
-    found = read_readings(store, [meter], reading_type="vltg", start=start, end=end)
+    found = Reader(store).readings(meter, reading_types="vltg", start=start, end=end)
     wanted = everything.filter(
         pl.col("meter_id") == meter,
         pl.col("reading_date_time").is_between(start, end, closed="left"),

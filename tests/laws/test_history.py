@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from support import work
 
 from meterlake.delta.store import Store, open_store
-from meterlake.questions.sql import balance, query
-from meterlake.readings.history import AsOf
-from meterlake.readings.reader import read_readings
+from meterlake.questions.history import AsOf
+from meterlake.questions.question import ask
+from meterlake.questions.readings import readings_as_of
+from meterlake.questions.registry import QUESTIONS
+from meterlake.questions.sql import query
+from meterlake.readings.reader import Reader
+from meterlake.settings import Settings
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -71,9 +75,13 @@ def test_as_of_a_moment_is_the_lake_of_what_had_arrived_by_then(
         meters = ["m2", "m1"]
         start, end = START + timedelta(minutes=15), START + timedelta(minutes=61)
         for kind in ("kw", "vltg"):
-            asked = {"reading_type": kind, "start": start, "end": end}
-            found = read_readings(lake, meters, **asked, as_of=AsOf(moment))  # type: ignore[arg-type]
-            assert found.equals(read_readings(then, meters, **asked))  # type: ignore[arg-type]
+            found = readings_as_of(
+                lake, meters, AsOf(moment), reading_type=kind, start=start, end=end
+            )
+            told = Reader(then).readings(
+                meters, reading_types=kind, start=start, end=end, with_arrival=True
+            )
+            assert found.equals(told)
 
 
 @settings(max_examples=5)
@@ -96,7 +104,7 @@ def test_by_receipt_it_is_the_lake_as_it_was_at_that_moment(
 def test_the_balance_accounts_for_every_row_and_reading(files: list[list[Read]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lake = lake_of(Path(folder), files)
-        rows = balance(lake)
+        rows = ask(lake, QUESTIONS["balance"], {}, settings=Settings()).rows
         assert rows["file"].to_list() == [f"{n}.csv" for n in range(len(files))]
         for number, reads in enumerate(files):
             of = rows.row(number, named=True)

@@ -24,7 +24,7 @@ from meterlake.questions.sql import query
 from meterlake.readings import layout as layouts
 from meterlake.readings.consumption import read_consumption
 from meterlake.readings.layout import LiveLayout
-from meterlake.readings.reader import Reader, read_readings
+from meterlake.readings.reader import Reader
 from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
 from meterlake.settings import load_settings
 
@@ -163,12 +163,12 @@ def test_readings_are_the_same_with_and_without_serving(
     store: Store, take: Callable[..., None]
 ) -> None:
     take(*(row(f"01 {h:02d}:00", "02 00:05", h, m) for m in ("m2", "m1") for h in range(5)))
-    before = read_readings(store, ["m1", "m2"], reading_type="kw")
+    before = Reader(store).readings(["m1", "m2"])
     assert before["reading_value"].to_list() == [0.0, 1.0, 2.0, 3.0, 4.0] * 2
     everything = query(store, "SELECT * FROM readings ORDER BY ALL")
     work.cluster(store.url, NOW)
     assert snapshot(store, SERVING_READINGS).rows == 10
-    assert read_readings(store, ["m1", "m2"], reading_type="kw").equals(before)
+    assert Reader(store).readings(["m1", "m2"]).equals(before)
     assert query(store, "SELECT * FROM readings ORDER BY ALL").equals(everything)
     hours = "SELECT year, month, day, hour, unit, obis_code, reading_source FROM readings"
     assert set(query(store, hours).rows()) == {

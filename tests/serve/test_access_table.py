@@ -12,14 +12,14 @@ from serve.conftest import LOOPBACK, app_of
 from support import ml
 
 from meterlake.delta.store import Store
-from meterlake.questions.listings import LISTINGS
+from meterlake.questions.registry import QUESTIONS
 from meterlake.serve.keys import create_key, revoke_key
 
 CALLERS = ("nobody", "made up", "expired", "revoked", "read", "sql", "admin")
 
 FREE = {"/healthz", "/readyz", "/openapi.json"}
 READ = {
-    *(f"/{name}" for name in LISTINGS),
+    *(f"/{name}" for name in QUESTIONS),
     "/consumption/{meter_id}",
     "/voltage/{meter_id}",
     "/consumption/{by}/{year}/{meter_id}",

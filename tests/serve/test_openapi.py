@@ -14,7 +14,7 @@ from serve.conftest import app_of
 from serve.test_access_table import MAY
 
 from meterlake.delta.store import Store
-from meterlake.questions.listings import LISTINGS
+from meterlake.questions.registry import QUESTIONS
 from meterlake.serve.keys import create_key
 
 _METHODS = {"get", "post", "put", "delete", "patch"}
@@ -68,7 +68,7 @@ CHECKS = {
 
 
 SOME = {"meters", "anomalies", "outages", "weather"}
-OTHERS = [f"/{name}" for name in LISTINGS if name not in SOME]  # which are made as these are
+OTHERS = [f"/{name}" for name in QUESTIONS if name not in SOME]  # which are made as these are
 
 
 def findings(

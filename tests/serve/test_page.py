@@ -11,14 +11,17 @@ from serve.test_access_table import FREE, MAY
 from meterlake.serve.keys import SCOPES
 from meterlake.serve.openapi import _PROBLEMS, EXAMPLE_METER
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, NAMED = ((DOCS / name).read_text(encoding="utf-8") for name in ("api.md", "questions.md"))
 ASKED = re.findall(r"localhost:8080(/[^\s']*)", PAGE)
 
 
 def test_the_page_names_every_path_and_no_other(client: TestClient) -> None:
     paths: Any = client.get("/openapi.json").json()["paths"]
     described = {f"{m.upper()} {path}" for path, methods in paths.items() for m in methods}
-    assert set(re.findall(r"^\| `((?:GET|POST) [^`]*)` \|", PAGE, re.MULTILINE)) == described
+    named = set(re.findall(r"^\| `((?:GET|POST) [^`]*)` \|", PAGE, re.MULTILINE))
+    named |= {f"GET /{name}" for name in re.findall(r"^\| `([\w-]+)` \|", NAMED, re.MULTILINE)}
+    assert named == described
 
 
 def test_the_page_names_every_scope_status_and_what_is_free() -> None:

@@ -18,8 +18,8 @@ from support import work
 from meterlake.delta.store import Store, open_store
 from meterlake.errors import BadInput, Unavailable
 from meterlake.questions import sql as lake_sql
+from meterlake.questions.history import AsOf
 from meterlake.questions.sql import Limits, query, query_within
-from meterlake.readings.history import AsOf
 from meterlake.serve.sandbox import MOST_CHARACTERS, MOST_WAITING, Answer, Sandbox
 from meterlake.settings import ServeSettings
 

@@ -1,7 +1,8 @@
 """Commands that ask the lake."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -73,7 +74,8 @@ def readings(
 
     Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
     """
-    from meterlake.readings.reader import read_readings
+    from meterlake.questions.readings import readings_as_of
+    from meterlake.readings.reader import Reader
     from meterlake.schema import READING_TYPES
 
     with plain_errors(), lake_context(lake) as context:
@@ -86,15 +88,20 @@ def readings(
         last = None if end is None else to_moment(end, "--to", zone)
         if first is not None and last is not None and first >= last:
             raise BadInput(f"--to needs to be after --from; found {start} to {end}")
-        frame = read_readings(
-            context.store,
-            [meter],
-            reading_type=reading_type,
-            start=first,
-            end=last,
-            as_of=as_of_moment(as_of, clock, zone),
-            with_arrival=with_arrival,
-        )
+        then = as_of_moment(as_of, clock, zone)
+        if then is None:
+            frame = Reader(context.store).readings(
+                [meter],
+                reading_types=[reading_type],
+                start=first,
+                end=last,
+                with_arrival=with_arrival,
+            )
+        else:
+            frame = readings_as_of(
+                context.store, [meter], then, reading_type=reading_type, start=first, end=last
+            )
+            frame = frame if with_arrival else frame.drop("arrival_time")
         show.frame(frame, output.value)
         if frame.is_empty():
             _say_that_there_is_none(meter, reading_type)
@@ -170,6 +177,49 @@ def query(
 
 
 @commands.command()
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="Its name; default: list them.")
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="NAME=VALUE", help="Only such rows; may be repeated."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many rows; default: all.")] = None,
+    lake: LakeOption = None,
+    output: RowsOption = TableOutput.table,
+) -> None:
+    """Answer one of the questions that the API and the console ask, or list them.
+
+    Times without a zone are in the lake's time zone.
+
+    Example: meterlake ask gaps --filter from=2024-01-01 --filter to=2024-01-31
+    """
+    from meterlake.questions.registry import QUESTIONS, question_of
+
+    with plain_errors(), lake_context(lake) as context:
+        if question is None:
+            show.rows(
+                "questions",
+                [
+                    {
+                        "question": q.name,
+                        "filters": " ".join(f.name for f in q.filters),
+                        "meaning": q.meaning,
+                    }
+                    for q in QUESTIONS.values()
+                ],
+                output is TableOutput.json,
+            )
+            return
+        given = dict(_name_and_value(text) for text in filters or ())
+        types = {each.name: each.type for each in question_of(question).filters}
+        zone = context.settings.timezone
+        asked = {n: _value(types.get(n, "string"), n, text, zone) for n, text in given.items()}
+        show.frame(context.ask(question, asked, limit), output.value)
+
+
+@commands.command()
 def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> None:
     """Account for every delivered row: what became of each file's rows and readings.
 
@@ -177,10 +227,8 @@ def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> 
 
     Example: meterlake balance
     """
-    from meterlake.questions.sql import balance as run
-
     with plain_errors(), lake_context(lake) as context:
-        show.frame(run(context.store), output.value)
+        show.frame(context.ask("balance"), output.value)
 
 
 @commands.command()
@@ -189,25 +237,37 @@ def late(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> Non
 
     Example: meterlake late --output json
     """
-    from meterlake.questions.sql import query as run
-
     with plain_errors(), lake_context(lake) as context:
-        show.frame(
-            run(
-                context.store,
-                "SELECT strftime(reading_hour, '%Y-%m-%d') AS reading_day, reading_type, "
-                "source_file, sum(late)::BIGINT AS late, count(*) AS partitions, "
-                "min(min_late_minutes) AS min_late_minutes, "
-                "max(max_late_minutes) AS max_late_minutes, max(detected_at) AS detected_at "
-                "FROM late_arrivals GROUP BY ALL ORDER BY ALL",
-            ),
-            output.value,
-        )
+        show.frame(context.ask("late-reads"), output.value)
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise BadInput(f"--filter needs name=value; found '{text}'")
+    return name, value
+
+
+def _value(kind: str, name: str, text: str, zone: str) -> Any:
+    """A filter's value from its text."""
+    if kind == "timestamp":
+        return to_moment(text, name, zone)
+    if kind == "date":
+        return to_date(text, name)
+    kinds: dict[str, Callable[[str], Any]] = {
+        "boolean": {"true": True, "false": False}.__getitem__,
+        "long": int,
+        "double": float,
+    }
+    try:
+        return kinds[kind](text) if kind in kinds else text
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"The filter {name} needs a {kind}; found '{text}'") from error
 
 
 def _say_that_there_is_none(meter: str, reading_type: str) -> None:
     print(
         f"meterlake: no {reading_type} readings of a meter '{meter}' in that time. Which meters "
-        "there are is answered by: meterlake query 'select distinct meter_id from readings'",
+        "there are is answered by: meterlake ask meters",
         file=sys.stderr,
     )

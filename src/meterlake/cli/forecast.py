@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -272,27 +272,16 @@ def anomalies(
 
     Example: meterlake anomalies --from 2024-01-01 --to 2024-02-01
     """
-    import polars as pl
-
     from meterlake.delta.commit import snapshot
-    from meterlake.delta.table import fetched, scan
 
     with plain_errors(), lake_context(lake) as context:
-        state = snapshot(context.store, ANOMALIES)
-        if state.version < 0:
+        if snapshot(context.store, ANOMALIES).version < 0:
             raise BadInput("The lake has no anomalies yet: meterlake detect judges its days")
-        rows = scan(context.store, ANOMALIES, state.files).filter(pl.col("anomaly") != 0)
-        first, last = to_date(start, "--from"), to_date(end, "--to")
-        if meter is not None:
-            rows = rows.filter(pl.col("meter_id") == meter)
-        if first is not None:
-            rows = rows.filter(pl.col("ds") >= first)
-        if last is not None:
-            rows = rows.filter(pl.col("ds") < last)
-        columns = [c.name for c in ANOMALIES.file_columns if c.name != "day_start"]
-        found = fetched(rows.select(columns)).sort(
-            "importance", "meter_id", "ds", descending=[True, False, False]
-        )
+        first, after = to_date(start, "--from"), to_date(end, "--to")
+        last = None if after is None else after - timedelta(days=1)
+        found = context.ask("anomalies", {"meter_id": meter, "from": first, "to": last})
+        order = ["importance", "meter_id", "ds"]
+        found = found.drop("day_start").sort(order, descending=[True, False, False])
         show.frame(found.head(max(0, limit)), output)
 
 

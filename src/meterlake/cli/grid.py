@@ -1,6 +1,7 @@
 """Commands of the grid: its tables brought up to date, and asked."""
 
 import time
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -24,22 +25,38 @@ from meterlake.schema import OUTAGES, TRANSFORMER_LOAD, VOLT_VAR, Table
 
 commands = typer.Typer()
 
+_VOLT_VAR_SHOWN = ("distribution_transformer_id", "hour", "meters", "reads")
+_VOLT_VAR_DIGITS = {
+    "mean_v": 2,
+    "min_v": 1,
+    "max_v": 1,
+    "p95_v": 1,
+    "out_of_band_percent": 2,
+    "load_kw": 1,
+    "voltage_reduction_percent": 3,
+    "energy_saving_kwh": 2,
+    "cost_avoided": 2,
+    "carbon_reduction_lb": 2,
+}
 
-def _must_be_there(store: Any, table: Table) -> None:
-    """Raise BadInput where the grid's table has not been worked out yet."""
+
+def _must_be_there(store: Any, table: Table) -> Any:
+    """The grid's table as it is. Raises BadInput where it has not been worked out yet."""
     from meterlake.delta.commit import snapshot
 
-    if snapshot(store, table).version < 0:
+    state = snapshot(store, table)
+    if state.version < 0:
         raise BadInput(f"The lake has no {table.name} yet: meterlake grid update works it out")
+    return state
 
 
-def _window(after: str, start: str | None, before: str, end: str | None, zone: str) -> list[str]:
-    """SQL conditions of what is asked by --from and --to."""
-    return [
-        f"{condition} TIMESTAMPTZ '{to_moment(text, flag, zone).isoformat()}'"
-        for condition, text, flag in ((after, start, "--from"), (before, end, "--to"))
+def _window(start: str | None, end: str | None, zone: str) -> dict[str, datetime]:
+    """What is asked by --from and --to."""
+    return {
+        name: to_moment(text, f"--{name}", zone)
+        for name, text in (("from", start), ("to", end))
         if text is not None
-    ]
+    }
 
 
 grid_app = typer.Typer(
@@ -91,29 +108,19 @@ def volt_var(
 
     Example: meterlake grid volt-var --hour 2024-01-01T18:00Z
     """
-    from meterlake.questions.sql import query
+    import polars as pl
 
     with plain_errors(), lake_context(lake) as context:
-        _must_be_there(context.store, VOLT_VAR)
-        wanted = "(SELECT max(hour) FROM volt_var)"
+        newest = _must_be_there(context.store, VOLT_VAR).newest
         if hour is not None:
-            moment = to_moment(hour, "--hour", context.settings.timezone)
-            wanted = f"date_trunc('hour', TIMESTAMPTZ '{moment.isoformat()}')"
-        show.frame(
-            query(
-                context.store,
-                "SELECT distribution_transformer_id, hour, meters, reads, "
-                "round(mean_v, 2) AS mean_v, round(min_v, 1) AS min_v, round(max_v, 1) AS max_v, "
-                "round(p95_v, 1) AS p95_v, round(out_of_band_percent, 2) AS out_of_band_percent, "
-                "round(load_kw, 1) AS load_kw, "
-                "round(voltage_reduction_percent, 3) AS voltage_reduction_percent, "
-                "round(energy_saving_kwh, 2) AS energy_saving_kwh, "
-                "round(cost_avoided, 2) AS cost_avoided, "
-                "round(carbon_reduction_lb, 2) AS carbon_reduction_lb "
-                f"FROM volt_var WHERE hour = {wanted} ORDER BY distribution_transformer_id",
-            ),
-            output,
-        )
+            newest = to_moment(hour, "--hour", context.settings.timezone)
+        start = (newest or context.now).replace(minute=0, second=0, microsecond=0)
+        found = context.ask("volt-var", {"from": start, "to": start + timedelta(hours=1)})
+        shown = [
+            pl.col(name).round(digits, mode="half_away_from_zero")
+            for name, digits in _VOLT_VAR_DIGITS.items()
+        ]
+        show.frame(found.select(*_VOLT_VAR_SHOWN, *shown), output)
 
 
 @grid_app.command("transformer-load")
@@ -130,20 +137,12 @@ def transformer_load(
     """
     import polars as pl
 
-    from meterlake.questions.listings import LISTINGS, listed
-
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, TRANSFORMER_LOAD)
-        zone = context.settings.timezone
-        asked = {
-            name: to_moment(text, f"--{name}", zone)
-            for name, text in (("from", start), ("to", end))
-            if text is not None
-        }
-        listing = LISTINGS["transformer-load-ranking"]
-        found = listed(context.store, listing, asked, limit=max(0, limit)).rows
+        window = _window(start, end, context.settings.timezone)
+        found = context.ask("transformer-load-ranking", window, max(0, limit))
         rounded = [pl.col(name).round(1) for name in ("highest_percent", "mean_percent")]
-        show.frame(found.select(c.name for c in listing.columns).with_columns(rounded), output)
+        show.frame(found.with_columns(rounded), output)
 
 
 @grid_app.command()
@@ -160,22 +159,13 @@ def outages(
 
     Example: meterlake grid outages --from 2024-01-01 --to 2024-01-08
     """
-    from meterlake.questions.sql import query
+    import polars as pl
 
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)
-        zone = context.settings.timezone
-        window = _window('"end" >', start, "start <", end, zone)
-        window += ["true"] if meters else ["level <> 'meter'"]
-        show.frame(
-            query(
-                context.store,
-                'SELECT level, id, start, "end", minutes, is_ongoing, evidence, meters, '
-                "customer_minutes, part_of "
-                f"FROM outages WHERE {' AND '.join(window)} ORDER BY start, level, id",
-            ),
-            output,
-        )
+        window = _window(start, end, context.settings.timezone)
+        found = context.ask("outages", {"include_parts": True, **window})
+        show.frame(found.filter(pl.lit(meters) | (pl.col("level") != "meter")), output)
 
 
 @grid_app.command("indices")
@@ -189,17 +179,9 @@ def indices_command(
 
     Example: meterlake grid indices --from 2024-01-01 --to 2025-01-01
     """
-    from meterlake.grid.indices import indices
-    from meterlake.questions.sql import query
-
     with plain_errors(), lake_context(lake) as context:
         _must_be_there(context.store, OUTAGES)
-        zone = context.settings.timezone
-        window = ["true", *_window("start >=", start, "start <", end, zone)]
-        found = query(context.store, f"SELECT * FROM outages WHERE {' AND '.join(window)}")
-        customers = query(context.store, "SELECT count(*) FROM meter_topology").item()
-        worked_out = indices(
-            found, customers, momentary_minutes=context.settings.grid.momentary_minutes
-        )
-        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in worked_out.items()}
+        window = _window(start, end, context.settings.timezone)
+        found = context.ask("indices", window).row(0, named=True)
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
         show.result(rounded, output is Output.json)

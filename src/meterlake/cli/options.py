@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -105,6 +105,16 @@ class Context:
     store: Any
     now: datetime
 
+    def ask(
+        self, name: str, asked: Mapping[str, Any] | None = None, limit: int | None = None
+    ) -> Any:
+        """The rows that answer a question."""
+        from meterlake.questions.question import Part, ask
+        from meterlake.questions.registry import QUESTIONS
+
+        part = Part(limit)
+        return ask(self.store, QUESTIONS[name], asked or {}, settings=self.settings, part=part).rows
+
 
 @dataclass(frozen=True)
 class JobContext(Context):
@@ -190,7 +200,7 @@ def plain_errors() -> Iterator[None]:
 
 def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:
     """What --as-of and --clock mean; None without them."""
-    from meterlake.readings.history import AsOf
+    from meterlake.questions.history import AsOf
 
     return None if text is None else AsOf(to_moment(text, "--as-of", zone), clock.value)
 

@@ -19,6 +19,7 @@ from meterlake.console.pages import (
     shown_days,
 )
 from meterlake.console.sign_in import Looks
+from meterlake.questions.question import Value
 from meterlake.serve.state import Here
 
 KINDS = ("spike", "dip", "zero", "stuck", "step change")
@@ -26,38 +27,6 @@ DAYS = 365  # up to the newest judged day, unless asked for others
 SHOWN = 50  # rows of the list
 MOST_SHOWN = 1000
 _BEFORE, _AFTER = timedelta(days=10), timedelta(days=3)  # shown of a meter around an odd day
-_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-
-_CHOSEN = """
-    ds >= $first AND ds <= $last
-    AND ($kind = '' OR kind = $kind)
-    AND ($search = '' OR contains(lower(meter_id), lower($search)) OR meter_id IN
-        (SELECT meter_id FROM meter_topology WHERE contains(lower(address), lower($search))))
-"""
-
-_SUMS_SQL = f"""
-SELECT date_trunc('month', ds)::DATE AS month, isodow(ds) AS weekday, anomaly,
-    count(*) AS days, sum(consumption - yhat) AS beyond_kwh
-FROM anomalies WHERE anomaly <> 0 AND {_CHOSEN} GROUP BY ALL
-"""  # noqa: S608  (of our own conditions)
-
-_JUDGED_SQL = f"""
-SELECT date_trunc('month', ds)::DATE AS month, isodow(ds) AS weekday,
-    count(*) AS judged
-FROM anomalies WHERE {_CHOSEN} GROUP BY ALL
-"""  # noqa: S608
-
-_WORST_SQL = f"""
-WITH worst AS (
-    SELECT * FROM anomalies WHERE anomaly <> 0 AND {_CHOSEN}
-    ORDER BY importance DESC NULLS LAST, abs(consumption - yhat) DESC, ds DESC, meter_id
-    LIMIT $shown
-)
-SELECT worst.meter_id, ds, kind, anomaly, consumption, yhat, yhat_lower, yhat_upper, importance,
-    consumption - yhat AS beyond_kwh, service_transformer_id, distribution_transformer_id, address
-FROM worst LEFT JOIN meter_topology AS way ON way.meter_id = worst.meter_id
-ORDER BY importance DESC NULLS LAST, abs(consumption - yhat) DESC, ds DESC, worst.meter_id
-"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -86,22 +55,21 @@ def anomalies(
     show: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = SHOWN,
 ) -> Response:
     """The odd days of a window, ranked and summed up."""
-    known = here.ask("SELECT min(ds) AS first, max(ds) AS last FROM anomalies", "anomalies")
-    oldest, newest = known.row(0)
+    oldest, newest = here.ask("anomalies-span").row(0)
     if newest is None:
         return page(request, here, "anomalies.html", judged=None, charts=[])
     asked = _window(a_day(first, "from"), a_day(last, "to"), oldest, newest)
-    values: dict[str, object] = {
-        "first": asked[0], "last": asked[1], "kind": kind, "search": search.strip(),
+    chosen: dict[str, Value | None] = {
+        "from": asked[0], "to": asked[1], "kind": kind or None, "search": search.strip() or None,
     }  # fmt: skip
-    needed = "anomalies", "meter_topology"
-    sums = here.ask(_SUMS_SQL, *needed, **values)
-    judged = here.ask(_JUDGED_SQL, *needed, **{**values, "kind": ""})
-    worst = here.ask(_WORST_SQL, *needed, **values, shown=show)
+    by_month = here.ask("anomaly-counts", by="month", **chosen)
+    by_weekday = here.ask("anomaly-counts", by="weekday", **chosen)
+    worst = here.ask_first("worst-anomalies", show, **chosen)
     new_year = asked[1].replace(month=1, day=1)
-    of_year = here.ask(_SUMS_SQL, *needed, **{**values, "first": new_year})
+    of_year = here.ask("anomaly-counts", **{**chosen, "from": new_year})
     per_kwh = a_price(here, price)
-    found = int(sums["days"].sum())
+    above, below = _side(by_month, "above"), _side(by_month, "below")
+    found = above.days + below.days
     return page(
         request,
         here,
@@ -120,17 +88,17 @@ def anomalies(
         kinds=KINDS,
         search=search,
         price=per_kwh,
-        judged=int(judged["judged"].sum()),
+        judged=int(by_month["judged"].sum()),
         found=found,
-        worst=[_told(row) for row in worst.iter_rows(named=True)],
-        more=_more(request, show) if worst.height < min(found, MOST_SHOWN) else None,
-        above=_side(sums, 1),
-        below=_side(sums, -1),
+        worst=[_told(row) for row in worst.rows.iter_rows(named=True)],
+        more=_more(request, show) if worst.rows.height < min(found, MOST_SHOWN) else None,
+        above=above,
+        below=below,
         year_from=max(oldest, new_year),
-        year_above=_side(of_year, 1),
-        year_below=_side(of_year, -1),
+        year_above=_side(of_year, "above"),
+        year_below=_side(of_year, "below"),
         as_data=link("/anomalies", **{"from": asked[0], "to": asked[1], "kind": kind or None}),
-        charts=[_by_month(sums, judged), _by_weekday(sums, judged)] if found else [],
+        charts=[_by_month(by_month), _by_weekday(by_weekday)] if found else [],
     )
 
 
@@ -159,43 +127,26 @@ def _more(request: Request, show: int) -> str:
     return link("/console/anomalies", **asked, show=min(4 * show, MOST_SHOWN)) + "#list"
 
 
-def _side(sums: pl.DataFrame, sign: int) -> Side:
-    of = sums.filter(pl.col("anomaly") == sign)
-    return Side(int(of["days"].sum()), float(of["beyond_kwh"].sum()))
+def _side(counts: pl.DataFrame, name: str) -> Side:
+    return Side(int(counts[name].sum()), float(counts[f"{name}_kwh"].sum()))
 
 
-def _shares(sums: pl.DataFrame, judged: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Odd days by month or weekday, on each side, and of 1,000 that were judged."""
-    of = judged.group_by(by).agg(pl.col("judged").sum())
-    for name, sign in (("above", 1), ("below", -1)):
-        side = sums.filter(pl.col("anomaly") == sign).group_by(by).agg(pl.col("days").sum())
-        of = of.join(side.rename({"days": name}), on=by, how="left", maintain_order="left")
-    counts = [pl.col(name).fill_null(0) for name in ("above", "below")]
-    return (
-        of.with_columns(counts)
-        .with_columns(
-            (1000 * pl.col(name) / pl.col("judged")).alias(f"{name}_per_1000")
-            for name in ("above", "below")
-        )
-        .sort(by)
-    )
-
-
-def _by_month(sums: pl.DataFrame, judged: pl.DataFrame) -> Chart:
-    rows = _shares(sums, judged, "month").with_columns(pl.col("month").dt.strftime("%Y-%m"))
+def _by_month(counts: pl.DataFrame) -> Chart:
     told = "Months that are partly judged compare by this too."
-    return _shared(rows, "month", "Trend: odd days per month, of 1,000 judged", told)
+    return _shared(counts, "month", "Trend: odd days per month, of 1,000 judged", told)
 
 
-def _by_weekday(sums: pl.DataFrame, judged: pl.DataFrame) -> Chart:
-    rows = _shares(sums, judged, "weekday").with_columns(
-        pl.col("weekday").replace_strict(dict(enumerate(_WEEKDAYS, 1)), return_dtype=pl.String)
-    )
+def _by_weekday(counts: pl.DataFrame) -> Chart:
     told = "A day of one meter is one; 20 lie beyond the band by chance alone."
-    return _shared(rows, "weekday", "Odd days by weekday, of 1,000 judged", told)
+    return _shared(counts, "weekday", "Odd days by weekday, of 1,000 judged", told)
 
 
-def _shared(rows: pl.DataFrame, by: str, title: str, told: str) -> Chart:
+def _shared(counts: pl.DataFrame, by: str, title: str, told: str) -> Chart:
+    sides = ("above", "below")
+    rows = counts.select(
+        pl.col("period").alias(by), "judged", *sides,
+        *((1000 * pl.col(side) / pl.col("judged")).alias(f"{side}_per_1000") for side in sides),
+    )  # fmt: skip
     drawn = charts.over_names(
         rows[by].to_list(), "per 1,000 judged days",
         hover=[
@@ -210,7 +161,6 @@ def _shared(rows: pl.DataFrame, by: str, title: str, told: str) -> Chart:
             drawn, rows, by, f"{name}_per_1000", label=f"{name} expected",
             color=color, width=0.38, shift=shift,
         )  # fmt: skip
-    sides = ("above", "below")
     table = rows.rename(
         {"judged": "judged days", **{side: f"{side} expected [days]" for side in sides}}
         | {f"{side}_per_1000": f"{side} [per 1,000 days]" for side in sides}

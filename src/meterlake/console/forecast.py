@@ -16,63 +16,13 @@ from meterlake.errors import BadInput
 from meterlake.forecast import models
 from meterlake.forecast.series import read_series
 from meterlake.periods import LocalHours, local_date, local_midnight
+from meterlake.questions.question import Value
 from meterlake.serve.meters import forecast_of, known_or_refused
 from meterlake.serve.state import Here, Served
 
 WEEKS = (4, 8)  # before, that are averaged
 _DAY, _WEEK_DAYS, _WEEK_HOURS = timedelta(days=1), 7, 168
 _ENOUGH = 0.9  # share of the meters that an hour of all of them needs to have
-
-_STORED = "model_name = $model AND start = $start"
-
-_WEEKS_SQL = f"""
-WITH of_weekday AS (
-    SELECT meter_id, isodow(date) AS weekday, avg(energy_kwh) AS kwh, count(*) AS days,
-        min(date) AS oldest
-    FROM consumption_daily
-    WHERE reading_type = 'kw' AND is_complete AND energy_kwh IS NOT NULL
-        AND date >= $first AND date < $until AND ($meter = '' OR meter_id = $meter)
-    GROUP BY ALL
-), before AS (
-    SELECT meter_id, sum(kwh) AS kwh FROM of_weekday GROUP BY meter_id
-    HAVING count(*) = {_WEEK_DAYS} AND sum(days) >= $least AND min(oldest) < $second
-), ahead AS (
-    SELECT meter_id, sum(mean) AS kwh FROM forecasts
-    WHERE {_STORED} AND ($meter = '' OR meter_id = $meter) GROUP BY meter_id
-)
-SELECT count(*) AS meters, sum(before.kwh) AS before_kwh, sum(ahead.kwh) AS ahead_kwh
-FROM before LEFT JOIN ahead USING (meter_id)
-WHERE $meter <> '' OR ahead.kwh IS NOT NULL
-"""  # noqa: S608  (of our own conditions)
-
-_DAYS_SQL = """
-SELECT date, count(DISTINCT meter_id) AS meters,
-    count(*) FILTER (is_complete AND energy_kwh IS NOT NULL) AS complete,
-    avg(energy_kwh) FILTER (is_complete) AS mean_kwh
-FROM consumption_daily
-WHERE reading_type = 'kw' AND date >= $first AND date < $until
-    AND ($meter = '' OR meter_id = $meter)
-GROUP BY date ORDER BY date
-"""
-
-_AHEAD_SQL = f"""
-SELECT date_time, count(*) AS meters, sum(mean) AS mean FROM forecasts WHERE {_STORED}
-GROUP BY date_time ORDER BY date_time
-"""  # noqa: S608
-
-_NODES_SQL = f"""
-SELECT kind, date_time, count(*) AS nodes, sum(meters) AS meters, sum(mean) AS mean,
-    any_value(p10) AS p10, any_value(p90) AS p90
-FROM node_forecasts WHERE {_STORED} GROUP BY kind, date_time ORDER BY date_time
-"""  # noqa: S608
-
-_LOAD_SQL = """
-SELECT hour AS date_time, sum(load_kw) * $meters / sum(meters_read) AS kwh
-FROM transformer_load
-WHERE kind = 'distribution_transformer' AND date >= $first_day AND date <= $last_day
-    AND hour >= $first AND hour < $until AND load_kw IS NOT NULL
-GROUP BY hour HAVING sum(meters_read) >= $least ORDER BY hour
-"""
 
 
 @dataclass(frozen=True)
@@ -134,10 +84,10 @@ def forecast(
     zone = here.settings.timezone
     first_day = local_date(zone, ahead.start)
     compared = [_compared(here, meter_id, ahead, first_day, count) for count in WEEKS]
-    days = here.ask(
-        _DAYS_SQL, "consumption_daily", meter=meter_id, until=first_day,
-        first=first_day - int(weeks) * _WEEK_DAYS * _DAY,
-    )  # fmt: skip
+    before_it: dict[str, Value] = {
+        "from": first_day - int(weeks) * _WEEK_DAYS * _DAY, "to": first_day - _DAY,
+    }  # fmt: skip
+    days = here.ask("consumption-by-day", meter_id=meter_id or None, **before_it)
     before = _hours_before(here, meter_id, ahead, int(weeks))
     newest = here.reader.newest("kw")
     return page(
@@ -165,25 +115,22 @@ def _ahead(here: Served, meter_id: str) -> Ahead | None:
     if models.listed(here.store).is_empty():
         return None
     model = models.model_row(here.store)
-    newest = here.ask(
-        "SELECT max(start) AS start FROM forecasts WHERE model_name = $model", "forecasts",
-        model=model["name"],
-    ).item()  # fmt: skip
-    if newest is None and not meter_id:
-        return None
-    stored = {"model": model["name"], "start": newest}
+    starts = here.ask_first("forecast-starts", 1, model_name=model["name"]).rows
+    newest: datetime | None = starts["forecast_start"][0] if starts.height else None
     if meter_id:
-        start = None if newest is None else _start_of(newest)
-        rows = forecast_of(here, meter_id, start, model["name"]).sort("date_time")
+        rows = forecast_of(here, meter_id, newest, model["name"]).sort("date_time")
         return Ahead(model, rows["forecast_start"][0], rows, 1)
-    rows = here.ask(_AHEAD_SQL, "forecasts", **stored)
-    nodes = here.ask(_NODES_SQL, "node_forecasts", **stored)
+    if newest is None:
+        return None
+    stored: dict[str, Value] = {"model_name": model["name"], "forecast_start": newest}
+    rows = here.ask("forecast-by-hour", **stored)
+    nodes = here.ask("node-forecast-by-hour", **stored)
     meters = int(rows["meters"].max())  # type: ignore[arg-type]
     unknown = [pl.lit(None, pl.Float64).alias(name) for name in ("p10", "p90")]
     hours = rows.select("date_time", "mean", *unknown)
     grid = nodes.filter(pl.col("kind") == "distribution_transformer")
     if grid.is_empty():
-        return Ahead(model, _start_of(newest), hours, meters)
+        return Ahead(model, newest, hours, meters)
     top = nodes.filter((pl.col("kind") == "substation") & (pl.col("nodes") == 1))
     of_grid = grid.select("date_time", "mean", "meters", *unknown)
     if top.height == grid.height and top["meters"][0] == grid["meters"][0]:
@@ -191,11 +138,7 @@ def _ahead(here: Served, meter_id: str) -> Ahead | None:
         of_grid = top.select("date_time", "mean", "meters", "p10", "p90")
         if top["meters"][0] == meters:
             hours = of_grid.drop("meters")
-    return Ahead(model, _start_of(newest), hours, meters, of_grid)
-
-
-def _start_of(partition: str) -> datetime:
-    return datetime.strptime(f"{partition}+0000", "%Y%m%d%H%M%S%z")
+    return Ahead(model, newest, hours, meters, of_grid)
 
 
 def _compared(here: Served, meter_id: str, ahead: Ahead, until: date, weeks: int) -> Compared:
@@ -203,13 +146,11 @@ def _compared(here: Served, meter_id: str, ahead: Ahead, until: date, weeks: int
 
     Of meters that were there in the first of the weeks and have half of their days.
     """
-    first = until - weeks * _WEEK_DAYS * _DAY
     if ahead.hours.height < _WEEK_HOURS:
         return Compared(weeks, 0, None, None)
     found = here.ask(
-        _WEEKS_SQL, "consumption_daily", "forecasts", first=first, until=until, meter=meter_id,
-        second=first + _WEEK_DAYS * _DAY, least=_WEEK_DAYS * weeks // 2,
-        model=ahead.model["name"], start=f"{ahead.start:%Y%m%d%H%M%S}",
+        "forecast-against-weeks", until=until, weeks=weeks, meter_id=meter_id or None,
+        model_name=ahead.model["name"], forecast_start=ahead.start,
     ).row(0, named=True)  # fmt: skip
     # A meter's own may be of now, not stored.
     kwh = float(ahead.hours["mean"].sum()) if meter_id else found["ahead_kwh"]
@@ -226,11 +167,15 @@ def _hours_before(here: Served, meter_id: str, ahead: Ahead, weeks: int) -> pl.D
         if ahead.grid is None:
             return None
         meters = int(ahead.grid["meters"].max())  # type: ignore[arg-type]
-        found = here.ask(
-            _LOAD_SQL, "transformer_load", first=start, until=until,
-            meters=meters, least=_ENOUGH * meters,
-            first_day=f"{start:%Y-%m-%d}", last_day=f"{until:%Y-%m-%d}",
-        )  # fmt: skip
+        window: dict[str, Value] = {"from": start, "to": until}
+        found = (
+            here.ask("load-by-hour", kind="distribution_transformer", **window)
+            .filter(pl.col("meters_read") >= _ENOUGH * meters)
+            .select(
+                pl.col("hour").alias("date_time"),
+                (pl.col("load_kw") * meters / pl.col("meters_read")).alias("kwh"),
+            )
+        )
         return None if found.is_empty() else found
     hours = LocalHours(
         zone, datetime(first.year, first.month, first.day), weeks * _WEEK_HOURS  # noqa: DTZ001

@@ -20,7 +20,7 @@ from meterlake.console.pages import (
 )
 from meterlake.console.sign_in import Looks
 from meterlake.errors import BadInput
-from meterlake.questions.listings import LISTINGS, listed
+from meterlake.questions.question import Value
 from meterlake.readings.consumption import read_consumption
 from meterlake.serve.meters import forecast_of, known_or_refused
 from meterlake.serve.state import Here, Served
@@ -51,8 +51,7 @@ def meter(
 ) -> Response:
     """One meter, or those that a search finds."""
     if not meter_id:
-        asked = {"search": search.strip()} if search.strip() else {}
-        found = listed(here.store, LISTINGS["meters"], asked, limit=FOUND)
+        found = here.ask_first("meters", FOUND, search=search.strip() or None)
         return page(
             request, here, "meters.html",
             found=found.rows, more=found.after is not None, search=search, charts=[],
@@ -60,24 +59,18 @@ def meter(
     known_or_refused(here, meter_id)
     window = _window(here, meter_id, a_day(first, "from"), a_day(last, "to"))
     start, end = here.start_of(window[0]), here.end_of(window[1])
-    places = listed(here.store, LISTINGS["meters"], {"meter_id": meter_id}, limit=1).rows
+    places = here.ask("meters", meter_id=meter_id)
     read = here.reader.readings([meter_id], reading_types=["kw", "vltg"], start=start, end=end)
     energy = read_consumption(
         here.reader, [meter_id], by=by, zone=here.settings.timezone,
         start=window[0], end=window[1] + timedelta(days=1),
     )  # fmt: skip
-    odd = here.ask(
-        "SELECT ds, day_start, consumption, yhat, yhat_lower, yhat_upper, anomaly, importance, "
-        "kind "
-        "FROM anomalies WHERE meter_id = $meter AND ds >= $first AND ds <= $last ORDER BY ds",
-        "anomalies", meter=meter_id, first=window[0], last=window[1],
-    )  # fmt: skip
-    outages = here.ask(
-        'SELECT start, "end", minutes, evidence, part_of FROM outages '
-        'WHERE level = \'meter\' AND id = $meter AND "end" > $start AND start < $end '
-        "ORDER BY start",
-        "outages", meter=meter_id, start=start, end=end,
-    )  # fmt: skip
+    days: dict[str, Value] = {"from": window[0], "to": window[1]}
+    odd = here.ask("anomalies", meter_id=meter_id, include_normal=True, **days)
+    moments: dict[str, Value] = {"from": start, "to": end}
+    outages = here.ask("outages", level="meter", id=meter_id, include_parts=True, **moments).select(
+        "start", "end", "minutes", "evidence", "part_of"
+    )
     ahead, no_forecast = _ahead(here, meter_id, end)
     place = places.row(0, named=True) if places.height else None
     there = None

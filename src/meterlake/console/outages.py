@@ -23,7 +23,7 @@ from meterlake.console.pages import (
     window,
 )
 from meterlake.console.sign_in import Looks
-from meterlake.grid.indices import indices
+from meterlake.questions.question import Value
 from meterlake.serve.state import Here, Served
 
 DAYS = 14  # shown unless asked for others
@@ -37,10 +37,6 @@ _STEP_S, _LONG_STEP_S = 900, 3600  # of the slider
 _LONG_DAYS = 31
 _INSTANT = timedelta(microseconds=1)
 _AROUND = timedelta(days=3)  # an outage, of its transformer's voltages or load
-_OUT_OF = (
-    'SELECT level, id, start, "end", minutes, is_ongoing, evidence, meters, customer_minutes, '
-    'part_of FROM outages WHERE "end" > $start AND start < $end ORDER BY start, level, id'
-)
 
 
 @router.get("/console/outages")
@@ -56,8 +52,7 @@ def outages(
     grid = grid_of(here)
     if grid is None:
         return page(request, here, "outages.html", is_missing="topology", charts=[])
-    bounds = here.ask('SELECT min(start) AS oldest, max("end") AS newest FROM outages', "outages")
-    (oldest, newest), moment = bounds.row(0), a_moment(here, at, "at")
+    (oldest, newest), moment = here.ask("outages-span").row(0), a_moment(here, at, "at")
     there, up_to = None, "the moment asked for" if moment else "the last outage"
     if newest is not None:
         there = here.local_day(oldest), here.local_day(newest - _INSTANT)
@@ -67,13 +62,13 @@ def outages(
     latest = here.local_day((moment or newest) - _INSTANT)
     days = window(a_day(first, "from"), a_day(last, "to"), newest=latest, days=DAYS, most=MOST_DAYS)
     start, end = here.start_of(days[0]), here.end_of(days[1])
-    found = here.ask(_OUT_OF, "outages", start=start, end=end)
+    of_window: dict[str, Value] = {"from": start, "to": end}
+    found = here.ask("outages", include_parts=True, **of_window)
     single = found.filter(pl.col("level") == "meter")
     counts = _counts(single, start, end)
     if moment is None and counts.height:
         moment = counts.sort("meters", descending=True, maintain_order=True)["time"][0]
     moment = min(max(moment or start, start), end)
-    begun = found.filter(pl.col("start") >= start)
     customers = grid.meters.height
     shown = found.filter((pl.col("level") != "meter") | pl.col("part_of").is_null())
     answer = page(
@@ -92,7 +87,7 @@ def outages(
         meters_out=shown.filter(pl.col("level") == "meter").height,
         impacted=single["id"].n_unique(),
         unplaced=customers - grid.placed.height,
-        indices=indices(begun, customers, momentary_minutes=here.settings.grid.momentary_minutes),
+        indices=here.ask("indices", **of_window).row(0, named=True),
         momentary_minutes=here.settings.grid.momentary_minutes,
         listed=_listed(here, shown, single, grid, days),
         more=max(0, shown.height - MOST_ROWS),

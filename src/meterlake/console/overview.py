@@ -37,21 +37,12 @@ def overview(request: Request, here: Here, _: Looks) -> Response:
     )
     tables = {t["table"]: t for t in catalog.tables(here.store)}
     newest = datetime.fromisoformat(tables["readings"]["newest"]).astimezone(UTC)
-    complete = here.ask(
-        "SELECT date, count(DISTINCT meter_id) AS meters, "
-        "sum(intervals) / sum(intervals_expected) AS complete FROM consumption_daily "
-        "WHERE reading_type = 'kw' GROUP BY date ORDER BY date DESC LIMIT $days",
-        "consumption_daily",
-        days=DAYS,
-    ).sort("date")
+    complete = here.ask("completeness").tail(DAYS)
     first_day, last_day = per_day["day"][0], per_day["day"][-1]
-    late = here.ask(
-        "SELECT coalesce(sum(late), 0)::BIGINT AS late FROM late_arrivals "
-        "WHERE reading_hour >= $start AND reading_hour < $end",
-        "late_arrivals",
-        start=datetime.combine(first_day, time(), UTC),
-        end=datetime.combine(last_day, time(), UTC) + timedelta(days=1),
-    ).item()
+    window = {
+        "from": datetime.combine(first_day, time(), UTC),
+        "to": datetime.combine(last_day, time(), UTC) + timedelta(days=1),
+    }
     return page(
         request,
         here,
@@ -65,9 +56,9 @@ def overview(request: Request, here: Here, _: Looks) -> Response:
             f"the last {DAYS} with readings" if per_day.height == DAYS else "all with readings",
         ),
         meters=complete["meters"][-1] if complete.height else None,
-        complete=complete["complete"][-1] if complete.height else None,
-        complete_day=complete["date"][-1] if complete.height else None,
-        late=int(late),
+        complete=complete["complete_percent"][-1] / 100 if complete.height else None,
+        complete_day=complete["day"][-1] if complete.height else None,
+        late=here.ask("refused-and-late", **window)["late"].item(),
         late_minutes=here.settings.late_after_minutes,
         quarantined=tables["quarantine"]["rows"],
         bytes=sum(t["bytes"] or 0 for t in tables.values()),
@@ -104,13 +95,13 @@ def _reads(per_day: pl.DataFrame) -> Chart:
 
 
 def _completeness(complete: pl.DataFrame) -> Chart:
-    rows = complete.select("date", (100 * pl.col("complete")).alias("complete_percent"))
+    rows = complete.select("day", "complete_percent")
     drawn = charts.over_time("% of intervals")
-    charts.line(drawn, rows, "date", "complete_percent", label="intervals read")
+    charts.line(drawn, rows, "day", "complete_percent", label="intervals read")
     return Chart(
         "completeness",
         "Completeness",
         charts.finished(drawn),
         "Share of the intervals of each local day that have a reading",
-        rows.rename({"date": "day", "complete_percent": "complete [%]"}),
+        rows.rename({"complete_percent": "complete [%]"}),
     )

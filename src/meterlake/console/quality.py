@@ -28,107 +28,7 @@ NEWEST_FILES = 30  # delivered files that are listed
 RAW_LETTERS = 400  # of a row in quarantine
 
 _DAY_MS = 86_400_000
-_LATE_BY_DAY = """
-    SELECT timezone($zone, reading_hour)::DATE AS day, sum(late)::BIGINT AS late,
-        max(max_late_minutes) / 60 AS longest_hours
-    FROM late_arrivals WHERE reading_hour >= $start AND reading_hour < $end
-    GROUP BY day ORDER BY day
-"""
-_LATE_BY_DELAY = """
-    SELECT CASE WHEN max_late_minutes <= 360 THEN 0 WHEN max_late_minutes <= 1440 THEN 1
-            WHEN max_late_minutes <= 2880 THEN 2 WHEN max_late_minutes <= 10080 THEN 3
-            ELSE 4 END AS delay,
-        sum(late)::BIGINT AS late
-    FROM late_arrivals WHERE reading_hour >= $start AND reading_hour < $end
-    GROUP BY delay ORDER BY delay
-"""
 _DELAYS = ("≤ 6 h", "6 to 24 h", "1 to 2 d", "2 to 7 d", "> 7 d")
-_LATE_BY_FILE = """
-    SELECT source_file, sum(late)::BIGINT AS late, min(min_late_minutes) / 60 AS shortest_hours,
-        max(max_late_minutes) / 60 AS longest_hours, min(reading_hour) AS first_hour,
-        max(reading_hour) AS last_hour, max(detected_at) AS detected_at
-    FROM late_arrivals WHERE reading_hour >= $start AND reading_hour < $end
-    GROUP BY source_file ORDER BY late DESC, source_file LIMIT $limit
-"""
-_COMPLETE = """
-    WITH known AS (
-        SELECT meter_id, min(date) AS first_day FROM consumption_daily
-        WHERE reading_type = 'kw' GROUP BY meter_id
-    ), had AS (
-        SELECT date, count(*) AS meters, count(*) FILTER (NOT is_complete) AS with_gaps,
-            sum(intervals)::BIGINT AS intervals,
-            sum(intervals_expected)::BIGINT AS intervals_expected
-        FROM consumption_daily WHERE reading_type = 'kw' AND date >= $first AND date <= $last
-        GROUP BY date
-    ), begun AS (
-        SELECT first_day, count(*) AS meters FROM known GROUP BY first_day
-    )
-    SELECT had.date AS day, 100 * had.intervals / had.intervals_expected AS complete_percent,
-        had.intervals, had.intervals_expected, had.meters, had.with_gaps,
-        (SELECT sum(begun.meters) FROM begun WHERE begun.first_day <= had.date)::BIGINT
-            - had.meters AS without_readings
-    FROM had ORDER BY day
-"""
-_GAPS = """
-    WITH known AS (
-        SELECT meter_id, min(date) AS first_day FROM consumption_daily
-        WHERE reading_type = 'kw' GROUP BY meter_id
-    ), there AS (
-        SELECT DISTINCT date FROM consumption_daily
-        WHERE reading_type = 'kw' AND date >= $first AND date <= $last
-    ), had AS (
-        SELECT meter_id, count(*) AS days, sum(intervals)::BIGINT AS intervals,
-            sum(intervals_expected)::BIGINT AS expected,
-            count(*) FILTER (NOT is_complete) AS days_with_gaps
-        FROM consumption_daily WHERE reading_type = 'kw' AND date >= $first AND date <= $last
-        GROUP BY meter_id
-    ), due AS (
-        SELECT first_day, (SELECT count(*) FROM there WHERE there.date >= days.first_day) AS days
-        FROM (SELECT DISTINCT first_day FROM known) AS days
-    ), usual AS (
-        SELECT sum(expected) / sum(days) AS a_day FROM had
-    )
-    SELECT known.meter_id, coalesce(had.days_with_gaps, 0) AS days_with_gaps,
-        due.days - coalesce(had.days, 0) AS days_without,
-        coalesce(expected - intervals, 0) + round((due.days - coalesce(had.days, 0))
-            * coalesce(expected / had.days, usual.a_day))::BIGINT AS missing,
-        100 * (1 - missing / (coalesce(expected, 0) + round((due.days - coalesce(had.days, 0))
-            * coalesce(expected / had.days, usual.a_day)))) AS read_percent
-    FROM known JOIN due USING (first_day) LEFT JOIN had USING (meter_id) CROSS JOIN usual
-    WHERE missing > 0 ORDER BY missing DESC, meter_id LIMIT $limit
-"""
-_REASON = "split_part(reason, ': ', 1)"  # what is behind it is the text of one row
-_BY_REASON = f"""
-    SELECT {_REASON} AS reason, count(*) AS rows, count(DISTINCT source_file) AS files,
-        any_value(reason) AS example, max(received_at) AS newest
-    FROM quarantine GROUP BY 1 ORDER BY rows DESC, 1 LIMIT $limit
-"""  # noqa: S608
-_BY_FILE = f"""
-    SELECT source_file, count(*) AS rows, mode({_REASON}) AS most_often,
-        max(received_at) AS received_at
-    FROM quarantine GROUP BY source_file ORDER BY rows DESC, source_file LIMIT $limit
-"""  # noqa: S608
-_NEWEST_ROWS = """
-    SELECT received_at, source_file, source_row, reason, left(raw, $letters) AS raw,
-        length(raw) > $letters AS is_cut
-    FROM quarantine ORDER BY received_at DESC, source_file, source_row LIMIT $limit
-"""
-_DELIVERED = """
-    SELECT source_file AS file, format, rows, quarantined, readings, received_at
-    FROM deliveries
-    QUALIFY row_number() OVER (PARTITION BY delivery_id ORDER BY recorded_at DESC) = 1
-    ORDER BY received_at DESC, source_file LIMIT $limit
-"""
-_RUNS = """
-    SELECT dataflow, started_at, seconds, window_start, window_end, rows, added, changed, ended,
-        attempts, outcome, message
-    FROM dataflow_runs ORDER BY started_at DESC, run_id LIMIT $limit
-"""
-_FINDINGS = """
-    SELECT finding, kind, count(*) AS nodes, any_value(id) AS example, any_value(detail) AS detail
-    FROM topology_findings WHERE valid_to IS NULL
-    GROUP BY finding, kind ORDER BY nodes DESC, finding, kind LIMIT $limit
-"""
 
 
 @router.get("/console/quality")
@@ -148,15 +48,15 @@ def quality(
         days=DAYS,
         most=MOST_DAYS,
     )
-    moments = {"start": here.start_of(days[0]), "end": here.end_of(days[1])}
-    late = here.ask(_LATE_BY_DAY, "late_arrivals", zone=here.settings.timezone, **moments)
-    delays = here.ask(_LATE_BY_DELAY, "late_arrivals", **moments)
-    complete = here.ask(_COMPLETE, "consumption_daily", first=days[0], last=days[1])
-    by_reason = here.ask(_BY_REASON, "quarantine", limit=MOST_ROWS)
+    moments = {"from": here.start_of(days[0]), "to": here.end_of(days[1])}
+    of_days = {"from": days[0], "to": days[1]}
+    late = here.ask("late-by-day", **moments).drop("noon_ms")
+    delays = here.ask("late-by-delay", **moments)
+    complete = here.ask("completeness", **of_days).drop("noon_ms")
     quarantined = snapshot_rows(here)
-    delivered = here.ask(_DELIVERED, "deliveries", limit=NEWEST_FILES)
-    runs = here.ask(_RUNS, "dataflow_runs", limit=MOST_ROWS)
-    of_window = {"from": moments["start"].isoformat(), "to": moments["end"].isoformat()}
+    delivered = here.ask_first("newest-deliveries", NEWEST_FILES).rows
+    runs = here.ask_first("newest-dataflow-runs", MOST_ROWS).rows
+    of_window = {name: moment.isoformat() for name, moment in moments.items()}
     return page(
         request,
         here,
@@ -174,24 +74,32 @@ def quality(
         late=late,
         late_reads=int(late["late"].sum()),
         late_minutes=here.settings.late_after_minutes,
-        late_files=here.ask(_LATE_BY_FILE, "late_arrivals", limit=MOST_ROWS, **moments),
+        late_files=here.ask_first("late-by-file", MOST_ROWS, **moments).rows,
         all_late=link("/late-arrivals", **of_window),
         complete=complete,
         complete_percent=_share(complete),
-        gaps=here.ask(_GAPS, "consumption_daily", first=days[0], last=days[1], limit=MOST_ROWS),
+        gaps=here.ask_first("gaps", MOST_ROWS, **of_days).rows,
         quarantined=quarantined,
-        by_reason=by_reason,
-        by_file=here.ask(_BY_FILE, "quarantine", limit=MOST_ROWS),
-        newest_rows=here.ask(_NEWEST_ROWS, "quarantine", limit=MOST_ROWS, letters=RAW_LETTERS),
+        by_reason=here.ask_first("quarantine-by-reason", MOST_ROWS).rows,
+        by_file=here.ask_first("quarantine-by-file", MOST_ROWS).rows,
+        newest_rows=_cut(here.ask_first("newest-quarantine", MOST_ROWS).rows),
         delivered=delivered.rows(named=True),
         refused=_refused(here),
         runs=runs,
         failed=runs.filter(pl.col("outcome") == "failed").height,
-        findings=here.ask(_FINDINGS, "topology_findings", limit=MOST_ROWS),
+        findings=here.ask_first("findings-by-kind", MOST_ROWS).rows,
         charts=[
             *([_late(late), _delay(delays)] if late.height else []),
             *([_completeness(complete), _gaps(complete)] if complete.height else []),
         ],
+    )
+
+
+def _cut(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows in quarantine with the first letters of what was delivered."""
+    return rows.with_columns(
+        pl.col("raw").str.head(RAW_LETTERS),
+        (pl.col("raw").str.len_chars() > RAW_LETTERS).alias("is_cut"),
     )
 
 

@@ -19,7 +19,7 @@ from meterlake.console.pages import (
 )
 from meterlake.console.sign_in import Looks
 from meterlake.delta.commit import snapshots
-from meterlake.questions.listings import LISTINGS, listed
+from meterlake.questions.question import Value
 from meterlake.schema import TRANSFORMER_LOAD, VOLT_VAR
 from meterlake.serve.state import Here, Served
 
@@ -36,33 +36,6 @@ RANKS = {  # what transformers are ranked by: its title, its column, whether the
 
 _KG_OF_LB = 0.45359237
 _DAY_MS = 86_400_000
-_RANKING = """
-    SELECT distribution_transformer_id AS id, count(*) AS hours, max(meters) AS meters,
-        sum(reads) AS reads, sum(mean_v * reads) / sum(reads) AS mean_v, min(min_v) AS min_v,
-        max(max_v) AS max_v,
-        sum(out_of_band_percent * reads) / sum(reads) AS out_of_band_percent,
-        sum(voltage_reduction_percent * reads) / sum(reads) AS reduction_percent,
-        sum(load_kw) AS energy_kwh, sum(energy_saving_kwh) AS saving_kwh,
-        sum(cost_avoided) AS cost, sum(carbon_reduction_lb) AS carbon_lb
-    FROM volt_var
-    WHERE hour >= $start AND hour < $end AND date >= $first_date AND date <= $last_date
-    GROUP BY distribution_transformer_id
-"""
-_HOURS = """
-    SELECT hour, mean_v, min_v, max_v, p95_v, out_of_band_percent, load_kw, energy_saving_kwh,
-        cost_avoided, carbon_reduction_lb, voltage_reduction_percent
-    FROM volt_var
-    WHERE distribution_transformer_id = $transformer AND hour >= $start AND hour < $end
-        AND date >= $first_date AND date <= $last_date
-    ORDER BY hour
-"""
-_LOADS = """
-    SELECT hour, load_kw, load_kva, rating_kva, utilisation_percent
-    FROM transformer_load
-    WHERE kind = $kind AND id = $id AND hour >= $start AND hour < $end
-        AND date >= $first_date AND date <= $last_date
-    ORDER BY hour
-"""
 
 
 @router.get("/console/volt-var")
@@ -88,23 +61,20 @@ def volt_var(
         a_day(first, "from"), a_day(last, "to"), newest=there[1], days=DAYS, most=MOST_DAYS
     )
     start, end = here.start_of(days[0]), here.end_of(days[1])
-    asked = _asked(start, end)
+    asked: dict[str, Value] = {"from": start, "to": end}
     title, column, descending = RANKS[rank]
-    ranking = here.ask(_RANKING, "volt_var", **asked).sort(
-        column, "id", descending=[descending, False], nulls_last=True
+    ranking = (
+        here.ask("volt-var-by-transformer", **asked)
+        .rename({"distribution_transformer_id": "id"})
+        .sort(column, "id", descending=[descending, False], nulls_last=True)
     )
     if not transformer and ranking.height:
         transformer = ranking["id"][0]
-    hours = here.ask(_HOURS, "volt_var", transformer=transformer, **asked)
-    loads = listed(
-        here.store,
-        LISTINGS["transformer-load-ranking"],
-        {"from": start, "to": end},
-        limit=MOST_RANKED,
-    )
+    hours = here.ask("volt-var", distribution_transformer_id=transformer, **asked)
+    loads = here.ask_first("transformer-load-ranking", MOST_RANKED, **asked)
     if not load and loads.rows.height:
         kind, load = loads.rows["kind"][0], loads.rows["id"][0]
-    loaded = here.ask(_LOADS, "transformer_load", kind=kind, id=load, **asked)
+    loaded = here.ask("transformer-load", kind=kind, id=load, **asked)
     of_window: dict[str, Any] = {"from": days[0].isoformat(), "to": days[1].isoformat()}
     return page(
         request,
@@ -141,16 +111,6 @@ def volt_var(
             *([_load(here, loaded, kind, load, start, end)] if loaded.height else []),
         ],
     )
-
-
-def _asked(start: datetime, end: datetime) -> dict[str, Any]:
-    """The window as SQL has it; dates are those of the tables' partitions."""
-    return {
-        "start": start,
-        "end": end,
-        "first_date": f"{start:%Y-%m-%d}",
-        "last_date": f"{end:%Y-%m-%d}",
-    }
 
 
 def _totals(ranking: pl.DataFrame) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Weather is of UTC hours, energy of local days: an hour counts to the local day t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,32 +18,16 @@ from meterlake.console import charts
 from meterlake.console.charts import Chart
 from meterlake.console.pages import a_day, a_price, in_order, page, router, shown_days
 from meterlake.console.sign_in import Looks
-from meterlake.periods import local_midnight
+from meterlake.questions.question import Value
 from meterlake.serve.meters import known_or_refused
-from meterlake.serve.state import Here, Served
+from meterlake.serve.state import Here
 
 YEARS = 3  # of the calendar, up to the newest day with energy, unless asked for others
 LEAST_HOURS = 18  # of a day whose temperature counts
 LEAST_DAYS, LEAST_SPAN = 30, 5.0  # days, and degrees between them, for a slope to be told
-_DAY = timedelta(days=1)
 _FEW_LABELS = 4  # months that are told side by side on a small screen
 _BAR_MILLIS = 24 * 86_400_000  # of a month
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-_ENERGY_SQL = """
-SELECT date, count(*) AS meters, sum(energy_kwh) AS energy_kwh
-FROM consumption_daily
-WHERE reading_type = 'kw' AND is_complete AND energy_kwh IS NOT NULL
-    AND date >= $first AND date <= $last AND ($meter = '' OR meter_id = $meter)
-GROUP BY date ORDER BY date
-"""
-
-_TEMPERATURE_SQL = """
-SELECT time, avg(temperature) AS temperature FROM weather
-WHERE temperature IS NOT NULL AND time >= $start AND time < $until
-    AND date >= $first_day AND date <= $last_day
-GROUP BY time ORDER BY time
-"""
 
 Floats = NDArray[np.float64]
 
@@ -89,21 +73,27 @@ def weather(
     meter_id, per_kwh = meter_id.strip(), a_price(here, price)
     if meter_id:
         known_or_refused(here, meter_id)
-    oldest, newest = here.ask(
-        "SELECT min(date) AS first, max(date) AS last FROM consumption_daily "
-        "WHERE reading_type = 'kw' AND is_complete AND ($meter = '' OR meter_id = $meter)",
-        "consumption_daily", meter=meter_id,
-    ).row(0)  # fmt: skip
+    oldest, newest = here.ask("consumption-span", meter_id=meter_id or None).row(0)
     asked: dict[str, Any] = {"meter_id": meter_id, "price": per_kwh}
     if newest is None:
         return page(request, here, "weather.html", **asked, days=None, charts=[])
     window = _window(a_day(first, "from"), a_day(last, "to"), oldest, newest)
-    energy = here.ask(
-        _ENERGY_SQL, "consumption_daily", first=window[0], last=window[1], meter=meter_id
+    of_window: dict[str, Value] = {"from": window[0], "to": window[1]}
+    temperature = (
+        here.ask("temperature-by-day", **of_window)
+        .filter(pl.col("hours") >= LEAST_HOURS)
+        .drop("hours")
     )
-    temperature = _temperature(here, *window)
-    days = energy.with_columns((pl.col("energy_kwh") / pl.col("meters")).alias("mean_kwh")).join(
-        temperature, on="date", how="left", maintain_order="left"
+    days = (
+        here.ask("consumption-by-day", meter_id=meter_id or None, **of_window)
+        .filter(pl.col("complete") > 0)
+        .select(
+            "date",
+            pl.col("complete").alias("meters"),
+            pl.col("complete_kwh").alias("energy_kwh"),
+            "mean_kwh",
+        )
+        .join(temperature, on="date", how="left", maintain_order="left")
     )
     paired = days.drop_nulls("temperature")
     months = by_month(days, temperature, per_kwh)
@@ -148,32 +138,6 @@ def _window(first: date | None, last: date | None, oldest: date, newest: date) -
         first = max(start, min(oldest, last))
     in_order(first, last)
     return first, last
-
-
-def _temperature(here: Served, first: date, last: date) -> pl.DataFrame:
-    """Mean temperature of local days, where most hours have one: date, temperature [°C]."""
-    zone = here.settings.timezone
-    start, until = local_midnight(zone, first), local_midnight(zone, last + _DAY)
-    hours = here.ask(
-        _TEMPERATURE_SQL, "weather", start=start, until=until,
-        first_day=f"{start:%Y-%m-%d}", last_day=f"{until:%Y-%m-%d}",
-    )  # fmt: skip
-    if hours.is_empty():
-        return pl.DataFrame(schema={"date": pl.Date, "temperature": pl.Float64})
-    oldest, newest = here.local_day(hours["time"][0]), here.local_day(hours["time"][-1])
-    dates = [oldest + n * _DAY for n in range((newest - oldest).days + 1)]
-    starts = pl.DataFrame(
-        {"date": dates, "time": [local_midnight(zone, day) for day in dates]},
-        schema={"date": pl.Date, "time": hours.schema["time"]},
-    )
-    return (
-        hours.join_asof(starts, on="time")
-        .group_by("date")
-        .agg(pl.col("temperature").mean(), pl.len().alias("hours"))
-        .filter(pl.col("hours") >= LEAST_HOURS)
-        .drop("hours")
-        .sort("date")
-    )
 
 
 def by_month(days: pl.DataFrame, temperature: pl.DataFrame, price: float) -> pl.DataFrame:

@@ -24,12 +24,11 @@ from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot
 from meterlake.errors import BadInput, Unavailable
+from meterlake.questions.history import AsOf, views_as_of
 from meterlake.questions.sql_guard import CLOSED, cause, check, parser_of_ours, table_names
-from meterlake.readings.history import AsOf, balance_sql, views_as_of
 from meterlake.readings.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.schema import (
     BATCH_SOURCE,
-    QUARANTINE,
     READING_TYPES,
     READINGS,
     SERVING_READINGS,
@@ -130,11 +129,6 @@ def _asks_for_arrival(sql: str, named: Sequence[Table]) -> bool:
         except duckdb.Error:
             return True  # the answer will say what is wrong with it
         return any("arrival_time" in text for _, text in plan)
-
-
-def balance(store: Store) -> pl.DataFrame:
-    """What became of each delivered file's rows and readings: see history.balance_sql."""
-    return answer(store, balance_sql(), snapshots(store, [STAGING, QUARANTINE]))
 
 
 def answer(
@@ -323,7 +317,7 @@ def _readings(store: Store, layout: Layout) -> str:
             else:
                 rows = _by_meter(_files(store, SERVING_READINGS, [file]))
                 parts.append(
-                    f"SELECT * FROM ({rows}) WHERE reading_date_time >= "  # noqa: S608
+                    f"SELECT * FROM ({rows}) WHERE reading_date_time >= "
                     f"{_moment(piece.start)} AND reading_date_time < {_moment(piece.end)}"
                 )
     parts.append(_by_meter(_files(store, SERVING_READINGS, whole)))
@@ -345,7 +339,7 @@ def _by_meter(serving: str) -> str:
         f"{worked_out[c.name]} AS {c.name}" if c.name in worked_out else c.name
         for c in READINGS.columns
     )
-    return f"SELECT {columns} FROM ({serving})"  # noqa: S608
+    return f"SELECT {columns} FROM ({serving})"
 
 
 def _by_type(fact: str) -> str:
@@ -364,7 +358,7 @@ def _files(store: Store, table: Table, of: Sequence[DataFile]) -> str:
     files = ", ".join(_quoted(_exactly(store.uri(f"{table.path}/{f.path}"))) for f in of)
     columns = ", ".join(f'"{c.name}"' for c in table.columns)
     return (  # names of our own schema, and paths, quoted
-        f"SELECT {columns} FROM read_parquet([{files}], "  # noqa: S608
+        f"SELECT {columns} FROM read_parquet([{files}], "
         "hive_partitioning = true, hive_types_autocast = false)"
     )
 

@@ -8,27 +8,23 @@ from threading import Lock
 
 import polars as pl
 
-from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched
 from meterlake.errors import BadInput
-from meterlake.questions.sql import answer
 from meterlake.readings.file_cache import KeptFiles
-from meterlake.readings.history import AsOf
 from meterlake.readings.layout import (
     EARLIEST,
     LATEST,
     Layout,
     LiveLayout,
     Piece,
-    meets,
     scan_pieces,
 )
-from meterlake.schema import READING_TYPES, READINGS, SERVING_READINGS, STAGING
+from meterlake.schema import READING_TYPES, READINGS, SERVING_READINGS
 from meterlake.schema.projection import of_meter
 
-_COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
-_WITHOUT_ARRIVAL = [name for name in _COLUMNS if name != "arrival_time"]
+COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
+_WITHOUT_ARRIVAL = [name for name in COLUMNS if name != "arrival_time"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class Reader:
         found = self.find(
             meters, reading_types=reading_types, start=start, end=end, with_arrival=with_arrival
         )
-        return found.rows(_COLUMNS if with_arrival else _WITHOUT_ARRIVAL)
+        return found.rows(COLUMNS if with_arrival else _WITHOUT_ARRIVAL)
 
     def find(
         self,
@@ -187,33 +183,6 @@ def check_types(reading_types: Sequence[str], known: Sequence[str] = tuple(READI
             raise BadInput(f"A reading type needs to be one of {', '.join(known)}; found '{name}'")
 
 
-def read_readings(
-    store: Store,
-    meters: str | Sequence[str],
-    *,
-    reading_type: str,
-    start: datetime | None = None,
-    end: datetime | None = None,
-    as_of: AsOf | None = None,
-    with_arrival: bool = False,
-) -> pl.DataFrame:
-    """Readings of some meters in a half-open window, once; a `Reader` does it again and again.
-
-    Parameters
-    ----------
-    as_of : what had arrived by a moment, worked out from staging; None: the lake as it is
-    """
-    if as_of is None:
-        return Reader(store).readings(
-            meters, reading_types=[reading_type], start=start, end=end, with_arrival=with_arrival
-        )
-    check_types([reading_type])
-    columns = _COLUMNS if with_arrival else _WITHOUT_ARRIVAL
-    return _read_as_of(
-        store, several(meters), reading_type, start or EARLIEST, end or LATEST, as_of, columns
-    )
-
-
 def _of_meters(piece: Piece, meters: Sequence[str]) -> Piece:
     """The piece without files that have no reading of these meters."""
     files = tuple(f for f in piece.files if _may_have(f, meters))
@@ -225,24 +194,3 @@ def _may_have(file: DataFile, meters: Sequence[str]) -> bool:
         return True
     first, last = file.range
     return any(first <= meter <= last for meter in meters)
-
-
-def _read_as_of(
-    store: Store,
-    meters: Sequence[str],
-    reading_type: str,
-    start: datetime,
-    end: datetime,
-    as_of: AsOf,
-    columns: Sequence[str],
-) -> pl.DataFrame:
-    staging = snapshot(store, STAGING)
-    files = tuple(f for f in staging.files if meets(f, start, end))
-    sql = f"""
-        SELECT {", ".join(columns)} FROM readings
-        WHERE meter_id IN (SELECT unnest($meters)) AND reading_type = $reading_type
-            AND reading_date_time >= $start AND reading_date_time < $end
-        ORDER BY meter_id, reading_date_time
-    """  # noqa: S608
-    asked = {"meters": list(meters), "reading_type": reading_type, "start": start, "end": end}
-    return answer(store, sql, {STAGING.name: replace(staging, files=files)}, asked, as_of=as_of)

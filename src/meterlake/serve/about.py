@@ -1,24 +1,20 @@
-"""What is asked of the lake as a whole: its tables, its settings, how reliable supply was."""
+"""What is asked of the lake as a whole: its tables and its settings."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, Field
 
 from meterlake import __version__
-from meterlake.delta.commit import snapshots
 from meterlake.errors import BadInput
-from meterlake.grid.indices import indices
-from meterlake.questions import catalog, sql
-from meterlake.schema import OUTAGES, known_tables
+from meterlake.questions import catalog
 from meterlake.serve.access import needs
 from meterlake.serve.answers import Refused
-from meterlake.serve.listings import LONGEST
-from meterlake.serve.openapi import Moment, problems
+from meterlake.serve.openapi import problems
+from meterlake.serve.questions import LONGEST
 from meterlake.serve.state import Here
 from meterlake.settings import settings_table
-from meterlake.topology.upstream import METER_TOPOLOGY, VIEWS
 
 router = APIRouter(tags=["lake"], dependencies=[Depends(needs("read"))])
 
@@ -60,26 +56,6 @@ class ColumnTold(BaseModel):
     meaning: str = Field(description="What it says")
 
 
-class Indices(BaseModel):
-    """How reliable supply was, as IEEE 1366 defines it."""
-
-    customers: int = Field(description="Meters of the topology")
-    interruptions: int = Field(description="Sustained interruptions")
-    saidi: float | None = Field(description="Minutes without supply per customer [min]")
-    saifi: float | None = Field(description="Sustained interruptions per customer")
-    caidi: float | None = Field(description="Minutes per interruption of a customer [min]")
-    maifi: float | None = Field(description="Momentary interruptions per customer")
-
-
-class IndicesAsked(BaseModel):
-    """A half-open window."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    start: Moment | None = Field(None, alias="from", description="First moment, included")
-    end: Moment | None = Field(None, alias="to", description="End, not included")
-
-
 @router.get("/about", summary="The lake's zone, and the price that costs are shown with")
 def about(here: Here) -> LakeTold:
     """What a dashboard needs to know besides the rows."""
@@ -105,31 +81,6 @@ def columns(table: TableName, here: Here) -> list[ColumnTold]:
         return [ColumnTold.model_validate(row) for row in catalog.describe(table[:LONGEST])]
     except BadInput as error:
         raise Refused(404, str(error)) from error
-
-
-@router.get("/indices", summary="SAIDI, SAIFI, CAIDI and MAIFI", responses=problems(400))
-def reliability(asked: Annotated[IndicesAsked, Query()], here: Here) -> Indices:
-    """Of outages that start in the window."""
-    states = snapshots(
-        here.store,
-        [known_tables()[name] for name in sorted({OUTAGES.name, *VIEWS[METER_TOPOLOGY].tables})],
-    )
-    start, end = here.window(asked.start, asked.end)
-    window: dict[str, Any] = {}
-    conditions = ["true"]
-    for name, value, sign in (("start", start, ">="), ("end", end, "<")):
-        if value is not None:
-            window[name] = value
-            conditions.append(f"start {sign} ${name}")
-    found = sql.answer(
-        here.store,
-        f"SELECT * FROM outages WHERE {' AND '.join(conditions)}",  # noqa: S608
-        states,
-        window,
-    )
-    customers = sql.answer(here.store, f"SELECT count(*) FROM {METER_TOPOLOGY}", states).item()  # noqa: S608
-    limit = here.settings.grid.momentary_minutes
-    return Indices.model_validate(indices(found, customers, momentary_minutes=limit))
 
 
 @router.get(

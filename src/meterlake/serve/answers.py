@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from meterlake import __version__
 from meterlake.errors import BadInput, MeterlakeError, Unavailable
-from meterlake.questions.listings import Value
+from meterlake.questions.question import Value
 
 JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -64,8 +64,12 @@ def rows_answer(
     etag: str | None = None,
     after: Sequence[Value] | None = None,
     headers: Mapping[str, str] | None = None,
+    is_single: bool = False,
 ) -> Response:
-    """Rows in the form that the request accepts; `after` makes a link to the next page."""
+    """Rows in the form that the request accepts; `after` makes a link to the next page.
+
+    With `is_single` JSON has the one row without a list around it.
+    """
     kind = accepted(request)
     sent = {**(headers or {}), "Vary": _VARY}
     if etag is not None:
@@ -75,7 +79,10 @@ def rows_answer(
         asked = [(k, v) for k, v in request.query_params.multi_items() if k != "cursor"]
         following = urlencode([*asked, ("cursor", to_cursor(request, after))])
         sent["Link"] = f'<{request.url.path}?{following}>; rel="next"'
-    return Response(_encoded(rows, kind), media_type=_MEDIA[kind], headers=sent)
+    body = _encoded(rows, kind)
+    if is_single and kind == JSON:
+        body = body.removeprefix(b"[").removesuffix(b"]")
+    return Response(body, media_type=_MEDIA[kind], headers=sent)
 
 
 _VARY = "Accept, Accept-Encoding, Authorization, X-API-Key"

@@ -18,8 +18,7 @@ from meterlake.console.sign_in import SignInFirst, to_sign_in
 from meterlake.delta.store import Store
 from meterlake.errors import MeterlakeError
 from meterlake.readings.reader import Reader
-from meterlake.serve import about, guide, health, meters
-from meterlake.serve import listings as listed
+from meterlake.serve import about, guide, health, meters, questions
 from meterlake.serve import sql as ask_sql
 from meterlake.serve.access import Access, NotAllowed, NotAuthenticated, allowed_host, opens
 from meterlake.serve.answers import (
@@ -86,7 +85,7 @@ def create_app(store: Store, settings: Settings) -> FastAPI:
     )
     app.state.access = access
     app.state.metrics = health.Metrics()
-    for room in (guide, meters, listed, about, ask_sql, health, console):
+    for room in (guide, meters, questions, about, ask_sql, health, console):
         app.include_router(room.router)
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=1)
     app.add_middleware(Guard, app=app, listen_host=settings.serve.host)

@@ -5,17 +5,16 @@ forecast is the median with its band beside it, anomalies are dips and spikes, a
 order of time.
 """
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 import polars as pl
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from meterlake.delta.commit import snapshots
-from meterlake.delta.table import Snapshot
 from meterlake.periods import By
-from meterlake.questions.listings import LISTINGS, Value, listed, states_of, version_of
-from meterlake.questions.sql import answer
+from meterlake.questions.question import Part, Value, ask, states_of, version_of
+from meterlake.questions.registry import QUESTIONS
 from meterlake.readings.consumption import read_consumption
 from meterlake.readings.layout import meets
 from meterlake.schema import (
@@ -26,15 +25,13 @@ from meterlake.schema import (
     READINGS,
     STAGING,
     Column,
-    known_tables,
 )
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, is_known, rows_answer
-from meterlake.serve.listings import LONGEST
 from meterlake.serve.meters import MeterId, forecast_of, known_or_refused, readings_answer
 from meterlake.serve.openapi import MOST_ROWS, problems, rows_told
+from meterlake.serve.questions import LONGEST
 from meterlake.serve.state import Here
-from meterlake.topology.upstream import METER_TOPOLOGY, VIEWS
 
 HOURS_AHEAD = 72
 
@@ -198,8 +195,8 @@ def forecast(
 )
 def anomaly(request: Request, meter_id: MeterId, year: Year, here: Here) -> Response:
     """Dips (anomaly -1) and spikes (1)."""
-    listing = LISTINGS["anomalies"]
-    states = states_of(here.store, listing)
+    question = QUESTIONS["anomalies"]
+    states = states_of(here.store, question)
     version = version_of(states)
     if (known := is_known(request, version)) is not None:
         return known
@@ -208,7 +205,7 @@ def anomaly(request: Request, meter_id: MeterId, year: Year, here: Here) -> Resp
         "from": date(int(year), 1, 1),
         "to": date(int(year), 12, 31),
     }
-    rows = listed(here.store, listing, asked, limit=MOST_ROWS, states=states).rows
+    rows = ask(here.store, question, asked, settings=here.settings, states=states).rows
     if rows.is_empty():
         known_or_refused(here, meter_id)
     told = rows.select(
@@ -246,33 +243,25 @@ def outage(
     end = here.aware(_moment("end_date_time", end_date_time))
     if start >= end:
         raise Refused(400, "end_date_time needs to be after start_date_time")
-    tables = VIEWS[METER_TOPOLOGY].tables | {(STAGING if error_code else OUTAGES).name}
-    known_by_name = known_tables()
-    states = snapshots(here.store, [known_by_name[name] for name in sorted(tables)])
+    question = QUESTIONS["flagged-reads" if error_code else "meter-outages"]
+    states = states_of(here.store, question)
     version = version_of(states)
     if (known := is_known(request, version)) is not None:
         return known
-    asked: dict[str, object] = {"start": start, "end": end}
-    if error_code is None:
-        found = (
-            "SELECT id AS meter_id, start AS reading_date_time FROM outages "
-            "WHERE level = 'meter' AND start >= $start AND start < $end"
-        )
-    else:
+    asked: dict[str, Value] = {"from": start, "to": end}
+    if error_code:
+        asked["quality"] = error_code
         staging = states[STAGING.name]
         files = tuple(f for f in staging.files if meets(f, start, end))
-        states = {**states, STAGING.name: Snapshot(STAGING, staging.version, files, staging.id)}
-        asked["code"] = error_code
-        found = (
-            "SELECT DISTINCT meter_id, reading_date_time FROM staging WHERE quality = $code "
-            "AND reading_date_time >= $start AND reading_date_time < $end"
-        )
-    sql = (
-        f"SELECT f.meter_id, f.reading_date_time, w.latitude AS lat, w.longitude AS long "  # noqa: S608
-        f"FROM ({found}) AS f LEFT JOIN {METER_TOPOLOGY} AS w USING (meter_id) "
-        f"ORDER BY f.reading_date_time, f.meter_id LIMIT {MOST_ROWS + 1}"
+        states = {**states, STAGING.name: replace(staging, files=files)}
+    part = Part(MOST_ROWS + 1)
+    found = ask(here.store, question, asked, settings=here.settings, part=part, states=states).rows
+    rows = found.select(
+        "meter_id",
+        pl.col("reading_date_time" if error_code else "start").alias("reading_date_time"),
+        pl.col("latitude").alias("lat"),
+        pl.col("longitude").alias("long"),
     )
-    rows = answer(here.store, sql, states, asked)
     if rows.height > MOST_ROWS:
         raise Refused(400, f"The window has more than {MOST_ROWS:,} rows", "Ask for a shorter one")
     return rows_answer(request, rows, etag=version)

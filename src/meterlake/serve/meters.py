@@ -14,7 +14,8 @@ from meterlake.errors import BadInput
 from meterlake.forecast import models
 from meterlake.forecast.forecasts import forecast_meters
 from meterlake.periods import By
-from meterlake.questions.listings import LISTINGS, Value, listed
+from meterlake.questions.question import Value
+from meterlake.questions.registry import QUESTIONS
 from meterlake.readings.consumption import read_consumption
 from meterlake.schema import (
     CONSUMPTION_DAILY,
@@ -25,8 +26,8 @@ from meterlake.schema import (
 )
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, from_cursor, is_known, rows_answer
-from meterlake.serve.listings import LONGEST
 from meterlake.serve.openapi import EXAMPLE_METER, MOST_ROWS, LocalDate, Moment, problems, rows_told
+from meterlake.serve.questions import LONGEST
 from meterlake.serve.state import Here, Served, check_days
 
 MeterId = Annotated[
@@ -126,7 +127,7 @@ def meter(meter_id: MeterId, here: Here) -> dict[str, Any]:
     rows = _known(here, meter_id)
     if rows.is_empty():
         known_or_refused(here, meter_id)
-        columns = LISTINGS["meters"].columns
+        columns = QUESTIONS["meters"].columns
         return {**dict.fromkeys(c.name for c in columns), "meter_id": meter_id, "days": 0}
     return rows.row(0, named=True)
 
@@ -247,7 +248,7 @@ def _stored(here: Served, meter_id: str, start: datetime, model: str | None) -> 
 
 
 def _known(here: Served, meter_id: str) -> pl.DataFrame:
-    return listed(here.store, LISTINGS["meters"], {"meter_id": meter_id}, limit=1).rows
+    return here.ask("meters", meter_id=meter_id)
 
 
 def known_or_refused(here: Served, meter_id: str) -> None:

@@ -97,15 +97,19 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def rows_told(columns: tuple[Column, ...]) -> dict[int | str, dict[str, Any]]:
-    """What a path of rows answers: a list in JSON, or a table in CSV or Arrow."""
+def rows_told(
+    columns: tuple[Column, ...], *, is_single: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """What a path answers: a list, or one object, in JSON, or a table in CSV or Arrow."""
     row = {
         "type": "object",
         "required": [c.name for c in columns],
         "properties": {c.name: _property(c) for c in columns},
     }
-    shown = [{c.name: _EXAMPLES.get(c.name, _OF_TYPES[c.type]) for c in columns}]
-    told = {"schema": {"type": "array", "items": row}, "example": shown}
+    shown = {c.name: _EXAMPLES.get(c.name, _OF_TYPES[c.type]) for c in columns}
+    told = {"schema": {"type": "array", "items": row}, "example": [shown]}
+    if is_single:
+        told = {"schema": row, "example": shown}
     headers = {
         name: {"description": meaning, "schema": {"type": kind}}
         for name, (meaning, kind) in _HEADERS.items()

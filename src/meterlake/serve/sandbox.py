@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import polars as pl
 
 from meterlake.errors import BadInput, Unavailable
-from meterlake.readings.history import AsOf
+from meterlake.questions.history import AsOf
 
 if TYPE_CHECKING:
     from meterlake.settings import ServeSettings

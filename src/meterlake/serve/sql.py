@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meterlake.readings.history import AsOf
+from meterlake.questions.history import AsOf
 from meterlake.serve.access import needs
 from meterlake.serve.answers import JSON, Refused, accepted, rows_answer
 from meterlake.serve.openapi import ROWS, Moment, problems

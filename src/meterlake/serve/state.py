@@ -9,17 +9,15 @@ from typing import Annotated
 import polars as pl
 from fastapi import Depends, Request
 
-from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store
 from meterlake.errors import Unavailable
 from meterlake.periods import local_midnight, zone_rules
-from meterlake.questions.sql import answer
+from meterlake.questions.question import Page, Part, Value, ask
+from meterlake.questions.registry import QUESTIONS
 from meterlake.readings.reader import Reader
-from meterlake.schema import known_tables
 from meterlake.serve.answers import Refused
 from meterlake.serve.sandbox import Sandbox
 from meterlake.settings import Settings
-from meterlake.topology.upstream import VIEWS
 
 
 def _now() -> datetime:
@@ -69,11 +67,14 @@ class Served:
         """The local day that a moment is in."""
         return moment.astimezone(zone_rules(self.settings.timezone)).date()
 
-    def ask(self, sql: str, *tables: str, **values: object) -> pl.DataFrame:
-        """Answer SQL of our own over these tables and views, with $values."""
-        names = {n for t in tables for n in (VIEWS[t].tables if t in VIEWS else {t})}
-        states = snapshots(self.store, [known_tables()[name] for name in sorted(names)])
-        return answer(self.store, sql, states, values)
+    def ask(self, name: str, **asked: Value | None) -> pl.DataFrame:
+        """All rows that answer a question; moments aware."""
+        return self.ask_first(name, None, **asked).rows
+
+    def ask_first(self, name: str, limit: int | None, **asked: Value | None) -> Page:
+        """The first rows that answer a question; moments aware."""
+        part = Part(limit)
+        return ask(self.store, QUESTIONS[name], asked, settings=self.settings, part=part)
 
     def version_of_readings(self) -> str:
         """What changes whenever the readings do."""

@@ -81,7 +81,6 @@ def balance_sql() -> str:
         FROM stored
         FULL JOIN quarantined USING (source_file, source_sha256)
         LEFT JOIN readings USING (source_file, source_sha256)
-        ORDER BY ALL
     """
 
 

@@ -238,8 +238,8 @@ def questions() -> str:
         "filter; a command, `meterlake ask name --filter filter=value`; and a call in Python,",
         '`meterlake.open(…).ask("name", filter=value)`. The console and the Grafana dashboards ask',
         "the same. Without a filter, all rows are meant. Costs are those of the setting",
-        "`serve.price_per_kwh` unless `price` is given. `GET /openapi.json` says what each filter and",
-        "column means.",
+        "`serve.price_per_kwh` unless `price` is given. `GET /openapi.json` says what each",
+        "filter and column means.",
     ]
     rows = [
         [

@@ -24,7 +24,7 @@ from meterlake.serve.state import Served
 
 
 @dataclass(frozen=True)
-class View:
+class PageView:
     """A page of the navigation."""
 
     path: str
@@ -33,15 +33,15 @@ class View:
 
 
 VIEWS = (
-    View("/", "Overview", "Is everything there?"),
-    View("/console/meter", "Meter", "What does one meter do?"),
-    View("/console/anomalies", "Anomalies", "Which days are odd?"),
-    View("/console/forecast", "Forecast", "What will next week take?"),
-    View("/console/outages", "Outages", "Who is without supply?"),
-    View("/console/weather", "Usage and weather", "What does the weather do to it?"),
-    View("/console/volt-var", "Volt/var", "What does lower voltage save?"),
-    View("/console/quality", "Data quality", "What came late or damaged?"),
-    View("/console/sql", "SQL", "Ask anything"),
+    PageView("/", "Overview", "Is everything there?"),
+    PageView("/console/meter", "Meter", "What does one meter do?"),
+    PageView("/console/anomalies", "Anomalies", "Which days are odd?"),
+    PageView("/console/forecast", "Forecast", "What will next week take?"),
+    PageView("/console/outages", "Outages", "Who is without supply?"),
+    PageView("/console/weather", "Usage and weather", "What does the weather do to it?"),
+    PageView("/console/volt-var", "Volt/var", "What does lower voltage save?"),
+    PageView("/console/quality", "Data quality", "What came late or damaged?"),
+    PageView("/console/sql", "SQL", "Ask anything"),
 )
 
 _POLICY = (

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Answer:
+class UsageAnswer:
     """What the temperature does to a day's energy: `base_kwh`, and more for each degree beyond.
 
     `heating` is below `heating_from` [°C], `cooling` above `cooling_from`, both in kWh per
@@ -199,7 +199,7 @@ def by_month(days: pl.DataFrame, temperature: pl.DataFrame, price: float) -> pl.
     )
 
 
-def fitted(temperature: Floats, energy: Floats) -> Answer | None:
+def fitted(temperature: Floats, energy: Floats) -> UsageAnswer | None:
     """The answer of days to their temperature: straight lines below and above where it is mild.
 
     Of no answer, a straight line, heating, cooling, and both, that with the least BIC; where each
@@ -217,7 +217,7 @@ def fitted(temperature: Floats, energy: Floats) -> Answer | None:
     tried += [(None, cool) for cool in starts]
     tried += [(heat, cool) for heat in starts for cool in starts if heat < cool]
     count, spread = len(energy), float(np.square(energy - energy.mean()).sum())
-    best: tuple[float, Answer] | None = None
+    best: tuple[float, UsageAnswer] | None = None
     for heat, cool in tried:
         columns = [np.ones(count)]
         if heat is not None:
@@ -234,7 +234,7 @@ def fitted(temperature: Floats, energy: Floats) -> Answer | None:
         bic = count * np.log(max(left, 1e-9) / count) + unknowns * np.log(count)
         if best is None or bic < best[0]:
             slopes = iter(float(each) for each in found[1:])
-            answer = Answer(
+            answer = UsageAnswer(
                 base_kwh=float(found[0]),
                 heating=None if heat is None else next(slopes),
                 heating_from=heat,
@@ -248,7 +248,7 @@ def fitted(temperature: Floats, energy: Floats) -> Answer | None:
 
 
 def _charts(
-    months: pl.DataFrame, days: pl.DataFrame, slope: Answer | None, what: str
+    months: pl.DataFrame, days: pl.DataFrame, slope: UsageAnswer | None, what: str
 ) -> Iterator[Chart]:
     yield _years(months, what)
     yield _trend(months, what)
@@ -328,7 +328,7 @@ def _second_axis(drawn: Any, values: Sequence[float]) -> None:
     drawn.add_layout(axis, "right")
 
 
-def _scatter(days: pl.DataFrame, slope: Answer | None, what: str) -> Chart:
+def _scatter(days: pl.DataFrame, slope: UsageAnswer | None, what: str) -> Chart:
     drawn = charts.over_numbers(
         "mean temperature of the local day [°C]", what, height=380,
         hover=[("day", "@told"), ("temperature", "@temperature{0.0} °C"),

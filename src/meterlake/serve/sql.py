@@ -30,7 +30,7 @@ router = APIRouter(tags=["sql"], dependencies=[Depends(needs("sql")), Depends(_i
 TRUNCATED = "Meterlake-Truncated"
 
 
-class Question(BaseModel):
+class SqlQuestion(BaseModel):
     """One SELECT over the lake's tables."""
 
     model_config = ConfigDict(extra="forbid")
@@ -70,7 +70,7 @@ class Question(BaseModel):
     },
     response_class=Response,
 )
-async def sql(request: Request, asked: Annotated[Question, Body()], here: Here) -> Response:
+async def sql(request: Request, asked: Annotated[SqlQuestion, Body()], here: Here) -> Response:
     """Tables and columns: GET /catalog. Memory, time and rows are bounded by the settings."""
     accepted(request)  # before the work
     as_of = None if asked.as_of is None else AsOf(here.aware(asked.as_of), asked.clock)
@@ -81,7 +81,7 @@ async def sql(request: Request, asked: Annotated[Question, Body()], here: Here) 
 
 
 async def _unless_gone(
-    request: Request, here: Here, asked: Question, as_of: AsOf | None
+    request: Request, here: Here, asked: SqlQuestion, as_of: AsOf | None
 ) -> Answer | None:
     working = asyncio.ensure_future(here.sandbox.query(asked.sql, as_of=as_of, rows=asked.rows))
     leaving = asyncio.ensure_future(_gone(request))

@@ -42,7 +42,10 @@ def catalog(
 
     with plain_errors(), lake_context(lake) as context:
         if table is None:
-            show.rows("tables", tables(context.store), output is Output.json)
+            listed = tables(context.store)
+            if output is Output.table:  # meterlake lineage shows it
+                listed = [{k: v for k, v in t.items() if k != "made_from"} for t in listed]
+            show.rows("tables", listed, output is Output.json)
         else:
             show.rows("columns", describe(table), output is Output.json, extra={"table": table})
 

@@ -5,6 +5,7 @@ from typing import Any
 from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store
 from meterlake.errors import BadInput
+from meterlake.pipeline.registry import made_from
 from meterlake.schema import Table, View, known_tables
 from meterlake.topology.upstream import VIEWS
 
@@ -12,6 +13,7 @@ from meterlake.topology.upstream import VIEWS
 def tables(store: Store) -> list[dict[str, Any]]:
     """Each table's rows, files, bytes and newest time, from the log alone; views have none."""
     listed = []
+    sources = made_from()
     states = snapshots(store, known_tables().values())
     for table in known_tables().values():
         state = states[table.name]
@@ -25,10 +27,11 @@ def tables(store: Store) -> list[dict[str, Any]]:
                 "newest": None if newest is None else newest.isoformat().replace("+00:00", "Z"),
                 "version": None if state.version < 0 else state.version,
                 "path": table.path,
+                "made_from": ", ".join(sources.get(table.name, ())),
                 "meaning": table.meaning,
             }
         )
-    nothing = dict.fromkeys(("rows", "files", "bytes", "newest", "version", "path"))
+    nothing = dict.fromkeys(("rows", "files", "bytes", "newest", "version", "path", "made_from"))
     listed += [{"table": view.name, **nothing, "meaning": view.meaning} for view in VIEWS.values()]
     return listed
 

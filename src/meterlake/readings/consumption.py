@@ -22,7 +22,7 @@ from meterlake.readings.reader import Reader, check_types, several
 from meterlake.schema import CONSUMPTION_DAILY, POWER_TYPES, READINGS
 
 
-def read_consumption(
+def read_consumption(  # noqa: PLR0913
     reader: Reader,
     meters: str | Sequence[str],
     *,

@@ -49,7 +49,7 @@ def shown(reads: pl.DataFrame, device_ids: Sequence[str]) -> pl.DataFrame:
     ).select(COLUMNS)
 
 
-def write_file(
+def write_file(  # noqa: PLR0913
     request: FileRequest,
     store: ReadStore,
     path: Path,

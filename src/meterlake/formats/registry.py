@@ -1,5 +1,6 @@
 """Which formats there are, and which one a file is."""
 
+from functools import cache
 from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,11 +19,19 @@ def known_formats(*, default_zone: str) -> dict[str, Format]:
     formats: dict[str, Format] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         formats[point.name] = point.load()
-    for file in sorted(resources.files(__package__).joinpath("profiles").iterdir(), key=str):
-        if file.name.endswith(".toml"):
-            profile = read_profile(file.read_text(encoding="utf-8"), origin=file.name)
-            formats.setdefault(profile.name, ProfileFormat(profile, default_zone=default_zone))
+    for profile in _shipped_profiles():
+        formats.setdefault(profile.name, ProfileFormat(profile, default_zone=default_zone))
     return formats
+
+
+@cache
+def _shipped_profiles() -> tuple[Profile, ...]:
+    files = sorted(resources.files(__package__).joinpath("profiles").iterdir(), key=str)
+    return tuple(
+        read_profile(file.read_text(encoding="utf-8"), origin=file.name)
+        for file in files
+        if file.name.endswith(".toml")
+    )
 
 
 def named_format(name: str, *, default_zone: str) -> Format:

@@ -141,7 +141,9 @@ def facts(lake: str) -> dict[str, str]:
     store = open_store(lake)
     return {
         name: work.fingerprint(
-            query(store, f"SELECT * FROM {name}").drop("received_at", "ingest_date", strict=False)
+            query(store, f"SELECT * FROM {name}").drop(
+                "received_at", "recorded_at", "ingest_date", strict=False
+            )
         )
         for name in TABLES
     }

@@ -499,7 +499,7 @@ def test_where_the_storage_is_away_it_may_come_back(tmp_path: Path, run: Run[Non
             await sandbox.query(counted)
         (tmp_path / "away").rename(lake)
         assert (await sandbox.query(counted)).frame.item() == 1
-        next(lake.rglob("*.parquet")).unlink()
+        next((lake / "staging" / "readings").rglob("*.parquet")).unlink()
         with pytest.raises(Unavailable, match="meterlake check"):
             await sandbox.query("SELECT * FROM staging")
         await sandbox.close()

@@ -352,6 +352,7 @@ def test_a_damage_is_found_and_mended(lake: Store, held: dict[str, str], name: s
     found_and_mended(lake, held, name)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "name",
     [pytest.param(d, marks=[pytest.mark.proof] * (n % 5 > 0)) for n, d in enumerate(DAMAGES)],
@@ -375,6 +376,7 @@ def found_and_mended(lake: Store, held: dict[str, str], name: str) -> None:
     assert check(lake).findings == ()
 
 
+@pytest.mark.proof
 def test_everything_damaged_at_once_is_mended(lake: Store, held: dict[str, str]) -> None:
     tables = (READINGS, STAGING, QUARANTINE, LATE_ARRIVALS)
     lost = {(t.name, f.path) for t in tables for f in snapshot(lake, t).files[::2]}
@@ -388,6 +390,7 @@ def test_everything_damaged_at_once_is_mended(lake: Store, held: dict[str, str])
     assert work.contents(lake) == held
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_what_was_mended_can_be_damaged_and_mended_again(lake: Store, held: dict[str, str]) -> None:
     for _ in range(2):

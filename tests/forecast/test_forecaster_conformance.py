@@ -37,7 +37,6 @@ from meterlake.settings import MlSettings
 COUNT = 20_000
 DAYS = 112
 AHEAD = wall(2024, 4, 22)
-KINDS = ("networks", "lightgbm")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,7 +48,9 @@ def _small() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=KINDS, scope="module")
+@pytest.fixture(
+    params=["networks", pytest.param("lightgbm", marks=pytest.mark.proof)], scope="module"
+)
 def forecaster(request: pytest.FixtureRequest) -> type[Forecaster]:
     return named_forecaster(request.param)
 

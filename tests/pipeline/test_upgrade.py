@@ -118,6 +118,7 @@ def test_an_upgraded_lake_takes_in_more_and_what_it_has_but_once(
     assert check(old).findings == ()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("table", [STAGING, QUARANTINE, LATE_ARRIVALS, DELIVERIES])
 def test_what_is_damaged_after_an_upgrade_is_made_again(old: Store, table: Any) -> None:
     upgrade(old, now=NOW)
@@ -132,6 +133,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("after", [False, True])
 def test_an_upgrade_that_was_killed_anywhere_goes_on(
     tmp_path: Path, old: Store, monkeypatch: pytest.MonkeyPatch, after: bool

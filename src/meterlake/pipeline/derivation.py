@@ -26,7 +26,7 @@ from meterlake.settings import Settings
 
 @dataclass(frozen=True)
 class Session:
-    """What a job works with: the lake, an engine, the settings, the moment, who is told."""
+    """What a job works with: the lake, an engine, the settings, the moment, the progress."""
 
     store: Store
     engine: Engine

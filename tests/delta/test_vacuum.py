@@ -137,6 +137,7 @@ def in_logs(store: Store) -> int:
     return sum(len(store.list(f"{table.path}/_delta_log")) for table in TABLES.values())
 
 
+@pytest.mark.proof
 def test_commits_that_no_reader_and_no_derived_table_needs_go(
     store: Store, deliver: Deliver
 ) -> None:
@@ -159,6 +160,7 @@ def test_commits_that_no_reader_and_no_derived_table_needs_go(
     assert upkeep.check(Session(store, LocalEngine(2), work.CONF, NOW)).findings == ()
 
 
+@pytest.mark.proof
 def test_commits_that_are_not_consumed_yet_stay(store: Store, deliver: Deliver) -> None:
     corrected(store, deliver, 2)
     work.cluster(store.url, NOW)

@@ -187,6 +187,7 @@ def do(lake: str, change: Change) -> None:
     getattr(work, job)(lake, *args)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "store", ["file", pytest.param("s3", marks=pytest.mark.soak)], indirect=True
 )

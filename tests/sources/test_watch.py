@@ -456,7 +456,7 @@ def test_two_watchers_do_not_both_take_a_sources_files(
     assert watcher.staged() == [("m1", "a.csv")]
 
 
-@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("looks", [True, pytest.param(False, marks=pytest.mark.proof)])
 def test_a_watcher_that_was_overtaken_commits_nothing_more(
     folder_box: Outbox, watching: Watching, monkeypatch: pytest.MonkeyPatch, looks: bool
 ) -> None:

@@ -33,6 +33,7 @@ import numpy as np
 import polars as pl
 from reporting import Figures, Target, conclude, machine
 
+from meterlake.delta.lake_format import FORMAT
 from meterlake.delta.store import open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
@@ -71,7 +72,7 @@ QUICK = Size(50, 3, 1.0, 1.0)
 
 def lake_of(cache: Path, size: Size) -> Path:
     """A clustered lake, made the first time that it is asked for."""
-    folder = cache / f"serve-{size.meters}-meters-{size.days}-days"
+    folder = cache / f"serve-{size.meters}-meters-{size.days}-days-format-{FORMAT}"
     if (folder / "done").exists():
         return folder / "lake"
     shutil.rmtree(folder, ignore_errors=True)

@@ -45,12 +45,15 @@ def of_reads(reading_type: str) -> list[pl.Expr]:
 def of_serving(columns: Sequence[str]) -> list[pl.Expr]:
     """Those of some columns that serving leaves out, by its column reading_type."""
     kind = pl.col("reading_type")
-    return [
-        kind.replace_strict({t: same[name] for t, same in _OF_TYPE.items()}, return_dtype=pl.String)
-        .alias(name)
-        for name in columns
-        if name in next(iter(_OF_TYPE.values()))
-    ]  # fmt: skip
+    found = []
+    for name in columns:
+        if name in next(iter(_OF_TYPE.values())):
+            by_type = {of: same[name] for of, same in _OF_TYPE.items()}
+            value = next(iter(by_type.values()))
+            is_constant = set(by_type.values()) == {value}
+            each = pl.lit(value, pl.String) if is_constant else kind.replace_strict(by_type)
+            found.append(each.alias(name))
+    return found
 
 
 def of_meter(meter: str, reading_type: str, columns: Sequence[str]) -> list[pl.Expr]:

@@ -193,6 +193,22 @@ def test_a_lake_of_another_format_is_refused(old: Store, command: str) -> None:
         upgrade(old, now=NOW)
 
 
+def test_a_lake_that_another_process_makes_just_now_is_not_taken_for_an_old_one(
+    store: Store, deliver: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("inbound/early.csv", b"")  # the folder is there, and nothing in it yet
+    looks = Store.has
+
+    def has(self: Store, path: str) -> bool:  # after the first look at the statement
+        monkeypatch.setattr(Store, "has", looks)
+        file = deliver("a.csv", "2024-01-01 00:00:00,2024-01-01 01:00:00,m1,readings,,,,,1,")
+        work.ingest(store.url, [str(file)], NOW)
+        return any(looks(self, f"{t.path}/_delta_log/{0:020}.json") for t in (STAGING, DELIVERIES))
+
+    monkeypatch.setattr(Store, "has", has)
+    assert lake_format.format_of(store) == lake_format.FORMAT
+
+
 def test_a_new_lake_states_its_format_once(store: Store, deliver: Callable[..., Path]) -> None:
     paths = [str(deliver("a.csv", "2024-01-01 00:00:00,2024-01-01 01:00:00,m1,readings,,,,,1,"))]
     work.ingest(store.url, paths, NOW)

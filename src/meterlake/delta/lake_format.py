@@ -34,11 +34,12 @@ def format_of(store: Store) -> int:
     if store.is_local and not Path(store.url).exists():
         return FORMAT
     stated = store.read_if_there(PATH)
-    if stated is not None:
-        return int(json.loads(stated)["format"])
-    first_commit = "_delta_log/00000000000000000000.json"
-    has_tables = any(store.has(f"{t.path}/{first_commit}") for t in known_tables().values())
-    return _FIRST_FORMAT if has_tables else FORMAT
+    if stated is None:
+        first_commit = "_delta_log/00000000000000000000.json"
+        if not any(store.has(f"{t.path}/{first_commit}") for t in known_tables().values()):
+            return FORMAT
+        stated = store.read_if_there(PATH)  # another process may just have made the lake
+    return _FIRST_FORMAT if stated is None else int(json.loads(stated)["format"])
 
 
 def require_format(store: Store) -> None:

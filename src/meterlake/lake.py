@@ -74,16 +74,19 @@ class Lake:
 
         return Reader(self.store)
 
-    def ingest(self, *locations: str, profile: str | None = None) -> "Ingested":
+    def ingest(
+        self, *locations: str, profile: str | None = None, strict: bool = False
+    ) -> "Ingested":
         """Take delivered files, folders or URLs into staging, each once.
 
-        Files that cannot be read are listed in `failures`, and the others are taken in.
+        Files that cannot be read are listed in `failures`, and the others are taken in. `strict`:
+        also those whose times contradict the length of their intervals.
         """
         from meterlake.ingest.intake import ingest
         from meterlake.sources.fetcher import local_copies
 
         fetch = local_copies(self.settings)
-        return ingest(self.session, locations, profile=profile, fetch=fetch)
+        return ingest(self.session, locations, profile=profile, strict=strict, fetch=fetch)
 
     def integrate(self) -> "IntegrationResult":
         """Bring the readings up to what staging has received."""

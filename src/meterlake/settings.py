@@ -201,6 +201,12 @@ class Settings(BaseSettings):
 
     lake: str = Field("./lake", description="Where the lake lies: a folder or s3://bucket/prefix")
     timezone: str = Field("UTC", description="IANA zone of local days, and of times without a zone")
+    interval_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Length of the intervals of readings whose file and profile say none [min]; "
+        "unset: inferred from the file, and 15 for hes_csv",
+    )
     late_after_minutes: float = Field(
         60.0, gt=0, description="A read is late when it arrives more than this after its time [min]"
     )
@@ -269,6 +275,11 @@ class Settings(BaseSettings):
         le=64,
         description="Units of work at a time, of the local engine",
     )
+
+    @property
+    def interval_seconds(self) -> int | None:
+        """Length of the intervals of readings whose file and profile say none [s]."""
+        return None if self.interval_minutes is None else round(self.interval_minutes * 60)
 
     @field_validator("late_hooks", mode="before")
     @classmethod

@@ -257,7 +257,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     ),
     "a value of staging changed in the file": (
         "bytes are not those",
-        rewritten(STAGING, lambda r: r.with_columns(pl.col("kw") + 1)),
+        rewritten(STAGING, lambda r: r.with_columns(pl.col("reading_value") + 1)),
     ),
     "not a number": (
         "no finite numbers",

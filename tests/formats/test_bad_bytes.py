@@ -79,7 +79,9 @@ def take(store: Store, tmp_path: Path) -> Take:
             fetched(scan(store, table, states[table.name].files).filter(by_file))
             for table in (STAGING, QUARANTINE)
         )
-        stored = staging.select("source_row", "meter_id", "kw").rows()
+        is_kw = pl.col("reading_type") == "kw"
+        values = pl.when(is_kw).then("reading_value").drop_nulls().first().alias("kw")
+        stored = staging.group_by("source_row", "meter_id").agg(values).sort("source_row").rows()
         bad = quarantine.select("source_row", "raw", "reason").sort("source_row").rows()
         lines = {line for line, *_ in stored} | {line for line, *_ in bad}
         assert done.rows == len(stored) + len(bad) == len(lines)

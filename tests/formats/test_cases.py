@@ -9,8 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from meterlake.formats.cells import reading_type_columns
-from meterlake.formats.port import Parsed
+from meterlake.formats.port import Parsed, value_columns
 from meterlake.formats.registry import recognise
 from meterlake.formats.source import DeliveredFile, compression_of
 
@@ -33,7 +32,7 @@ def as_readings(reads: pl.DataFrame) -> pl.DataFrame:
     times = [c for c in ("reading_date_time", "arrival_time") if c in reads.columns]
     return (
         reads.unpivot(
-            reading_type_columns(reads),
+            value_columns(reads),
             index=["meter_id", *times],
             variable_name="reading_type",
             value_name="reading_value",

@@ -219,7 +219,7 @@ def test_without_a_zone_the_lakes_zone_counts(tmp_path: Path) -> None:
     [
         (('unit = "Wh"', 'unit = "A"'), "not from 'A'"),
         (('type = "kw"', 'type = "watt"'), "no reading type"),
-        (("interval_minutes = 30\n", ""), "interval_minutes"),
+        (("interval_minutes = 30\n", 'interval = "soon"\n'), "interval needs day, month"),
         (('zone = "Europe/London"', 'zone = "London"'), "no IANA zone"),
         (("delimiter =", "delimeter ="), "delimeter"),
         (("meter =", "metre ="), "metre: is not permitted"),

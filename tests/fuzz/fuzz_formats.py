@@ -17,8 +17,7 @@ with atheris.instrument_imports(include=["meterlake.formats"]):
     from meterlake.formats import registry, source, tabular
 
 from meterlake.errors import MeterlakeError
-from meterlake.formats.cells import reading_type_columns
-from meterlake.formats.port import Parsed
+from meterlake.formats.port import Parsed, value_columns
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 FILE = Path(tempfile.mkdtemp(prefix="meterlake-fuzz-")) / "a"
@@ -55,7 +54,7 @@ def check(parsed: Parsed) -> None:
     assert len(read | rejected) == parsed.rows == parsed.reads.height + parsed.rejected.height
     assert parsed.rejected["raw"].null_count() == parsed.rejected["reason"].null_count() == 0
     assert parsed.reads["meter_id"].null_count() == 0
-    for name in reading_type_columns(parsed.reads):
+    for name in value_columns(parsed.reads):
         assert all(math.isfinite(value) for value in parsed.reads[name].drop_nulls())
     assert all(EARLIEST <= time < LATEST for time in parsed.reads["reading_date_time"])
 

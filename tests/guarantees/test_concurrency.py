@@ -132,8 +132,8 @@ def test_a_query_during_writes_sees_whole_files_and_whole_integrations(
         rows = query(
             store,
             "SELECT source_file, count(reason), count(*) - count(reason) FROM "
-            "(SELECT source_file, NULL AS reason FROM staging UNION ALL "
-            "SELECT source_file, reason FROM quarantine) GROUP BY ALL",
+            "(SELECT DISTINCT source_file, source_row, NULL AS reason FROM staging UNION ALL "
+            "SELECT source_file, source_row, reason FROM quarantine) GROUP BY ALL",
         )
         for name, quarantined, stored in rows.iter_rows():
             assert (stored, quarantined) == sizes[name]

@@ -46,7 +46,7 @@ def ingest(store: Store, *locations: str) -> intake.Ingested:
 
 
 def staged(store: Store) -> tuple[int, float, int]:
-    sql = "select count(*), sum(kw), max(source_row) from staging"
+    sql = "select count(*), sum(reading_value), max(source_row) from staging"
     return query(store, sql).row(0)
 
 
@@ -83,7 +83,9 @@ def test_plain_text_is_read_in_ranges_with_the_right_line_numbers(
     done = ingest(store, str(tmp_path / "a.csv"))
     assert (done.rows, done.quarantined) == (501, 1)
     assert query(store, "select source_row from quarantine").row(0) == (502,)
-    assert query(store, "select count(*) from staging where kw != source_row - 2").row(0) == (0,)
+    assert query(store, "select count(*) from staging where reading_value != source_row - 2").row(
+        0
+    ) == (0,)
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)  # looks into the folder
@@ -134,7 +136,7 @@ def test_parquet_is_a_table_too(store: Store, tmp_path: Path) -> None:
         profile=str(profile),
     )
     assert (done.rows, done.readings, done.quarantined) == (3, 1, 2)
-    assert query(store, "select meter_id, kw from staging").row(0) == ("7", 1.5)
+    assert query(store, "select meter_id, reading_value from staging").row(0) == ("7", 1.5)
     rows = query(store, "select source_row, raw, reason from quarantine order by 1").rows()
     assert [r[0] for r in rows] == [2, 3]
     assert '"id": 8' in rows[0][1]

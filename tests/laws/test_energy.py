@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.energy_oracle import energy_by_day
+from support.energy_oracle import Read, energy_by_day
 
 from meterlake.periods import periods
 from meterlake.readings.energy import daily_energy, period_energy
@@ -20,15 +21,20 @@ SCHEMA = {
     "meter_id": pl.String(),
     "reading_date_time": POLARS_TYPES["timestamp"],
     "reading_value": pl.Float64(),
+    "interval_seconds": pl.Int64(),
 }
 # Days of 2024 around which the clocks of these zones change, from January 1st.
 CHANGES = [69, 90, 97, 279, 300, 307]
-Read = tuple[str, datetime, float]
 
 
-def energies(reads: list[Read], zone: str) -> pl.DataFrame:
+def energies(reads: Sequence[Read], zone: str, source: str = "profile") -> pl.DataFrame:
     frame = pl.DataFrame(reads, schema=SCHEMA, orient="row").sort("meter_id", "reading_date_time")
-    times = [at for _, at, _ in reads]
+    times = [at for _, at, _, _ in reads]
+    known = pl.col("interval_seconds").is_not_null()
+    frame = frame.with_columns(
+        pl.when(known).then(pl.lit(source)).otherwise(pl.lit("unknown")).alias("length_source"),
+        pl.lit("raw").alias("status"),
+    )
     return daily_energy(frame, periods(zone, "day", min(times), max(times) + timedelta(seconds=1)))
 
 
@@ -51,7 +57,7 @@ class Meter:
                 reads[at] = round(chance.uniform(-3, 5), 3)
         for _ in range(self.stray):
             reads[start + timedelta(seconds=chance.randrange(3 * 86400))] = 1.0
-        return [(name, at, kw) for at, kw in reads.items()]
+        return [(name, at, kw, 60 * self.minutes) for at, kw in reads.items()]
 
 
 meters = st.builds(
@@ -75,6 +81,7 @@ def test_a_day_has_the_energy_that_plain_arithmetic_gives(
     start = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=day - 1)
     reads = [read for n, meter in enumerate(fleet) for read in meter.reads(f"m{n}", start)]
     found = {(row["meter_id"], row["date"]): row for row in energies(reads, zone).to_dicts()}
+    found = {key: row for key, row in found.items() if row["intervals"] > 0}
     wanted = energy_by_day(reads, zone)
     assert found.keys() == wanted.keys()
     for key, row in wanted.items():
@@ -84,9 +91,9 @@ def test_a_day_has_the_energy_that_plain_arithmetic_gives(
 def regular(minutes: int, kw: float, day: date, zone: str, *, days: int = 1) -> list[Read]:
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     spans = periods(zone, "day", noon, noon + timedelta(days=days - 1, seconds=1))
-    at, reads = spans[0].start, []
+    at, reads = spans[0].start, list[Read]()
     while at < spans[-1].end:
-        reads.append(("m", at, kw))
+        reads.append(("m", at, kw, 60 * minutes))
         at += timedelta(minutes=minutes)
     return reads
 
@@ -115,12 +122,13 @@ def test_a_constant_load_has_the_energy_of_the_days_true_length(
 
 def test_energy_is_the_same_whatever_the_intervals_it_is_told_in() -> None:
     day = date(2024, 10, 27)
-    fine = [
-        (meter, at, float(n % 7) - 2.0)
-        for n, (meter, at, _) in enumerate(regular(5, 0.0, day, "Europe/London"))
+    fine: list[Read] = [
+        (meter, at, float(n % 7) - 2.0, seconds)
+        for n, (meter, at, _, seconds) in enumerate(regular(5, 0.0, day, "Europe/London"))
     ]
-    coarse = [
-        ("m", fine[n][1], sum(kw for *_, kw in fine[n : n + 6]) / 6) for n in range(0, len(fine), 6)
+    coarse: list[Read] = [
+        ("m", fine[n][1], sum(kw for _, _, kw, _ in fine[n : n + 6]) / 6, 1800)
+        for n in range(0, len(fine), 6)
     ]
     (of_fine,), (of_coarse,) = (energies(r, "Europe/London").to_dicts() for r in (fine, coarse))
     assert of_fine["energy_kwh"] == pytest.approx(of_coarse["energy_kwh"])
@@ -129,7 +137,7 @@ def test_energy_is_the_same_whatever_the_intervals_it_is_told_in() -> None:
 
 def test_export_is_kept_apart_from_import() -> None:
     reads = regular(60, 0.0, date(2024, 6, 1), "UTC")
-    reads = [(m, at, 3.0 if at.hour < 6 else -1.0) for m, at, _ in reads]
+    reads = [(m, at, 3.0 if at.hour < 6 else -1.0, s) for m, at, _, s in reads]
     (row,) = energies(reads, "UTC").to_dicts()
     assert (row["import_kwh"], row["export_kwh"], row["energy_kwh"]) == (18.0, 18.0, 0.0)
     assert (row["min_kw"], row["max_kw"], row["mean_kw"]) == (-1.0, 3.0, 0.0)
@@ -139,14 +147,14 @@ def test_a_gap_is_no_zero_and_a_zero_no_gap() -> None:
     reads = regular(15, 0.0, date(2024, 6, 1), "UTC")
     (zeros,) = energies(reads, "UTC").to_dicts()
     assert (zeros["energy_kwh"], zeros["intervals"], zeros["is_complete"]) == (0.0, 96, True)
-    (gap,) = energies([(m, at, 4.0) for m, at, _ in reads if at.hour != 7], "UTC").to_dicts()
+    (gap,) = energies([(m, at, 4.0, s) for m, at, _, s in reads if at.hour != 7], "UTC").to_dicts()
     assert (gap["energy_kwh"], gap["hours"], gap["mean_kw"]) == (92.0, 23.0, 4.0)
     assert (gap["intervals"], gap["intervals_expected"], gap["is_complete"]) == (92, 96, False)
 
 
 @pytest.mark.parametrize("times", [[3], [3, 8], [3, 8, 13]], ids=str)
-def test_of_a_few_readings_a_day_the_interval_is_not_guessed(times: list[int]) -> None:
-    reads = [("m", datetime(2024, 6, 1, hour, tzinfo=UTC), 2.0) for hour in times]
+def test_the_length_of_an_interval_is_not_guessed(times: list[int]) -> None:
+    reads = [("m", datetime(2024, 6, 1, hour, tzinfo=UTC), 2.0, None) for hour in times]
     (row,) = energies(reads, "UTC").to_dicts()
     assert (row["energy_kwh"], row["intervals_expected"], row["hours"]) == (None, None, None)
     assert (row["intervals"], row["is_complete"], row["mean_kw"]) == (len(times), False, 2.0)
@@ -155,6 +163,61 @@ def test_of_a_few_readings_a_day_the_interval_is_not_guessed(times: list[int]) -
         periods("UTC", "month", reads[0][1], reads[0][1] + timedelta(hours=1)),
     )
     assert (month["energy_kwh"].item(), month["is_complete"].item()) == (None, False)
+
+
+def test_of_every_second_reading_half_the_energy_is_there() -> None:
+    (half,) = energies(regular(15, 1.0, date(2024, 6, 1), "UTC")[::2], "UTC").to_dicts()
+    assert (half["energy_kwh"], half["intervals"], half["intervals_expected"]) == (12.0, 48, 96)
+    assert (half["is_complete"], half["hours"]) == (False, 12.0)
+
+
+def test_with_an_inferred_length_no_day_is_complete() -> None:
+    reads = regular(15, 1.0, date(2024, 6, 1), "UTC")
+    (row,) = energies(reads, "UTC", "inferred").to_dicts()
+    assert (row["energy_kwh"], row["intervals"], row["is_complete"]) == (24.0, 96, False)
+
+
+@given(
+    lengths=st.lists(st.sampled_from([300, 900, 1800, 3600, 7200, 21600]), min_size=1, max_size=40),
+    split=st.integers(1, 5),
+)
+def test_splitting_an_interval_conserves_its_energy(lengths: list[int], split: int) -> None:
+    at, whole, parts = datetime(2024, 6, 1, tzinfo=UTC), list[Read](), list[Read]()
+    for number, seconds in enumerate(lengths):
+        if at + timedelta(seconds=seconds) > datetime(2024, 6, 2, tzinfo=UTC):
+            break
+        kw, part = float(number % 5) - 1.0, seconds // split
+        whole.append(("m", at, kw, part * split))
+        parts += [("m", at + timedelta(seconds=n * part), kw, part) for n in range(split)]
+        at += timedelta(seconds=seconds)
+    (one,), (many,) = (energies(reads, "UTC").to_dicts() for reads in (whole, parts))
+    for name in ("energy_kwh", "import_kwh", "export_kwh", "hours", "is_complete"):
+        assert many[name] == pytest.approx(one[name])
+
+
+@pytest.mark.parametrize("first", ["hours", "quarters"])
+def test_no_moment_counts_twice_where_deliveries_overlap(first: str) -> None:
+    """Hourly reads redelivered over quarter-hours, and the other way round: the later stand."""
+    day = date(2024, 6, 1)
+    hours, quarters = regular(60, 2.0, day, "UTC"), regular(15, 5.0, day, "UTC")
+    early, late = (hours, quarters) if first == "hours" else (quarters, hours)
+    stands = {(m, at): (m, at, kw, s) for m, at, kw, s in [*early, *late]}
+    arrived = {**{r[1]: 1 for r in early}, **{r[1]: 2 for r in late}}
+    frame = pl.DataFrame(list(stands.values()), schema=SCHEMA, orient="row").with_columns(
+        pl.lit("profile").alias("length_source"), pl.lit("raw").alias("status")
+    )
+
+    def arrivals(meters: list[str]) -> pl.DataFrame:
+        assert meters == ["m"]
+        at = pl.col("reading_date_time").replace_strict(arrived)
+        moment = (datetime(2024, 6, 2, tzinfo=UTC) + at * timedelta(hours=1)).alias("arrival_time")
+        return frame.select("meter_id", "reading_date_time", moment)
+
+    (row,) = daily_energy(
+        frame.sort("reading_date_time"), periods("UTC", "day", early[0][1], early[-1][1]), arrivals
+    ).to_dicts()
+    wanted = 24 * (5.0 if first == "hours" else 2.0)
+    assert (row["energy_kwh"], row["hours"], row["is_complete"]) == (wanted, 24.0, True)
 
 
 def test_a_month_is_complete_where_all_its_days_are_there_and_complete() -> None:

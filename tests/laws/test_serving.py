@@ -119,7 +119,7 @@ class Life:
     def cluster(self, clustering: Cluster) -> None:
         conf = load_settings(
             timezone=ZONE, merge_days=clustering.merge_days, merge_after_days=0.5,
-            cluster_after_hours=1.0, serving_file_rows=30,
+            cluster_after_hours=1.0, serving_file_rows=30, interval_minutes=60,
         )  # fmt: skip
         real, count = commits.commit, 0
 
@@ -182,7 +182,7 @@ def everything_is_as_integrated_has_it(life: Life, windows: Sequence[tuple[int, 
 def energies_are_those_of_the_readings(life: Life, truth: pl.DataFrame) -> None:
     found = read_consumption(life.reader, METERS, by="day", zone=ZONE)
     reads = truth.filter(pl.col("reading_type") == "kw").select(
-        "meter_id", "reading_date_time", "reading_value"
+        "meter_id", "reading_date_time", "reading_value", "interval_seconds"
     )
     wanted = energy_by_day(reads.rows(), ZONE)
     assert {(r["meter_id"], r["date"]) for r in found.to_dicts()} == set(wanted)

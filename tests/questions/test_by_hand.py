@@ -97,6 +97,7 @@ def test_an_hours_average_energy_is_the_same_whatever_the_interval(minutes: int)
     )
     connection.execute(
         "CREATE TABLE readings AS SELECT 'm' AS meter_id, 'kw' AS reading_type, "
+        "'total' AS channel, "
         "moment AS reading_date_time, "
         "CAST(hour(moment AT TIME ZONE 'Europe/Berlin') AS DOUBLE) AS reading_value "
         f"FROM generate_series(TIMESTAMPTZ '{start}', TIMESTAMPTZ '{end}' "

@@ -37,7 +37,9 @@ def row(time: str, arrival: str, kw: float, meter: str = "m1") -> str:
 
 
 @pytest.fixture
-def take(store: Store, deliver: Deliver) -> Callable[..., None]:
+def take(store: Store, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Take in hourly reads and integrate them."""
+    monkeypatch.setattr(work, "CONF", load_settings(late_hooks=(), interval_minutes=60))
     numbers = iter(range(100))
 
     def taken(*rows: str) -> None:
@@ -141,7 +143,9 @@ def test_serving_and_integrated_are_read_as_of_one_version(
 def test_files_of_other_meters_and_times_are_not_opened(
     store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "CONF", load_settings(late_hooks=(), serving_file_rows=2))
+    monkeypatch.setattr(
+        work, "CONF", load_settings(late_hooks=(), serving_file_rows=2, interval_minutes=60)
+    )
     meters = [f"m{n}" for n in range(8)]
     for day in ("01", "20"):
         take(*(row(f"{day} {h:02d}:00", f"{day} 23:05", 1.0, m) for m in meters for h in (3, 4)))
@@ -206,10 +210,11 @@ def test_a_query_takes_serving_but_where_it_needs_the_arrival(
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
 def test_a_local_day_is_whole_though_serving_has_not_all_of_its_utc_days(
-    store: Store, take: Callable[..., None]
+    store: Store, take: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In Kathmandu days begin at 18:15 UTC: their files are read in part, and stay in order."""
-    half_hours = ((d, h, m) for d in (1, 2, 3) for h in range(24) for m in (0, 30))
+    monkeypatch.setattr(work, "CONF", load_settings(late_hooks=(), interval_minutes=30))
+    half_hours = ((d, h, m) for d in (1, 2, 3) for h in range(24) for m in (15, 45))
     take(*(row(f"{d:02d} {h:02d}:{m:02d}", "09 00:05", h) for d, h, m in half_hours))
     settings = load_settings(timezone="Asia/Kathmandu")
     early = datetime(2024, 1, 3, 1, tzinfo=UTC)  # the local day is over, its second UTC day not

@@ -89,7 +89,9 @@ class Watcher:
 
     def staged(self) -> list[tuple[str, str]]:
         """Every row of staging: meter and file."""
-        return query(self.store, "SELECT meter_id, source_file FROM staging ORDER BY ALL").rows()
+        return query(
+            self.store, "SELECT DISTINCT meter_id, source_file FROM staging ORDER BY ALL"
+        ).rows()
 
 
 @pytest.fixture(params=KINDS)

@@ -19,7 +19,7 @@ from meterlake.engine.local import LocalEngine
 from meterlake.forecast import networks
 from meterlake.integrate.derivations import cluster
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import READINGS, polars_schema
+from meterlake.schema import READINGS, TOTAL, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday
@@ -82,6 +82,10 @@ def readings(energy: Mapping[str, Energy], start: datetime = START) -> pl.DataFr
                         pl.Datetime("us", "UTC")
                     ),
                     "reading_value": pl.Series(series[there], dtype=pl.Float64),
+                    "channel": TOTAL,
+                    "interval_seconds": pl.Series([3600] * len(there), dtype=pl.Int64),
+                    "length_source": "lake",
+                    "status": "raw",
                 }
             )
         )

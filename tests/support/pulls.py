@@ -176,10 +176,11 @@ class Puller:
         return rows.row(by_predicate=pl.col("name") == NAME, named=True)
 
     def staged(self) -> list[tuple[str, datetime, datetime]]:
-        """Every row of staging: device, time, arrival."""
+        """Every delivered row in staging: device, time, arrival."""
         rows = fetched(scan(self.store, STAGING, snapshot(self.store, STAGING).files))
         columns = ("meter_id", "reading_date_time", "arrival_time")
-        return sorted(rows.select(columns).iter_rows())
+        delivered = rows.unique(["source_sha256", "source_row"])
+        return sorted(delivered.select(columns).iter_rows())
 
 
 def puller(

@@ -69,7 +69,8 @@ JUDGED: list[Judged] = [
 def conf(**more: object) -> Settings:
     """Settings of this lake."""
     small = MlSettings(train_rows=3000, use_weather=False, window_days=30)
-    return load_settings(late_hooks=(), timezone=ZONE, workers=1, ml=small, **more)
+    usual = {"late_hooks": (), "timezone": ZONE, "workers": 1, "interval_minutes": 60}
+    return load_settings(**(usual | {"ml": small} | more))
 
 
 def kw(meter: str, moment: datetime) -> float:

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from meterlake.cli.options import (
 )
 from meterlake.errors import MeterlakeError, Unavailable
 
+if TYPE_CHECKING:
+    from meterlake.ingest.intake import Ingested
+
 commands = typer.Typer()
 
 
@@ -30,6 +33,10 @@ def ingest(
     profile: Annotated[
         str | None, typer.Option(help="Format's name or profile file; default: recognised.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse files whose times contradict the interval's length."),
+    ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
@@ -44,7 +51,7 @@ def ingest(
     with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).ingest(*locations, profile=profile)
+            done = context.lake(progress).ingest(*locations, profile=profile, strict=strict)
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,
@@ -62,6 +69,9 @@ def ingest(
                 "stored": b.stored,
                 "quarantined": b.quarantined,
                 "readings": b.readings,
+                "interval_seconds": b.interval_seconds,
+                "length_source": b.length_source,
+                "contradiction": b.contradiction,
             }
             for b in done.balance
             if not b.already_ingested
@@ -71,9 +81,29 @@ def ingest(
         else:
             show.result(facts, as_json=False)
             if len(accounts) > 1:
-                show.frame(pl.DataFrame(accounts), "table")
+                shown = ("file", "rows", "stored", "quarantined", "readings")
+                show.frame(pl.DataFrame(accounts).select(shown), "table")
+            _say_lengths(done)
         if done.failures:
             raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
+
+
+def _say_lengths(done: "Ingested") -> None:
+    """Say of files with inferred or contradicting lengths what that means."""
+    for balance in done.balance:
+        if balance.contradiction:
+            typer.echo(
+                f"meterlake: {balance.file}: {balance.contradiction}. Correct interval_minutes in "
+                "its profile or in the settings",
+                err=True,
+            )
+        elif balance.length_source == "inferred" and balance.interval_seconds is not None:
+            typer.echo(
+                f"meterlake: {balance.file}: intervals of {balance.interval_seconds / 60:g} min, "
+                "inferred from its times: no day of it is called complete. If that is right, set "
+                "interval_minutes in its profile or in the settings",
+                err=True,
+            )
 
 
 @commands.command()
@@ -185,9 +215,10 @@ def upgrade(lake: LakeOption = None, output: OutputOption = Output.table) -> Non
 
     with plain_errors():
         began = time.perf_counter()
-        store = existing_store(load_settings(lake=lake).lake)
+        settings = load_settings(lake=lake)
+        store = existing_store(settings.lake)
         with show.progress(quiet=output is Output.json) as progress:
-            done = run(store, now=datetime.now(UTC), progress=progress)
+            done = run(store, now=datetime.now(UTC), settings=settings, progress=progress)
         facts = {**vars(done), "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 

@@ -140,6 +140,8 @@ class Change:
     marks : further keys that move in the same step, each only from where it may
     provenance : what the rows were made from
     new_data : False if the files hold again what the table has held before
+    replaces_all : whether no other file stays; the table then gets the columns that its schema
+        declares, where an older version gave it others
     """
 
     keys: Mapping[str, int]
@@ -150,6 +152,7 @@ class Change:
     marks: Mapping[str, Mark] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     new_data: bool = True
+    replaces_all: bool = False
 
     def __post_init__(self) -> None:
         if self.remove and self.read_version is None:
@@ -193,7 +196,7 @@ def commit(store: Store, table: Table, change: Change, *, now: datetime) -> None
         if change.is_overtaken(delta):
             raise Conflict(_overtaken(table, base))
         try:
-            _write(delta, table, actions, recorded, account, change.read_version)
+            _write(delta, table, change, actions, recorded, account)
             break
         except (DeltaError, OSError) as error:
             if _landed(store, table, base, account):
@@ -286,19 +289,24 @@ def _landed(store: Store, table: Table, base: int, account: Account) -> bool:
 def _write(
     delta: DeltaTable,
     table: Table,
+    change: Change,
     actions: list[AddAction | RemoveAction],
     recorded: Mapping[str, int],
     account: Account,
-    read_version: int | None,
 ) -> None:
+    gets_columns = change.replaces_all and _columns(delta.schema()) != _columns(
+        _delta_schema(table)
+    )
+    if gets_columns:  # to overwrite is to remove all that is there
+        actions = [action for action in actions if isinstance(action, AddAction)]
     delta.create_write_transaction(
         actions,
-        mode="append",
+        mode="overwrite" if gets_columns else "append",
         schema=_delta_schema(table),
         partition_by=list(table.partitioned_by),
         commit_properties=CommitProperties(
             custom_metadata=metadata(table, account),
-            max_commit_retries=20 if read_version is None else 0,
+            max_commit_retries=20 if change.read_version is None else 0,
             app_transactions=[Transaction(key, version) for key, version in recorded.items()],
         ),
         post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
@@ -337,6 +345,10 @@ def _delta_schema(table: Table) -> DeltaSchema:
             for c in table.columns
         ]
     )
+
+
+def _columns(schema: DeltaSchema) -> set[str]:
+    return {field.name for field in schema.fields}
 
 
 def _add(table: Table, file: DataFile, now: datetime, new_data: bool) -> AddAction:

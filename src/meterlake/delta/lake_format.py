@@ -14,7 +14,7 @@ from meterlake.delta.store import Store
 from meterlake.errors import BadInput
 from meterlake.schema import known_tables
 
-FORMAT = 2
+FORMAT = 3
 FORMAT_KEY = "format"  # a table's key, of a commit that brought it to a format
 PATH = "meterlake.json"
 

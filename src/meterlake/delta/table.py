@@ -185,7 +185,9 @@ def scan(store: Store, table: Table, files: Sequence[DataFile]) -> pl.LazyFrame:
         hive_partitioning=True,
         hive_schema={name: dtypes[name] for name in table.partitioned_by},
         missing_columns="insert",
-        cast_options=pl.ScanCastOptions(datetime_cast="convert-timezone"),
+        cast_options=pl.ScanCastOptions(
+            datetime_cast="convert-timezone", categorical_to_string="allow"
+        ),
         storage_options=store.polars_options,
     )
 

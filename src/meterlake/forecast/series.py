@@ -1,8 +1,8 @@
 """Readings to series: each meter's energy of every local hour, one row of a matrix each.
 
 An hour counts only where its intervals cover all of it; what is missing is NaN, never zero, and
-never closed up. How long an interval is, is what lies most often between a meter's readings of
-a day, as in energy.py; an interval that runs over the end of an hour is shared out between both.
+never closed up. An interval is as long as is stored with its reading; one that runs over the end
+of an hour is shared out between both.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from meterlake.delta.table import fetched
 from meterlake.errors import BadInput
 from meterlake.forecast.statistics import Floats
 from meterlake.periods import LocalHours, local_hour, zone_rules
-from meterlake.readings.energy import most_frequent_interval
+from meterlake.readings.energy import READ, without_overlap
 from meterlake.readings.layout import Layout, Piece, scan_pieces
 from meterlake.readings.meter_ranges import MeterOrder
 from meterlake.schema import READINGS
@@ -28,8 +28,6 @@ READING_TYPE = "kw"  # of which energies are
 _SECOND = 1_000_000  # times are in microseconds
 _HOUR = 3600 * _SECOND
 _STEP = _HOUR // 2  # as finely as clocks are changed
-_DAY = 24 * _HOUR
-_TIMES_THAT_AGREE = 3
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,14 @@ def read_series(
     pieces : of one reading type in kW, in the order of time
     keep : which meters
     """
-    columns = ["meter_id", "reading_date_time", "reading_value"]
-    read = [scan_pieces(store, [piece], columns, keep=keep) for piece in pieces]
+    read = [scan_pieces(store, [piece], READ, keep=keep) for piece in pieces]
     if not read:
         return Series((), hours, np.empty((0, hours.count), np.float32))
     readings = MeterOrder().by_meter(fetched(pl.concat(read)))
     # Of integrated's files the one that the window begins or ends in need not be in its place.
     if any(piece.table == READINGS for piece in pieces) and not _is_in_order(readings):
         readings = readings.sort("meter_id", "reading_date_time")
-    return hourly(readings, hours)
+    return hourly(without_overlap(readings), hours)
 
 
 def _is_in_order(readings: pl.DataFrame) -> bool:
@@ -82,7 +79,12 @@ def _is_in_order(readings: pl.DataFrame) -> bool:
 
 
 def hourly(readings: pl.DataFrame, hours: LocalHours) -> Series:
-    """Series of readings: meter_id, reading_date_time, reading_value [kW], sorted in this order."""
+    """Series of readings in kW, sorted by meter and time, which do not overlap.
+
+    Parameters
+    ----------
+    readings : meter_id, reading_date_time, reading_value [kW], interval_seconds
+    """
     ids = readings["meter_id"]
     meter = ids.rle_id().to_numpy().astype(np.int64)
     count = int(meter[-1]) + 1 if len(meter) else 0
@@ -91,7 +93,7 @@ def hourly(readings: pl.DataFrame, hours: LocalHours) -> Series:
         return Series((), hours, np.empty((0, hours.count), np.float32))
     at = readings["reading_date_time"].dt.timestamp("us").to_numpy()
     kw = readings["reading_value"].to_numpy()
-    length = _lengths(meter, at)
+    length = readings["interval_seconds"].fill_null(0).to_numpy() * _SECOND
     number, left = _number(hours, at)
     within = np.minimum(length, left)
     sums = _HourSums(np.zeros(count * hours.count), np.zeros(count * hours.count), hours)
@@ -136,31 +138,6 @@ class _HourSums:
         cell = meter * self.hours.count + number
         self.energy[:] += np.bincount(cell, kw * length, minlength=len(self.energy))
         self.covered[:] += np.bincount(cell, length, minlength=len(self.covered))
-
-
-def _lengths(meter: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Length of each reading's interval [us], 0 where it is not known."""
-    none = np.int64(np.iinfo(np.int64).max)
-    to_next = np.diff(at, append=at[-1])
-    to_next[np.flatnonzero(np.diff(meter, append=-1))] = none
-    day = at // _DAY
-    first = np.flatnonzero((np.diff(meter, prepend=-1) != 0) | (np.diff(day, prepend=-1) != 0))
-    size = np.diff(first, append=len(at))
-    # Nearly all meters have one length: only days in which it is not most of them need a count.
-    some = to_next[:: max(1, len(to_next) // 10_000)]
-    usual = int(np.median(np.append(some[some != none], 0)))
-    times = np.add.reduceat((to_next == usual).astype(np.int64), first)
-    interval = np.where((times >= _TIMES_THAT_AGREE) & (2 * times > size), usual, 0)
-    others = np.flatnonzero(interval == 0)
-    if len(others):
-        number = np.repeat(np.arange(len(first)), size)
-        is_other = np.isin(number, others) & (to_next != none)
-        found = most_frequent_interval(
-            pl.DataFrame({"meter_day": number[is_other], "to_next": to_next[is_other]})
-        ).filter(pl.col("times") >= _TIMES_THAT_AGREE)
-        interval[found["meter_day"].to_numpy()] = found["interval"].to_numpy()
-    lengths: NDArray[np.int64] = np.minimum(np.repeat(interval, size), to_next)
-    return lengths
 
 
 def _number(

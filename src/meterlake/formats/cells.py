@@ -10,17 +10,28 @@ from datetime import UTC, datetime
 import polars as pl
 
 from meterlake.formats.clock import METER, ORDER, REGISTER, Reason, with_utc
-from meterlake.formats.profile import Profile
-from meterlake.schema import READING_TYPES
+from meterlake.formats.lengths import Lengths, lengths_at, own_steps, parsed_length
+from meterlake.formats.profile import Profile, Value, factor_of
+from meterlake.schema import LengthSource
 
-_TIME, _ARRIVAL = "~reading_date_time", "~arrival_time"
+_TIME, _ARRIVAL, _END = "~reading_date_time", "~arrival_time", "~end"
+LENGTH, _SOURCE, _WANTED = "~interval_seconds", "~length_source", "~wanted_seconds"
+CONTRADICTS = "~contradicts"
+_DIFFERENT_LENGTHS = 64  # in a block of a file
+_OVERLAPS = 0.75  # share of an interval after which the next begins, at most
 
 # C0, DEL and C1 (Unicode's Cc): terminals, logs and file names do other things with them.
 _CONTROL = r"\p{Cc}"
 
 
 def type_rows(
-    cells: pl.DataFrame, profile: Profile, *, default_zone: str, may_have_control: bool = True
+    cells: pl.DataFrame,
+    profile: Profile,
+    *,
+    default_zone: str,
+    lengths: Lengths | None = None,
+    shorter: Lengths | None = None,
+    may_have_control: bool = True,
 ) -> pl.DataFrame:
     """Type a table's rows.
 
@@ -28,13 +39,15 @@ def type_rows(
     ----------
     cells : the profile's columns by their names there, and source_row; any order
     default_zone : IANA zone of times for which the profile names none
+    lengths : of the intervals, where neither file nor profile says them; None: not known
+    shorter : lengths inferred from the file, that count where they are shorter
     may_have_control : False where it is known that no cell has a control character
 
     Returns
     -------
-    One row per row, in order: meter_id, reading_date_time [UTC, interval start], arrival_time,
-    quality and reading types where the profile has them, source_row, and `reason`: null where
-    the row is good, else why it is not.
+    One row per row, in order: meter_id, reading_date_time [UTC, interval start], interval_seconds,
+    length_source, arrival_time, quality, status and values where the profile has them (see
+    formats.port.Parsed), source_row, and `reason`: null where the row is good, else why it is not.
     """
     reasons: list[Reason] = []
     cells = _as_cells(cells, reasons)
@@ -67,8 +80,10 @@ def type_rows(
         pl.col(METER).alias("meter_id"),
         pl.col(_TIME).alias("reading_date_time"),
     ]
-    if profile.time.stamps == "end":
-        frame = frame.with_columns(pl.col(_TIME) - profile.interval)
+    frame = _with_lengths(
+        frame, profile, lengths, shorter, default_zone=default_zone, reasons=reasons
+    )
+    typed += [pl.col(LENGTH).alias("interval_seconds"), pl.col(_SOURCE).alias("length_source")]
     if profile.arrival is not None:
         frame = with_utc(
             frame,
@@ -82,6 +97,13 @@ def type_rows(
     if profile.quality is not None and profile.quality in cells.columns:
         text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
         typed.append(pl.when(text != "").then(text).alias("quality"))
+        if profile.status:
+            meaning = text.replace_strict(
+                dict(profile.status), default="raw", return_dtype=pl.String
+            )
+            typed.append(meaning.fill_null("raw").alias("status"))
+    if CONTRADICTS in frame.columns:
+        typed.append(CONTRADICTS)
     values = _values(cells, profile, reasons)
     return frame.select(*typed, *values, _reasons(frame, reasons))
 
@@ -177,9 +199,7 @@ def _register(profile: Profile) -> pl.Expr:
 def _values(cells: pl.DataFrame, profile: Profile, reasons: list[Reason]) -> list[pl.Expr]:
     if profile.long is None:
         return [
-            _scaled(_number(cells, name, profile.not_read, reasons), profile.factor(value)).alias(
-                value.type
-            )
+            _stored(_number(cells, name, profile.not_read, reasons), value).alias(value.series)
             for name, value in profile.values.items()
         ]
     kind = pl.col(REGISTER)
@@ -198,13 +218,104 @@ def _values(cells: pl.DataFrame, profile: Profile, reasons: list[Reason]) -> lis
     by_type: dict[str, list[pl.Expr]] = {}
     for name, value in profile.values.items():
         for spelling in (name, *value.also):
-            part = pl.when(kind == spelling).then(number * profile.factor(value))
-            by_type.setdefault(value.type, []).append(part)
-    return [pl.coalesce(parts).alias(kind_) for kind_, parts in by_type.items()]
+            part = pl.when(kind == spelling).then(_stored(number, value))
+            by_type.setdefault(value.series, []).append(part)
+    return [pl.coalesce(parts).alias(series) for series, parts in by_type.items()]
 
 
-def _scaled(number: pl.Expr, factor: float) -> pl.Expr:
+def _stored(number: pl.Expr, value: Value) -> pl.Expr:
+    """A delivered number in the unit of its type; energy of an interval as its mean power."""
+    factor, of_energy = factor_of(value)
+    if of_energy:
+        return number * (factor * 3600 / pl.col(LENGTH))
     return number if factor == 1.0 else number * factor
+
+
+def _with_lengths(
+    frame: pl.DataFrame,
+    profile: Profile,
+    lengths: Lengths | None,
+    shorter: Lengths | None,
+    *,
+    default_zone: str,
+    reasons: list[Reason],
+) -> pl.DataFrame:
+    """Add each interval's length [s], its source, and whether the meter's next overlaps it far.
+
+    Times become those of the start.
+    """
+    ends = profile.time.stamps == "end"
+    zone = profile.time.zone or default_zone
+    source: LengthSource = "file"
+    if profile.time.end is not None:
+        time = profile.time.model_copy(update={"column": profile.time.end, "end": None})
+        frame = with_utc(
+            frame, time, _END, default_zone=default_zone, reasons=reasons, in_pairs=False
+        )
+        length = (pl.col(_END) - pl.col(_TIME)).dt.total_seconds()
+        later = f"{profile.time.end} needs to be later than {profile.time.column}"
+        reasons.append((length <= 0, pl.lit(later)))
+        found = frame.select(length).to_series()
+    elif profile.interval_column is not None:
+        frame = _with_said_lengths(frame, profile.interval_column, zone, ends, reasons)
+        found = frame[LENGTH]
+    elif profile.length is not None:
+        source = "profile"
+        found = lengths_at(frame[_TIME], profile.length, zone, ends=ends)
+    elif lengths is not None:
+        source = lengths.source
+        found = lengths.at(frame[_TIME])
+    else:
+        source = "unknown"
+        found = pl.repeat(None, frame.height, dtype=pl.Int64, eager=True)
+    frame = frame.with_columns(found.alias(LENGTH), pl.lit(source).alias(_SOURCE))
+    if shorter is not None:
+        other = pl.Series("other", shorter.at(frame[_TIME]))
+        is_shorter = other <= _OVERLAPS * frame[LENGTH]
+        frame = frame.with_columns(
+            other.zip_with(is_shorter, frame[LENGTH]).alias(LENGTH),
+            pl.when(is_shorter).then(pl.lit("inferred")).otherwise(_SOURCE).alias(_SOURCE),
+        )
+    elif source in ("profile", "lake"):
+        frame = frame.with_columns(_contradicts(frame, ends).alias(CONTRADICTS))
+    if source == "file" and profile.length is not None:
+        wanted = lengths_at(frame[_TIME], profile.length, zone, ends=ends)
+        frame = frame.with_columns(wanted.alias(_WANTED))
+        words = pl.format("lasts {} s, where the profile says {} s", LENGTH, _WANTED)
+        reasons.append((pl.col(LENGTH) != pl.col(_WANTED), words))
+    if ends:
+        start = pl.col(_TIME) - pl.duration(seconds=pl.col(LENGTH))
+        frame = frame.with_columns(pl.coalesce(start, _TIME).alias(_TIME))
+    return frame
+
+
+def _with_said_lengths(
+    frame: pl.DataFrame, column: str, zone: str, ends: bool, reasons: list[Reason]
+) -> pl.DataFrame:
+    """Add the lengths that a column says."""
+    texts = frame[column].cast(pl.String).str.strip_chars()
+    found = pl.repeat(None, frame.height, dtype=pl.Int64, eager=True)
+    for text in texts.drop_nulls().unique().sort().head(_DIFFERENT_LENGTHS):
+        length = parsed_length(text)
+        if length is not None:
+            found = lengths_at(frame[_TIME], length, zone, ends=ends).zip_with(texts == text, found)
+    words = pl.format(
+        f"{column} needs to be a length such as PT15M, or in minutes: '{{}}'",
+        pl.col(column).cast(pl.String).fill_null(""),
+    )
+    lost = f"~lost {column}"
+    reasons.append((pl.col(lost), words))
+    return frame.with_columns(found.alias(LENGTH), found.is_null().alias(lost))
+
+
+def _contradicts(frame: pl.DataFrame, ends: bool) -> pl.Series:
+    """Whether the meter's next interval begins long before the one of a row is over."""
+    steps = frame[_TIME].unique().sort().diff().dt.total_seconds()
+    near = steps.to_frame("step").filter(pl.col("step") > 0)
+    if near.filter(pl.col("step") <= _OVERLAPS * pl.lit(frame[LENGTH].max())).is_empty():
+        return pl.repeat(False, frame.height, eager=True)
+    step = own_steps(frame.select(METER, REGISTER, _TIME), ends=ends)
+    return (step <= _OVERLAPS * frame[LENGTH]).fill_null(False)
 
 
 def _number(
@@ -237,8 +348,3 @@ def _number(
         )
     )
     return number
-
-
-def reading_type_columns(frame: pl.DataFrame) -> list[str]:
-    """The columns of a table of reads that are reading types, in schema order."""
-    return [name for name in READING_TYPES if name in frame.columns]

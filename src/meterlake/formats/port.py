@@ -12,6 +12,7 @@ from typing import Protocol
 import polars as pl
 
 from meterlake.formats.source import DeliveredFile, Range
+from meterlake.schema import READING_TYPES
 
 REJECTED = {"source_row": pl.Int64(), "raw": pl.String(), "reason": pl.String()}
 
@@ -43,9 +44,11 @@ class Block:
 class Parsed:
     """A block as tables.
 
-    `reads` has meter_id, reading_date_time, source_row and any of arrival_time, quality and
-    the reading types' columns, with the types of `schema.STAGING`. A null value means not
-    read. `rejected` has the rows that could not be typed: source_row, raw, reason.
+    `reads` has meter_id, reading_date_time, source_row and any of arrival_time, quality, status,
+    interval_seconds and length_source, with the types of `schema.STAGING`; and a column of values
+    for each reading type, named `kw`, or `kw/L1` where they are of a channel L1 of it. A null
+    value means not read. Without interval_seconds it is the lake's interval that counts.
+    `rejected` has the rows that could not be typed: source_row, raw, reason.
 
     `rows` is how many rows the block holds, counted in its bytes before any is typed (lines
     that are not blank, rows of a table). Each must be in `reads` or in `rejected`, by its
@@ -55,6 +58,13 @@ class Parsed:
     reads: pl.DataFrame
     rejected: pl.DataFrame
     rows: int
+
+
+def value_columns(reads: pl.DataFrame) -> list[str]:
+    """The columns of a table of reads that are values, by reading type, then as they stand."""
+    known = list(READING_TYPES)
+    found = [name for name in reads.columns if name.partition("/")[0] in READING_TYPES]
+    return sorted(found, key=lambda name: known.index(name.partition("/")[0]))
 
 
 class Format(Protocol):

@@ -7,7 +7,6 @@ what multiplier. docs/howto/profiles.md shows one line by line.
 
 import tomllib
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 from zoneinfo import ZoneInfo
@@ -16,7 +15,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from meterlake.errors import BadInput
-from meterlake.schema import READING_TYPES
+from meterlake.formats.lengths import Length, parsed_length
+from meterlake.schema import READING_TYPES, TOTAL, LengthSource, Status
 
 # Delivered unit: (the unit it is stored in, factor). Energy of an interval becomes the
 # interval's mean power, which takes the interval's length: the factor is per hour.
@@ -46,8 +46,14 @@ class Value(_Part):
 
     type: str
     unit: str
+    channel: str = Field(TOTAL, pattern=r"^[A-Za-z0-9_.:-]+$")
     multiplier: float = 1.0
     also: tuple[str, ...] = ()  # further spellings of the column's name
+
+    @property
+    def series(self) -> str:
+        """The column of values that it becomes: see formats.port.Parsed."""
+        return self.type if self.channel == TOTAL else f"{self.type}/{self.channel}"
 
     @field_validator("type")
     @classmethod
@@ -64,6 +70,7 @@ class Time(_Part):
     format: str | None = None  # strftime; none: ISO 8601 with blank or T
     zone: str | None = None  # IANA name or +HH:MM; none: the lake's zone
     stamps: Literal["start", "end"] = "start"
+    end: str | None = None  # the column of the interval's end, written like its start
     order: str | None = None  # a column that gives the order of rows with the same stamp
     doubled_hour: str | None = None  # zone on whose summer-time days an hour is stamped twice
 
@@ -94,10 +101,13 @@ class Profile(_Part):
     delimiter: str = Field(",", min_length=1, max_length=1)
     quote: str = Field('"', max_length=1)  # empty: none
     interval_minutes: float | None = Field(None, gt=0)
+    interval: str | None = None  # day, month, an ISO 8601 duration, or lake: what the lake says
+    interval_column: str | None = None  # lengths such as PT15M, or in minutes
     meter: str
     time: Time
     arrival: Time | None = None
     quality: str | None = None
+    status: Mapping[str, Status] = {}  # what quality flags mean; others, and none: raw
     require: Mapping[str, str] = {}  # columns that must have just this value
     values: Mapping[str, Value] = Field(min_length=1)
     not_read: tuple[str, ...] = ()  # texts that mean "not read", besides the empty one
@@ -114,21 +124,41 @@ class Profile(_Part):
                     f"column '{name}': {value.type} is stored in {stored} and can be read from "
                     f"{', '.join(known)}, not from '{value.unit}'"
                 )
-            if value.unit in _ENERGY_UNITS and self.interval_minutes is None:
-                raise ValueError(f"column '{name}' is energy: interval_minutes is needed")
-        types = [value.type for value in self.values.values()]
+        types = [value.series for value in self.values.values()]
         if self.long is None and len(set(types)) < len(types):
-            raise ValueError("two columns give the same reading type")
-        if self.time.stamps == "end" and self.interval_minutes is None:
-            raise ValueError("a stamp at the interval's end needs interval_minutes")
+            raise ValueError("two columns give the same reading type and channel")
+        given = [self.interval, self.interval_minutes, self.interval_column, self.time.end]
+        if all(given[:2]) or all(given[2:]):
+            raise ValueError(
+                "needs at most one of interval and interval_minutes, and of interval_column and "
+                "time.end"
+            )
+        if self.interval not in (None, "lake") and parsed_length(self.interval or "") is None:
+            raise ValueError("interval needs day, month, lake or a duration such as PT15M")
+        if self.time.end is not None and self.time.stamps == "end":
+            raise ValueError("time.end needs stamps at the interval's start")
         if self.time.doubled_hour is not None and self.time.order is None:
             raise ValueError("doubled_hour needs order, the column that tells the two rows apart")
         return self
 
     @property
-    def interval(self) -> timedelta:
-        """Length of the interval that a stamp stands for; zero where it does not matter."""
-        return timedelta(minutes=self.interval_minutes or 0)
+    def length(self) -> Length | None:
+        """Length of the intervals; None: the file says it, or the lake, or nobody."""
+        if self.interval_minutes is not None:
+            return round(self.interval_minutes * 60)
+        return None if self.interval in (None, "lake") else parsed_length(self.interval)
+
+    @property
+    def length_source(self) -> LengthSource:
+        """What says how long the intervals are: the file, the profile, or neither of them."""
+        if self.interval_column is not None or self.time.end is not None:
+            return "file"
+        return "unknown" if self.length is None else "profile"
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether a column is energy of intervals, which becomes mean power."""
+        return any(value.unit in _ENERGY_UNITS for value in self.values.values())
 
     @property
     def needed(self) -> dict[str, tuple[str, ...]]:
@@ -136,6 +166,7 @@ class Profile(_Part):
         names: dict[str, tuple[str, ...]] = {self.time.column: ()}
         if self.arrival is not None:
             names[self.arrival.column] = ()
+        names |= {n: () for n in (self.time.end, self.interval_column) if n is not None}
         names[self.meter] = ()
         names |= dict.fromkeys(self.require, ())
         if self.long is not None:
@@ -149,12 +180,15 @@ class Profile(_Part):
         """Columns that are used where a file has them."""
         return tuple(c for c in (self.quality, self.time.order) if c is not None)
 
-    def factor(self, value: Value) -> float:
-        """What a delivered number is multiplied by to be stored in the type's unit."""
-        if value.unit in _ENERGY_UNITS:
-            hours = self.interval / timedelta(hours=1)
-            return value.multiplier * _ENERGY_UNITS[value.unit][1] / hours
-        return value.multiplier * _POWER_UNITS[value.unit][1]
+
+def factor_of(value: Value) -> tuple[float, bool]:
+    """What a delivered number is multiplied by, and whether it is the energy of its interval.
+
+    Energy becomes mean power: it is to be divided by the interval's length [h] too.
+    """
+    of_energy = value.unit in _ENERGY_UNITS
+    units = _ENERGY_UNITS if of_energy else _POWER_UNITS
+    return value.multiplier * units[value.unit][1], of_energy
 
 
 def read_profile(text: str, *, origin: str) -> Profile:

@@ -17,8 +17,9 @@ import polars as pl
 from meterlake import storage
 from meterlake.errors import NotReadable
 from meterlake.formats.cells import type_rows, without_far_times
+from meterlake.formats.lengths import HES_SECONDS, Lengths, Stamps, fixed, inferred
 from meterlake.formats.lines import RAW_BYTES, count_blank, ends_empty, scan_lines, text_lines
-from meterlake.formats.port import REJECTED, Block, Parsed
+from meterlake.formats.port import REJECTED, Block, Format, Parsed
 from meterlake.formats.profile import Profile
 from meterlake.formats.source import (
     HEAD_BYTES,
@@ -30,6 +31,7 @@ from meterlake.formats.source import (
     chunks,
     shorten_lines,
 )
+from meterlake.schema import LengthSource
 
 BLOCK_BYTES = 16 * 1024 * 1024  # decompressed text of one unit of work
 BLOCK_ROWS = 500_000  # rows of a Parquet file in one unit of work
@@ -48,9 +50,38 @@ _PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSEr
 class ProfileFormat:
     """A profile as a format."""
 
-    def __init__(self, profile: Profile, *, default_zone: str) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        default_zone: str,
+        lengths: Lengths | None = None,
+        shorter: Lengths | None = None,
+    ) -> None:
         self.profile = profile
         self._default_zone = default_zone
+        self._lengths, self._shorter = lengths, shorter
+
+    def with_lengths(
+        self, lengths: Lengths | None = None, shorter: Lengths | None = None
+    ) -> "ProfileFormat":
+        """The format with lengths of intervals: see `type_rows`."""
+        return ProfileFormat(
+            self.profile,
+            default_zone=self._default_zone,
+            lengths=lengths or self._lengths,
+            shorter=shorter,
+        )
+
+    def inferred_lengths(self, source: DeliveredFile) -> Lengths | None:
+        """The lengths that all of a file's stamps tell."""
+        ends = self.profile.time.stamps == "end"
+        time, length = pl.col("reading_date_time"), pl.duration(seconds="interval_seconds")
+        stamps = Stamps()
+        for block in self.split(source):
+            reads = self.parse(block).reads
+            stamps.add(reads.with_columns(pl.coalesce(time + length, time)) if ends else reads)
+        return inferred(stamps.all(), ends=ends)
 
     @property
     def name(self) -> str:
@@ -99,6 +130,16 @@ class ProfileFormat:
         if block.data is None and block.part is not None and block.source.ranges == ():
             return self._parse_parquet(block, block.part)
         return self._parse_text(block)
+
+    def _type_rows(self, cells: pl.DataFrame, *, may_have_control: bool = True) -> pl.DataFrame:
+        return type_rows(
+            cells,
+            self.profile,
+            default_zone=self._default_zone,
+            lengths=self._lengths,
+            shorter=self._shorter,
+            may_have_control=may_have_control,
+        )
 
     # --- columns
 
@@ -170,7 +211,7 @@ class ProfileFormat:
             pl.int_range(block.first_row, block.first_row + pl.len()).alias("source_row"),
             *(pl.col(n).alias(as_) for n, as_ in names.items()),
         )
-        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        typed = self._type_rows(cells)
         bad = typed["reason"].is_not_null()
         raw = _as_json(rows.filter(bad))
         rejected = _rejected(typed.filter(bad), raw)
@@ -228,11 +269,9 @@ class ProfileFormat:
         longest = np.diff(ends, prepend=-1).max(initial=0) - 1
         if cells is None or cells.height != len(ends) or longest > MAX_LINE_BYTES:
             return self._parse_lines(text_lines(data, first_row), block.columns, rows)
-        typed = type_rows(
-            cells, self.profile, default_zone=self._default_zone, may_have_control=not plain
-        )
+        typed = self._type_rows(cells, may_have_control=not plain)
         # A null may be an empty cell or one that is no number: the line itself tells.
-        values = [v.type for v in self.profile.values.values()]
+        values = [v.series for v in self.profile.values.values()]
         odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
         # So may an empty cell too many, in the end: Polars knows of it nothing but null.
         if (empty := ends_empty(data, ends, self.profile.delimiter)) is not None:
@@ -316,7 +355,7 @@ class ProfileFormat:
                 if name in names
             ),
         )
-        typed = type_rows(cells, self.profile, default_zone=self._default_zone)
+        typed = self._type_rows(cells)
         bad = typed["reason"].is_not_null()
         return Parsed(
             _good(typed),
@@ -350,6 +389,54 @@ class ProfileFormat:
         """Whether rows with equal stamps must be seen together to be told apart."""
         zone = self.profile.time.zone or self._default_zone
         return self.profile.time.order is not None or not (zone == "UTC" or zone[0] in "+-")
+
+
+def with_lengths(
+    fmt: Format, source: DeliveredFile, lake_seconds: int | None
+) -> tuple[Format, Lengths | None]:
+    """A format that knows the lengths of a file's intervals, and those that it was given.
+
+    Parameters
+    ----------
+    lake_seconds : the lake's interval [s]; None: it has none
+
+    Raises
+    ------
+    NotReadable
+        Energy needs the length of its interval, and nothing says it.
+    """
+    profile = fmt.profile if isinstance(fmt, ProfileFormat) else None
+    if profile is not None and profile.length_source != "unknown":
+        return fmt, None
+    if lake_seconds is None and profile is not None and profile.interval == "lake":
+        lake_seconds = HES_SECONDS
+    lengths = None if lake_seconds is None else fixed(lake_seconds, "lake")
+    if not isinstance(fmt, ProfileFormat):
+        return fmt, lengths
+    if lengths is None:
+        lengths = fmt.inferred_lengths(source)
+        if lengths is None and fmt.profile.has_energy:
+            raise NotReadable(
+                f"'{source.name}' needs the length of its intervals, to make power of energy; its "
+                "stamps do not tell. Set interval_minutes in its profile, or the setting "
+                "interval_minutes"
+            )
+    return fmt.with_lengths(lengths), lengths
+
+
+def stated_length(fmt: Format, lengths: Lengths | None) -> tuple[int | None, LengthSource]:
+    """The shortest length that a file was read with [s], and what said so.
+
+    Parameters
+    ----------
+    lengths : those that the format was given
+    """
+    if lengths is not None:
+        return lengths.seconds, lengths.source
+    if not isinstance(fmt, ProfileFormat):
+        return None, "unknown"
+    length = fmt.profile.length
+    return length if isinstance(length, int) else None, fmt.profile.length_source
 
 
 def _good(typed: pl.DataFrame) -> pl.DataFrame:

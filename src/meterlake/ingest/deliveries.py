@@ -19,7 +19,7 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, fetched, scan, write_file
 from meterlake.formats.port import Format
 from meterlake.formats.registry import recorded_format
-from meterlake.schema import DELIVERIES, polars_schema
+from meterlake.schema import DELIVERIES, LengthSource, polars_schema
 
 KEY_PREFIX = "ingest/"  # staging's key of a delivery: this and the SHA-256 of its content
 
@@ -38,6 +38,8 @@ class DeliveryRecord:
     format: str
     profile: str | None
     timezone: str
+    interval_seconds: int | None
+    length_source: LengthSource
     received_at: datetime
     rows: int
     stored: int
@@ -50,6 +52,11 @@ class DeliveryRecord:
     def read_format(self) -> Format:
         """The format that the file was read by. Raises BadInput where its package is gone."""
         return recorded_format(self.format, self.profile, default_zone=self.timezone)
+
+    @property
+    def lake_seconds(self) -> int | None:
+        """The lake's interval where the file was read with it."""
+        return self.interval_seconds if self.length_source == "lake" else None
 
 
 def delivery_id_of(source_sha256: str) -> str:

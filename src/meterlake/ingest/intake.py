@@ -13,10 +13,12 @@ from meterlake.delta.commit import Change, Mark, Step, commit, settle
 from meterlake.delta.journal import Provenance
 from meterlake.delta.table import open_delta, recorded_under
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
+from meterlake.formats.lengths import Lengths
 from meterlake.formats.port import Format
 from meterlake.formats.probe import probe
 from meterlake.formats.registry import named_format, profile_of, recognise
 from meterlake.formats.source import DeliveredFile
+from meterlake.formats.tabular import stated_length, with_lengths
 from meterlake.ingest.deliveries import (
     KEY_PREFIX,
     DeliveryRecord,
@@ -24,9 +26,17 @@ from meterlake.ingest.deliveries import (
     write_records,
 )
 from meterlake.ingest.land import Delivery, Fetch, delivery_of, expand, land, local, set_aside
-from meterlake.ingest.stage import Portion, RefusedPortion, Staged, cut, files_of_delivery, stage
+from meterlake.ingest.stage import (
+    Portion,
+    RefusedPortion,
+    Staged,
+    by_own_steps,
+    cut,
+    files_of_delivery,
+    stage,
+)
 from meterlake.pipeline.derivation import Session
-from meterlake.schema import DELIVERIES, STAGING
+from meterlake.schema import DELIVERIES, STAGING, LengthSource
 
 _SETTLE_EVERY = 50  # files: so many commits a reader reads at most to see what they brought
 
@@ -44,7 +54,10 @@ class Failure:
 class FileBalance:
     """What became of a delivered file's rows: `rows` = `stored` + `quarantined`.
 
-    `readings` are the values in the stored rows. A file that was taken in before has no row
+    `readings` are the values in the stored rows. `interval_seconds` is the shortest interval [s],
+    `length_source` what says so, and `contradicting` the rows that come sooner after one another
+    than the profile's or the lake's interval allows; `apart_seconds` is the smallest time between
+    stamps. A file that was taken in before has no row
     counted: all of them are there already.
     """
 
@@ -54,6 +67,31 @@ class FileBalance:
     quarantined: int = 0
     readings: int = 0
     already_ingested: bool = False
+    interval_seconds: int | None = None
+    length_source: LengthSource = "unknown"
+    contradicting: int = 0
+    apart_seconds: int | None = None
+
+    @property
+    def contradiction(self) -> str:
+        """How the times of the readings contradict the length of their intervals; empty: not."""
+        if self.interval_seconds is None or self.length_source not in ("profile", "lake"):
+            return ""
+        said = (
+            f"the {self.length_source} says that intervals are {self.interval_seconds / 60:g} min"
+        )
+        if self.contradicting:
+            share = self.contradicting / max(self.rows, 1)
+            return (
+                f"{said}, and {share:.0%} of the rows come sooner: their length is inferred, and "
+                "no day of theirs is complete"
+            )
+        if self.apart_seconds is not None and self.apart_seconds > self.interval_seconds:
+            return (
+                f"{said}, and the readings are {self.apart_seconds / 60:g} min apart: the time "
+                "between them counts as missing"
+            )
+        return ""
 
     @property
     def stored(self) -> int:
@@ -104,6 +142,7 @@ def ingest(
     locations: Sequence[str],
     *,
     profile: str | None = None,
+    strict: bool = False,
     marks: Mapping[str, Mark] | None = None,
     fetch: Fetch = local,
 ) -> Ingested:
@@ -115,6 +154,7 @@ def ingest(
     Parameters
     ----------
     profile : name or file of their format; None: it is recognised
+    strict : refuse a file whose times contradict the length of its intervals
     marks : keys of staging that move in the same step, a Step only with a single file; one that
         was taken in before moves none
     fetch : brings a location within reach; `sources.fetcher.local_copies` knows URLs
@@ -128,7 +168,7 @@ def ingest(
     settle(store, STAGING, now=session.now)
     if len(files) > 1 and any(isinstance(mark, Step) for mark in (marks or {}).values()):
         raise ValueError("a Step moves with one file")
-    intake = _Intake(session, profile, marks or {}, fetch)
+    intake = _Intake(session, profile, marks or {}, fetch, strict)
     units = intake.portions(files)
     rows = 0
     progress("ingest", len(files), 0)
@@ -161,6 +201,7 @@ class _File:
     held: ExitStack
     source: DeliveredFile | None = None
     format: Format | None = None
+    lengths: Lengths | None = None
     error: MeterlakeError | None = None
     results: list[Staged | RefusedPortion] = field(default_factory=list)
 
@@ -173,6 +214,7 @@ class _Intake:
     profile: str | None
     marks: Mapping[str, Mark]
     fetch: Fetch
+    strict: bool = False
     files: dict[int, _File] = field(default_factory=dict)
     first_of: dict[str, int] = field(default_factory=dict)  # number by content
     same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)
@@ -209,11 +251,12 @@ class _Intake:
             fmt = recognise(source, default_zone=self.zone)
         else:
             fmt = named_format(self.profile, default_zone=self.zone)
+        fmt, file.lengths = with_lengths(fmt, source, self.session.settings.interval_seconds)
         file.format = fmt
         for part in cut(fmt, source, by_reference=self.session.engine.sends_units):
             if any(isinstance(result, RefusedPortion) for result in file.results):
                 return
-            yield Portion(number, file.delivery.sha256, fmt, part)
+            yield Portion(number, file.delivery.sha256, fmt, part, file.lengths)
 
     def conclude(self, *, before: int) -> None:
         """Commit the files before a number, all of whose portions are done."""
@@ -250,13 +293,25 @@ class _Intake:
         if file.source is None or file.format is None:
             raise ValueError(f"{file.location} was neither cut nor refused")
         results = [r for r in file.results if isinstance(r, Staged)]
+        first = Portion(0, delivery.sha256, file.format, file.source, file.lengths)
+        now = self.session.now
+        results = by_own_steps(self.store, first, file.source, results, received_at=now)
+        seconds, told = stated_length(file.format, file.lengths)
         balance = FileBalance(
             delivery.name,
             delivery.sha256,
             rows=sum(r.rows for r in results),
             quarantined=sum(r.quarantined for r in results),
             readings=sum(r.readings for r in results),
+            interval_seconds=seconds,
+            length_source=told,
+            contradicting=sum(r.contradicting for r in results),
+            apart_seconds=min((r.apart for r in results if r.apart is not None), default=None),
         )
+        if self.strict and balance.contradiction:
+            words = f"'{delivery.name}' is refused by --strict: {balance.contradiction}"
+            set_aside(self.store, delivery, file.source, words)
+            raise NotReadable(f"{words}. Correct the length in its profile, or in the settings")
         record = self._record(balance, file.source, file.format, _content_of(file.source, results))
         try:
             commit(self.store, STAGING, self._change(record, results), now=self.session.now)
@@ -280,6 +335,8 @@ class _Intake:
             format=fmt.name,
             profile=profile_of(fmt),
             timezone=self.zone,
+            interval_seconds=balance.interval_seconds,
+            length_source=balance.length_source,
             received_at=self.session.now,
             rows=balance.rows,
             stored=balance.stored,

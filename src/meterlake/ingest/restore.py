@@ -6,6 +6,7 @@ staging and of the quarantine belongs. No commit of the past is needed.
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from meterlake.delta.commit import replace_files
@@ -14,9 +15,18 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, table_at
 from meterlake.engine import Engine
 from meterlake.errors import MeterlakeError
+from meterlake.formats.tabular import stated_length, with_lengths
 from meterlake.ingest.deliveries import DeliveryRecord, read_records, records_of, write_records
 from meterlake.ingest.land import kept_source
-from meterlake.ingest.stage import Portion, RefusedPortion, Staged, cut, files_of_delivery, stage
+from meterlake.ingest.stage import (
+    Portion,
+    RefusedPortion,
+    Staged,
+    by_own_steps,
+    cut,
+    files_of_delivery,
+    stage,
+)
 from meterlake.schema import DELIVERIES, QUARANTINE, STAGING, Table
 
 _log = logging.getLogger(__name__)
@@ -58,8 +68,12 @@ def restore_staging(
         }
         if not replaced:
             continue
-        written = _taken_in_again(store, record, engine)
-        for table, paths in replaced.items() if written else ():
+        try:
+            written, _ = take_in_again(store, record, engine)
+        except MeterlakeError as error:  # what was found of it stays a finding
+            _log.warning("%s cannot be taken in again: %s", record.source_file, error)
+            continue
+        for table, paths in replaced.items():
             new = delivery_id in waiting
             replace_files(store, table, paths, written[table.name], new_data=new, now=now)
 
@@ -71,21 +85,27 @@ def _by_delivery(store: Store, table: Table) -> dict[str, set[str]]:
     return paths
 
 
-def _taken_in_again(
+def take_in_again(
     store: Store, record: DeliveryRecord, engine: Engine
-) -> dict[str, list[DataFile]]:
-    """The files that a delivery becomes, by table; none where it cannot be read any more."""
-    try:
-        fmt = record.read_format()
-        source = kept_source(store, record.source_file, record.inbound, sha256=record.source_sha256)
-        parts = cut(fmt, source, by_reference=engine.sends_units)
-        portions = (Portion(0, record.source_sha256, fmt, part) for part in parts)
-        work = stage(store, received_at=record.received_at)
-        results = [_staged(result) for result in engine.map(work, portions)]
-    except MeterlakeError as error:
-        _log.warning("%s cannot be taken in again: %s", record.source_file, error)
-        return {}  # what was found of it stays a finding
-    return files_of_delivery(results, record.delivery_id)
+) -> tuple[dict[str, list[DataFile]], DeliveryRecord]:
+    """The files that a delivery becomes, by table, and its row.
+
+    Raises
+    ------
+    MeterlakeError
+        It cannot be read any more.
+    """
+    source = kept_source(store, record.source_file, record.inbound, sha256=record.source_sha256)
+    fmt, lengths = with_lengths(record.read_format(), source, record.lake_seconds)
+    whole = Portion(0, record.source_sha256, fmt, source, lengths)
+    parts = cut(fmt, source, by_reference=engine.sends_units)
+    work, moment = stage(store, received_at=record.received_at), record.received_at
+    first = engine.map(work, (replace(whole, part=part) for part in parts))
+    results = [_staged(result) for result in first]
+    results = by_own_steps(store, whole, source, results, received_at=moment)
+    seconds, told = stated_length(fmt, lengths)
+    record = replace(record, interval_seconds=seconds, length_source=told)
+    return files_of_delivery(results, record.delivery_id), record
 
 
 def _staged(result: Staged | RefusedPortion) -> Staged:

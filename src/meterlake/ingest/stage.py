@@ -1,13 +1,13 @@
 """One block of a delivered file to staging and quarantine files.
 
-Staging keeps the delivered shape, one wide row of several values, partitioned by the day
-of the reading and ordered by hour within a file: a file of one day stays one file, and a
-history of years, one meter after the other, does not fall into a file an hour. The hours
-are found again by the row groups' statistics (docs/adr/0004).
+Staging has a row for each value, partitioned by the day of the reading and ordered by hour
+within a file: a file of one day stays one file, and a history of years, one meter after the
+other, does not fall into a file an hour. The hours are found again by the row groups' statistics
+(docs/adr/0004).
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,29 +16,49 @@ import polars as pl
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.errors import MeterlakeError, NotReadable
-from meterlake.formats.cells import reading_type_columns
-from meterlake.formats.port import Block, Format, Parsed
+from meterlake.formats.cells import CONTRADICTS
+from meterlake.formats.lengths import Lengths
+from meterlake.formats.port import Block, Format, Parsed, value_columns
 from meterlake.formats.source import DeliveredFile
-from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING
+from meterlake.formats.tabular import ProfileFormat
+from meterlake.schema import POLARS_TYPES, QUARANTINE, STAGING, TOTAL, Column
+
+_STAGED = STAGING.file_columns
+_FEW = {
+    "reading_type",
+    "channel",
+    "length_source",
+    "quality",
+    "status",
+    "source_file",
+    "source_sha256",
+}
+
+
+_SEVERAL = 3
 
 
 @dataclass(frozen=True)
 class Portion:
     """A unit of work: a block of a delivered file, or all of a stream that is yet to be cut.
 
-    `number` is the file's among those that are taken in together.
+    `number` is the file's among those that are taken in together; `lengths` are those of intervals
+    of which the format says none.
     """
 
     number: int
     sha256: str
     format: Format
     part: Block | DeliveredFile
+    lengths: Lengths | None = None
 
 
 @dataclass(frozen=True)
 class Staged:
     """What a portion became: files, and its balance of rows and readings.
 
+    `contradicting` are rows that come sooner than a length that is not the file's own allows;
+    `apart` is the smallest time between two stamps [s], None where there are few of them;
     `sha256` is of the uncompressed content, of a stream that was cut in the work.
     """
 
@@ -48,6 +68,8 @@ class Staged:
     rows: int = 0
     readings: int = 0
     quarantined: int = 0
+    contradicting: int = 0
+    apart: int | None = None
     sha256: str = ""
 
 
@@ -116,6 +138,8 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
                     done.rows + one.rows,
                     done.readings + one.readings,
                     done.quarantined + one.quarantined,
+                    done.contradicting + one.contradicting,
+                    min((a for a in (done.apart, one.apart) if a is not None), default=None),
                 )
         except MeterlakeError as error:
             return RefusedPortion(portion.number, error)
@@ -126,22 +150,64 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
     return work
 
 
+def by_own_steps(
+    store: Store,
+    portion: Portion,
+    source: DeliveredFile,
+    results: Sequence[Staged],
+    *,
+    received_at: datetime,
+) -> list[Staged]:
+    """A file's results; once more, with lengths that all of its stamps tell, if some contradict.
+
+    Where a meter's next interval begins long before one is over, the length that the profile or
+    the lake says is wrong: the step between them counts, where it is a regular one.
+
+    Parameters
+    ----------
+    portion : one of the file's
+
+    Raises
+    ------
+    MeterlakeError
+        The file cannot be read any more.
+    """
+    fmt = portion.format
+    if not any(r.contradicting for r in results) or not isinstance(fmt, ProfileFormat):
+        return list(results)
+    fmt = fmt.with_lengths(shorter=fmt.inferred_lengths(source))
+    work = stage(store, received_at=received_at)
+    again = [work(replace(portion, format=fmt, part=part)) for part in fmt.split(source)]
+    refused = [r.error for r in again if isinstance(r, RefusedPortion)]
+    if refused:
+        raise refused[0]
+    counted = sum(r.contradicting for r in results)
+    done = [r for r in again if isinstance(r, Staged)]
+    return [replace(r, contradicting=counted if n == 0 else 0) for n, r in enumerate(done)]
+
+
 def _stage_block(store: Store, portion: Portion, block: Block, received_at: datetime) -> Staged:
     fmt = portion.format
     parsed = fmt.parse(block)
     quarantined = _check_balance(parsed, block, fmt.name)
-    constants = [
-        pl.lit(block.source.name).alias("source_file"),
-        pl.lit(portion.sha256).alias("source_sha256"),
-        pl.lit(received_at, POLARS_TYPES["timestamp"]).alias("received_at"),
-    ]
+    same = {
+        "source_file": block.source.name,
+        "source_sha256": portion.sha256,
+        "received_at": received_at,
+        "format": fmt.name,
+        "status": "raw",
+        "interval_seconds": None if portion.lengths is None else portion.lengths.seconds,
+        "length_source": "unknown" if portion.lengths is None else portion.lengths.source,
+    }
     return Staged(
         portion.number,
-        files=_write_staging(store, parsed.reads, constants),
-        quarantine=_write_quarantine(store, parsed, constants, fmt.name, received_at),
+        files=write_reads(store, parsed.reads, same),
+        quarantine=_write_quarantine(store, parsed.rejected, same, received_at),
         rows=parsed.rows,
         readings=_count_readings(parsed.reads),
         quarantined=quarantined,
+        contradicting=_count_contradicting(parsed.reads),
+        apart=_apart(parsed.reads),
     )
 
 
@@ -162,51 +228,80 @@ def _check_balance(parsed: Parsed, block: Block, format_name: str) -> int:
     return bad
 
 
-def _write_staging(
-    store: Store, reads: pl.DataFrame, constants: list[pl.Expr]
+def write_reads(
+    store: Store, reads: pl.DataFrame, same: Mapping[str, object]
 ) -> tuple[DataFile, ...]:
+    """Write a block's reads as files of staging, one for each day.
+
+    Parameters
+    ----------
+    reads : as formats.port.Parsed has them
+    same : columns of staging that are the same for all, where the reads do not have them
+    """
     if reads.is_empty():
         return ()
-    frame = reads.with_columns(constants)
-    frame = frame.select(
-        pl.col(c.name)
-        if c.name in frame.columns
-        else pl.lit(None, POLARS_TYPES[c.type]).alias(c.name)
-        for c in STAGING.file_columns
+    hours = reads.with_columns(
+        pl.col("meter_id").cast(pl.Categorical),
+        pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
     )
-    time = pl.col("reading_date_time")
-    frame = frame.with_columns(time.dt.truncate("1h").alias("_hour"))
-    if not frame["_hour"].is_sorted():
-        frame = frame.sort("_hour", maintain_order=True)
+    by_day: dict[datetime, list[pl.DataFrame]] = {}
+    for hour in hours.sort("_hour", maintain_order=True).partition_by("_hour", maintain_order=True):
+        day = hour["_hour"][0].replace(hour=0)
+        by_day.setdefault(day, []).extend(_by_value(hour, same))
     name = f"part-{uuid.uuid4().hex}"
-    days = frame.with_columns(pl.col("_hour").dt.truncate("1d").alias("_day")).drop("_hour")
     return tuple(
-        write_file(
-            store, STAGING, day.drop("_day"), partition=day_partition(day["_day"][0]), name=name
-        )
-        for day in days.partition_by("_day", maintain_order=True)
+        write_file(store, STAGING, pl.concat(parts), partition=day_partition(day), name=name)
+        for day, parts in by_day.items()
     )
+
+
+def _by_value(reads: pl.DataFrame, same: Mapping[str, object]) -> Iterator[pl.DataFrame]:
+    """Rows of several values each as a row for each value; one without any stays a row."""
+    values = value_columns(reads)
+    nothing = pl.all_horizontal(pl.col(values).is_null())
+    for name in (*values, None):
+        reading_type, _, channel = (name or "").partition("/")
+        if name is None:
+            rows = reads.filter(nothing)
+        else:
+            rows = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
+        if rows.is_empty():
+            continue
+        given = {**same, "reading_type": reading_type or None, "channel": channel or TOTAL}
+        yield rows.select(_staged_column(c, name, given, rows.columns) for c in _STAGED)
+
+
+def _staged_column(
+    column: Column, value: str | None, given: Mapping[str, object], there: Sequence[str]
+) -> pl.Expr:
+    """A column of staging: the value, as the reads have it, or the same for all of them."""
+    dtype = POLARS_TYPES[column.type]
+    if column.name == "reading_value":
+        found = pl.lit(None, dtype) if value is None else pl.col(value)
+    elif column.name in there:
+        found = pl.col(column.name)
+    else:
+        found = pl.lit(given.get(column.name), dtype)
+    # Parquet writes a column of few different texts as a dictionary; Polars then makes it faster.
+    if column.name in _FEW:
+        found = found.cast(pl.Categorical)
+    return found.alias(column.name)
 
 
 def _write_quarantine(
-    store: Store,
-    parsed: Parsed,
-    constants: list[pl.Expr],
-    format_name: str,
-    received_at: datetime,
+    store: Store, rejected: pl.DataFrame, same: Mapping[str, object], received_at: datetime
 ) -> tuple[DataFile, ...]:
-    if parsed.rejected.is_empty():
+    if rejected.is_empty():
         return ()
-    frame = parsed.rejected.with_columns(*constants, pl.lit(format_name).alias("format"))
-    return (
-        write_file(
-            store,
-            QUARANTINE,
-            frame.select(c.name for c in QUARANTINE.file_columns),
-            partition={"ingest_date": received_at.strftime("%Y-%m-%d")},
-            name=f"part-{uuid.uuid4().hex}",
-        ),
+    rows = rejected.select(
+        pl.col(c.name)
+        if c.name in rejected.columns
+        else pl.lit(same[c.name], POLARS_TYPES[c.type]).alias(c.name)
+        for c in QUARANTINE.file_columns
     )
+    day = received_at.strftime("%Y-%m-%d")
+    name = f"part-{uuid.uuid4().hex}"
+    return (write_file(store, QUARANTINE, rows, partition={"ingest_date": day}, name=name),)
 
 
 def day_partition(day: datetime) -> dict[str, str]:
@@ -214,6 +309,17 @@ def day_partition(day: datetime) -> dict[str, str]:
     return {"year": f"{day.year:04d}", "month": f"{day.month:02d}", "day": f"{day.day:02d}"}
 
 
+def _count_contradicting(reads: pl.DataFrame) -> int:
+    return int(reads[CONTRADICTS].sum()) if CONTRADICTS in reads.columns else 0
+
+
+def _apart(reads: pl.DataFrame) -> int | None:
+    """The smallest step between the stamps of a block, if several steps are as small [s]."""
+    steps = reads["reading_date_time"].unique().sort().diff().drop_nulls().dt.total_seconds()
+    smallest = steps.sort().head(_SEVERAL)
+    return int(smallest[0]) if len(smallest) == _SEVERAL and smallest.n_unique() == 1 else None
+
+
 def _count_readings(reads: pl.DataFrame) -> int:
-    values = reading_type_columns(reads)
+    values = value_columns(reads)
     return sum(reads[name].len() - reads[name].null_count() for name in values)

@@ -113,7 +113,7 @@ def clustered(
     """The readings in pieces, sorted by meter and time, in frames of ranges of meters."""
     order = order or MeterOrder()
     for keep in meter_ranges(store, pieces, range_rows):
-        parts = [scan_pieces(store, [piece], COLUMNS, keep=keep) for piece in pieces]
+        parts = [scan_pieces(store, [p], COLUMNS, keep=keep, channels=None) for p in pieces]
         # The pieces are in the order of time, and sorted by meter, then time, each.
         rows = order.by_meter(fetched(pl.concat(parts)))
         if not rows.is_empty():

@@ -16,8 +16,8 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched, scan, write_file
 from meterlake.periods import By, Period, first_date, local_date, local_midnight, next_date
 from meterlake.pipeline.derivation import Made
-from meterlake.readings.consumption import month_of, pending_days, runs_of
-from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
+from meterlake.readings.consumption import arrivals_in, month_of, pending_days, runs_of
+from meterlake.readings.energy import DAILY_SCHEMA, READ, daily_energy, period_energy
 from meterlake.readings.layout import DAY, Layout, Piece, scan_pieces
 from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
 from meterlake.schema import (
@@ -30,20 +30,22 @@ from meterlake.schema import (
 
 PERIOD_TABLES: Mapping[By, Table] = {"week": CONSUMPTION_WEEKLY, "month": CONSUMPTION_MONTHLY}
 
-_READ = ("meter_id", "reading_date_time", "reading_value")
-
 Dates = dict[str, set[date]]
 """Local dates by reading type."""
 
 
 @dataclass(frozen=True)
 class Month:
-    """A unit of work: `days` of a local month from their readings, its other days as they are."""
+    """A unit of work: `days` of a local month from their readings, its other days as they are.
+
+    `hours` are integrated's files of the same readings, which know when each arrived.
+    """
 
     reading_type: str
     first: date
     days: tuple[Period, ...]
     pieces: tuple[Piece, ...]
+    hours: tuple[Piece, ...]
     before: tuple[DataFile, ...]
 
 
@@ -87,8 +89,9 @@ def plan_months(
         for first, days in by_month.items():
             pieces = [p for run in runs_of(days) for p in layout.pieces(name, *run)]
             in_month = tuple(f for f in before if month_of(f) == first)
+            hours = [p for r in runs_of(days) for p in layout.pieces(name, *r, by_meter=False)]
             if pieces:
-                units.append(Month(name, first, tuple(days), tuple(pieces), in_month))
+                units.append(Month(name, first, tuple(days), tuple(pieces), tuple(hours), in_month))
     return units
 
 
@@ -109,9 +112,9 @@ def consumed_month(store: Store, unit: Month) -> Iterator[pl.DataFrame]:
     """The daily table's rows of one unit, in frames of ranges of meters."""
     order = MeterOrder()
     for keep in meter_ranges(store, unit.pieces, RANGE_ROWS):
-        read = [scan_pieces(store, [p], _READ, keep=keep) for p in unit.pieces]
+        read = [scan_pieces(store, [p], READ, keep=keep) for p in unit.pieces]
         readings = order.by_meter(fetched(pl.concat(read)))
-        rows = daily_energy(readings, unit.days)
+        rows = daily_energy(readings, unit.days, arrivals_in(store, unit.hours))
         if unit.before:
             others = scan(store, CONSUMPTION_DAILY, unit.before).filter(
                 ~pl.col("date").is_in([day.date for day in unit.days])
@@ -196,7 +199,7 @@ def consumed_period(store: Store, unit: Summed) -> Iterator[pl.DataFrame]:
         )
         days = days if keep is None else days.filter(keep)
         rows = period_energy(
-            fetched(days.select(list(CONSUMPTION_SCHEMA))).sort("meter_id", "date"), [unit.period]
+            fetched(days.select(list(DAILY_SCHEMA))).sort("meter_id", "date"), [unit.period]
         )
         if not rows.is_empty():
             yield rows

@@ -2,8 +2,9 @@
 
 An hour of the integrated table is a function of everything staging holds for it, so the
 order of arrival cannot matter, and integrating again changes nothing. Of several reads of
-one key the latest arrival wins; where a file does not say when a read arrived, the moment
-it was taken in counts. Among equal arrivals the later row of the later-named file wins.
+one key a measured value stands before an estimate, whichever came later, and among equals the
+latest arrival; where a file does not say when a read arrived, the moment it was taken in counts.
+Among equal arrivals the later row of the later-named file stands.
 """
 
 import uuid
@@ -19,17 +20,16 @@ from meterlake.pipeline.derivation import Made
 from meterlake.schema import (
     LATE_ARRIVALS,
     POLARS_TYPES,
-    READING_TYPES,
     READINGS,
     STAGING,
 )
-from meterlake.schema.projection import arrival, of_reads
+from meterlake.schema.projection import KEY, VERSION, arrival, of_reads, rank
 
-UNIT_ROWS = 150_000  # staging rows of one unit of work, about
+UNIT_ROWS = 900_000  # staging rows of one unit of work, about
 HOUR = timedelta(hours=1)
 
-# Among a meter's reads of one time the last one in this order stands.
-_ORDER = ("meter_id", "reading_date_time", "_arrival", "source_file", "source_row")
+# Among the reads of a key the last one in this order stands.
+_ORDER = (*KEY, "_rank", "_arrival", "source_file", "source_row")
 
 LATE_SCHEMA = {
     c.name: POLARS_TYPES[c.type]
@@ -117,19 +117,12 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
             known = known.join(touched, on="_hour", how="semi")
         files: list[DataFile] = []
         counts = Counts(0, 0, 0)
-        for hour in pl.concat([arrived, known]).partition_by("_hour"):
-            reads = hour.sort(*_ORDER)
-            several = _loses(reads).any()
-            for name in _types_in(reads):
-                one = reads if reads[name].null_count() == 0 else reads.drop_nulls(name)
-                new = int(one["_new"].sum())
-                if new == 0:
-                    continue
-                became = Counts(added=new, replaced=0, duplicates=0)
-                if several:
-                    one, became = latest(one, name)
-                counts += became
-                files.append(_write(store, one, name))
+        for hour, name, reads in _by_partition(pl.concat([arrived, known])):
+            if not reads["_new"].any():
+                continue
+            standing, became = latest(reads.sort(*_ORDER))
+            counts += became
+            files.append(_write(store, standing, hour, name))
         return Integrated(tuple(files), counts, late_reads(arrived, late_after))
 
     return work
@@ -149,28 +142,25 @@ def standing_reads(store: Store, unit: Hours) -> Iterator[tuple[datetime, str, p
     """Each hour and reading type of a unit, with the reads that stand there, sorted."""
     within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")
     reads = _read(store, (*unit.arrived, *unit.known), within, new=True)
-    for hour in reads.partition_by("_hour"):
-        in_order = hour.sort(*_ORDER)
-        for name in _types_in(in_order):
-            standing, _ = latest(in_order.drop_nulls(name), name)
-            yield hour["_hour"][0], name, standing
+    for hour, name, some in _by_partition(reads):
+        yield hour, name, latest(some.sort(*_ORDER))[0]
 
 
-def latest(reads: pl.DataFrame, value: str) -> tuple[pl.DataFrame, Counts]:
-    """Of each meter and time the last row, and what became of the arrived ones.
+def latest(reads: pl.DataFrame) -> tuple[pl.DataFrame, Counts]:
+    """Of each key the last row, and what became of the arrived ones.
 
     Parameters
     ----------
-    reads : sorted by meter_id, reading_date_time and arrival; column `value` has no null
+    reads : of one type, in the order in which the last of a key stands
     """
-    key = ["meter_id", "reading_date_time"]
+    key = list(KEY)
     loses = _loses(reads)
     arrived = int(reads["_new"].sum())
     if not loses.any():
         return reads, Counts(added=arrived, replaced=0, duplicates=0)
     several = reads.filter(loses | loses.shift(1, fill_value=False))
     # A version of a key is a distinct content; one that was known before is not new again.
-    versions = several.group_by(*key, value, "_arrival", "quality").agg(pl.col("_new").all())
+    versions = several.group_by(*key, *VERSION, "_arrival").agg(pl.col("_new").all())
     keys = versions.group_by(key).agg(pl.col("_new").all())
     new_versions, new_keys = int(versions["_new"].sum()), int(keys["_new"].sum())
     arrived_several = int(several["_new"].sum())
@@ -191,20 +181,16 @@ def late_reads(arrived: pl.DataFrame, late_after: timedelta) -> pl.DataFrame:
     delay = pl.col("arrival_time") - pl.col("reading_date_time")
     late = arrived.filter(delay > late_after)
     minutes = delay.dt.total_microseconds() / 60e6
-    parts = [
-        late.drop_nulls(name)
-        .group_by(pl.col("_hour").alias("reading_hour"), "source_file")
+    return (
+        late.group_by("reading_type", pl.col("_hour").alias("reading_hour"), "source_file")
         .agg(
             pl.len().cast(pl.Int64).alias("late"),
             minutes.min().alias("min_late_minutes"),
             minutes.max().alias("max_late_minutes"),
         )
-        .select(pl.lit(name).alias("reading_type"), pl.all())
-        for name in _types_in(late)
-    ]
-    if not parts:
-        return pl.DataFrame(schema=LATE_SCHEMA)
-    return pl.concat(parts).select(*LATE_SCHEMA).sort("reading_type", "reading_hour", "source_file")
+        .select(*LATE_SCHEMA)
+        .sort("reading_type", "reading_hour", "source_file")
+    )
 
 
 def _runs(
@@ -249,25 +235,33 @@ def _unit(
 
 def _read(store: Store, files: Sequence[DataFile], within: pl.Expr, *, new: bool) -> pl.DataFrame:
     """Rows of staging files in a unit's hours, with `_arrival`, `_hour` and `_new`."""
-    rows = scan(store, STAGING, files).filter(within)
+    rows = scan(store, STAGING, files).filter(within, pl.col("reading_value").is_not_null())
     typed = rows.drop("source_sha256", *STAGING.partitioned_by).with_columns(
         arrival().alias("_arrival"),
+        rank().alias("_rank"),
         pl.col("reading_date_time").dt.truncate("1h").alias("_hour"),
         pl.lit(new).alias("_new"),
     )
     return fetched(typed)
 
 
+def _by_partition(reads: pl.DataFrame) -> Iterator[tuple[datetime, str, pl.DataFrame]]:
+    """Reads by hour and reading type, both in order."""
+    parts = reads.partition_by("_hour", "reading_type", as_dict=True)
+    for hour, name in sorted(parts):
+        yield hour, name, parts[hour, name]
+
+
 def _loses(reads: pl.DataFrame) -> pl.Series:
-    """Whether a row's meter and time are those of the next row too, which then wins."""
-    same = [pl.col(c) == pl.col(c).shift(-1) for c in ("meter_id", "reading_date_time")]
+    """Whether a row's key is that of the next row too, which then stands."""
+    same = [pl.col(c) == pl.col(c).shift(-1) for c in KEY]
     return reads.select(pl.all_horizontal(same).fill_null(False).alias("loses"))["loses"]
 
 
-def _write(store: Store, winners: pl.DataFrame, name: str) -> DataFile:
-    """Write one partition: winners of one hour."""
-    partition = {"reading_type": name, **hour_partition(winners["_hour"][0])}
-    rows = winners.select(of_reads(name))
+def _write(store: Store, standing: pl.DataFrame, hour: datetime, name: str) -> DataFile:
+    """Write one partition: the reads of an hour and type that stand."""
+    partition = {"reading_type": name, **hour_partition(hour)}
+    rows = standing.select(of_reads(name))
     return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
 
 
@@ -279,10 +273,6 @@ def hour_partition(hour: datetime) -> dict[str, str]:
         "day": f"{hour.day:02d}",
         "hour": f"{hour.hour:02d}",
     }
-
-
-def _types_in(reads: pl.DataFrame) -> list[str]:
-    return [t for t in READING_TYPES if reads[t].null_count() < reads.height]
 
 
 def _hour(moment: datetime | None) -> datetime:

@@ -19,10 +19,9 @@ from meterlake.integrate.consumption import (
 )
 from meterlake.periods import periods
 from meterlake.readings.consumption import month_of, pending_days
-from meterlake.readings.energy import CONSUMPTION_SCHEMA
 from meterlake.readings.layout import DAY, HOUR, Layout, Piece, Span, scan_pieces
 from meterlake.readings.meter_ranges import RANGE_ROWS, MeterOrder, meter_ranges
-from meterlake.schema import CONSUMPTION_DAILY, READINGS, SERVING_READINGS, Table
+from meterlake.schema import CONSUMPTION_DAILY, POLARS_TYPES, READINGS, SERVING_READINGS, Table
 
 TOLERANCE = 1e-6  # [kWh], [kW]: sums of the same numbers in another order
 
@@ -68,7 +67,12 @@ def compare_spans(store: Store) -> Callable[[ServedSpan], list[Finding]]:
             found, wanted = (
                 MeterOrder().by_meter(
                     fetched(
-                        pl.concat([scan_pieces(store, [p], COLUMNS, keep=keep) for p in pieces])
+                        pl.concat(
+                            [
+                                scan_pieces(store, [p], COLUMNS, keep=keep, channels=None)
+                                for p in pieces
+                            ]
+                        )
                     )
                 )
                 if pieces
@@ -108,7 +112,7 @@ def plan_energy(
             )
             paths = {f.path for f in of_month} | {f.path for p in pieces for f in p.files}
             if month.reading_type == name and pieces and not unreadable & paths:
-                units.append((Month(name, month.first, days, pieces, ()), of_month))
+                units.append((Month(name, month.first, days, pieces, pieces, ()), of_month))
     return units
 
 
@@ -122,7 +126,7 @@ def compare_energy(
         dates = pl.col("date").is_in([day.date for day in month.days])
         found = scan(store, CONSUMPTION_DAILY, files).filter(dates)
         problem = "its energies are not those of the readings"
-        same = _same(found, consumed_month(store, month))
+        same = _same(CONSUMPTION_DAILY, found, consumed_month(store, month))
         return [] if same else _findings(CONSUMPTION_DAILY, files, month, problem)
 
     return work
@@ -134,17 +138,17 @@ def compare_sums(store: Store) -> Callable[[Summed], list[Finding]]:
     def work(unit: Summed) -> list[Finding]:
         found = scan(store, unit.table, unit.replaces)
         problem = "its energies are not those of its days"
-        same = _same(found, consumed_period(store, unit))
+        same = _same(unit.table, found, consumed_period(store, unit))
         return [] if same else _findings(unit.table, unit.replaces, unit, problem)
 
     return work
 
 
-def _same(found: pl.LazyFrame, wanted: Iterator[pl.DataFrame]) -> bool:
-    columns = list(CONSUMPTION_SCHEMA)
-    rows = fetched(found.select(columns)).sort("meter_id", "date")
-    other = pl.concat([pl.DataFrame(schema=CONSUMPTION_SCHEMA), *wanted]).sort("meter_id", "date")
-    numbers = [name for name, kind in CONSUMPTION_SCHEMA.items() if kind == pl.Float64]
+def _same(table: Table, found: pl.LazyFrame, wanted: Iterator[pl.DataFrame]) -> bool:
+    schema = {c.name: POLARS_TYPES[c.type] for c in table.file_columns}
+    rows = fetched(found.select(list(schema))).sort("meter_id", "date")
+    other = pl.concat([pl.DataFrame(schema=schema), *wanted]).sort("meter_id", "date")
+    numbers = [name for name, kind in schema.items() if kind == pl.Float64]
     if not rows.drop(numbers).equals(other.drop(numbers)):
         return False
     apart = pl.DataFrame(

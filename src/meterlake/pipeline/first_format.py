@@ -13,10 +13,9 @@ from typing import Any
 
 from meterlake.delta.commit import SETTLED, Change, commit, snapshot
 from meterlake.delta.journal import attached_since, entries, log_path, logged, provenance
-from meterlake.delta.lake_format import FORMAT, FORMAT_KEY
+from meterlake.delta.lake_format import FORMAT_KEY
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, key_of, open_delta, recorded_under, table_at
-from meterlake.engine.progress import Progress
 from meterlake.errors import NotReadable
 from meterlake.ingest.deliveries import (
     KEY_PREFIX,
@@ -28,6 +27,7 @@ from meterlake.ingest.deliveries import (
 from meterlake.ingest.land import kept_content_sha256
 from meterlake.integrate.consumption import PERIOD_TABLES
 from meterlake.integrate.late_arrivals import LateSearch
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.registry import derivations
 from meterlake.schema import (
     ANOMALIES,
@@ -45,6 +45,7 @@ from meterlake.schema import (
     Table,
 )
 
+_BECOMES = 2  # the format that these steps lead to
 _FIRST_SETTLED = "settled"  # what format 1 calls the key SETTLED
 _RESTORES = "restores_version"  # in a repair's note: the version of the commit that it is about
 
@@ -72,8 +73,9 @@ class _Origin:
         return delivery_id_of(self.note["sha256"])
 
 
-def settle_first_format(store: Store, now: datetime, progress: Progress) -> None:
+def settle_first_format(session: Session) -> None:
     """Go on from where the attached tables of format 1 are up to date with their main tables."""
+    store, now = session.store, session.now
     for main, attached in ((STAGING, QUARANTINE), (READINGS, LATE_ARRIVALS)):
         delta, until = open_delta(store, attached), table_at(store, main).version
         if delta is None or recorded_under(delta, SETTLED) >= 0:
@@ -85,12 +87,13 @@ def settle_first_format(store: Store, now: datetime, progress: Progress) -> None
         commit(store, attached, change, now=now)
 
 
-def record_deliveries(store: Store, now: datetime, progress: Progress) -> None:
+def record_deliveries(session: Session) -> None:
     """Write the table of deliveries, and name in staging's log the delivery of each file.
 
     All of it is one commit of staging. Version 0.1 cannot read that commit, and takes nothing
     in from then on.
     """
+    store, now, progress = session.store, session.now, session.progress
     staging = table_at(store, STAGING)
     if staging.version < 0:
         return
@@ -106,7 +109,7 @@ def record_deliveries(store: Store, now: datetime, progress: Progress) -> None:
         return
     contents = {f"{KEY_PREFIX}{record.sha256}": 0 for record in records if record.sha256}
     change = Change(
-        {FORMAT_KEY: FORMAT, **contents},
+        {FORMAT_KEY: _BECOMES, **contents},
         add=named,
         attached={DELIVERIES.name: write_records(store, records)},
         read_version=staging.version,
@@ -115,8 +118,9 @@ def record_deliveries(store: Store, now: datetime, progress: Progress) -> None:
     commit(store, STAGING, change, now=now)
 
 
-def name_deliveries(store: Store, now: datetime, progress: Progress) -> None:
+def name_deliveries(session: Session) -> None:
     """Name in the logs of the quarantine and of late arrivals what each file was made from."""
+    store, now = session.store, session.now
     origins = _deliveries(store)
     ids = {o.version: o.delivery_id for o in origins}
     quarantined = {path: o.delivery_id for o in origins for path in o.attached}
@@ -129,16 +133,17 @@ def name_deliveries(store: Store, now: datetime, progress: Progress) -> None:
         named = _named(store, table, made_from)
         if named:
             version = table_at(store, table).version
-            change = Change({FORMAT_KEY: FORMAT}, named, read_version=version, new_data=False)
+            change = Change({FORMAT_KEY: _BECOMES}, named, read_version=version, new_data=False)
             commit(store, table, change, now=now)
 
 
-def record_consumed(store: Store, now: datetime, progress: Progress) -> None:
+def record_consumed(session: Session) -> None:
     """Say in each derived table's log under our keys what it is up to.
 
     Version 0.1 cannot read these commits, and derives nothing from then on. Forecasts, of which
     each has keys of its own, are made again when they are asked for.
     """
+    store, now = session.store, session.now
     for derivation in derivations():
         state = snapshot(store, derivation.table)
         old = logged(store, derivation.table).keys
@@ -168,6 +173,8 @@ def _record(store: Store, note: Mapping[str, Any], now: datetime) -> DeliveryRec
         format=note["format"],
         profile=None if note["profile"] is None else json.dumps(note["profile"]),
         timezone=note["timezone"],
+        interval_seconds=None,
+        length_source="unknown",
         received_at=datetime.fromisoformat(note["received_at"]),
         rows=note["rows"],
         stored=note["rows"] - note["quarantined"],

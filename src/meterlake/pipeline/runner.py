@@ -153,6 +153,7 @@ def _commit(
         read_version=state.version,
         provenance=Provenance(derivation.name, {**values, **plan.facts}, plan.changed),
         new_data=not derivation.rearranges,
+        replaces_all=len(remove) == len(state.files),
     )
     commit(run.store, state.table, change, now=run.now)
     return settle(run.store, state.table, now=run.now) if any(attached.values()) else {}

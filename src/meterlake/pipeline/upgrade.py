@@ -12,14 +12,19 @@ from functools import partial
 from meterlake.delta.commit import persistently
 from meterlake.delta.lake_format import FORMAT, format_of, switch_format, upgrading
 from meterlake.delta.store import Store
+from meterlake.engine import Engine
+from meterlake.engine.local import LocalEngine
 from meterlake.engine.progress import Progress, silent
 from meterlake.errors import BadInput
+from meterlake.pipeline.derivation import Session
 from meterlake.pipeline.first_format import (
     name_deliveries,
     record_consumed,
     record_deliveries,
     settle_first_format,
 )
+from meterlake.pipeline.second_format import derive_again, read_again
+from meterlake.settings import Settings
 from meterlake.topology.upgrade import merge_kinds
 
 
@@ -28,11 +33,11 @@ class UpgradeStep:
     """One step, and the format that it is a part of."""
 
     format: int
-    run: Callable[[Store, datetime, Progress], None]
+    run: Callable[[Session], None]
 
 
-def _merge_kinds(store: Store, now: datetime, progress: Progress) -> None:
-    merge_kinds(store, now=now)
+def _merge_kinds(session: Session) -> None:
+    merge_kinds(session.store, now=session.now)
 
 
 STEPS = (
@@ -41,6 +46,8 @@ STEPS = (
     UpgradeStep(2, name_deliveries),
     UpgradeStep(2, _merge_kinds),
     UpgradeStep(2, record_consumed),
+    UpgradeStep(3, read_again),
+    UpgradeStep(3, derive_again),
 )
 
 
@@ -53,7 +60,14 @@ class Upgraded:
     steps: int
 
 
-def upgrade(store: Store, *, now: datetime, progress: Progress = silent) -> Upgraded:
+def upgrade(
+    store: Store,
+    *,
+    now: datetime,
+    settings: Settings | None = None,
+    engine: Engine | None = None,
+    progress: Progress = silent,
+) -> Upgraded:
     """Give a lake the format of this version.
 
     Raises
@@ -72,9 +86,11 @@ def upgrade(store: Store, *, now: datetime, progress: Progress = silent) -> Upgr
             "Install a newer meterlake"
         )
     steps = [step for step in STEPS if step.format > was]
+    used = Settings() if settings is None else settings
+    session = Session(store, engine or LocalEngine(used.workers), used, now, progress)
     with upgrading(store):
         for done, step in enumerate(steps, start=1):
-            persistently(partial(step.run, store, now, progress))
+            persistently(partial(step.run, session))
             progress("upgrade", len(steps), done)
     if steps:
         switch_format(store)

@@ -32,7 +32,8 @@ latest AS (
 """
 _HOURLY = f"""
     SELECT time_bucket(INTERVAL 1 HOUR, reading_date_time) AS moment, avg(reading_value) AS kwh
-    FROM readings WHERE {_OF_ONE} AND reading_type = 'kw' AND {{where}} GROUP BY moment
+    FROM readings WHERE {_OF_ONE} AND reading_type = 'kw' AND channel = 'total' AND {{where}}
+    GROUP BY moment
 """
 _BEFORE = Column("before_kwh", "double", "kWh", "Energy of an average week before")
 _MEAN = Column("mean", "double", "kWh", "Expected energy of the hour")

@@ -1,8 +1,8 @@
 """What staging says: the readings as of any moment, and what became of every stored row.
 
 Staging keeps every read that ever came, so both are questions to it alone. The rule of which
-read of a key stands is that of integrate/hours.py: the latest arrival, and among equal ones
-the later row of the later-named file.
+read of a key stands is that of integrate/hours.py: a measured value before an estimate, then the
+latest arrival, and among equal ones the later row of the later-named file.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING
-from meterlake.schema.projection import ARRIVAL_SQL, long_sql, readings_sql
+from meterlake.schema.projection import ARRIVAL_SQL, KEY, RANK_SQL, VERSION, readings_sql
 
-_ORDER = "arrival DESC, source_file DESC, source_row DESC"
+_ORDER = f"{RANK_SQL} DESC, {ARRIVAL_SQL} DESC, source_file DESC, source_row DESC"
+_KEY = f"reading_type, {', '.join(KEY)}"
+_VERSION = f"{', '.join(VERSION)}, {ARRIVAL_SQL}"
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,12 @@ def balance_sql() -> str:
         WITH judged AS (
             SELECT source_file, source_sha256,
                 row_number() OVER (
-                    PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}
+                    PARTITION BY {_KEY} ORDER BY {_ORDER}
                 ) = 1 AS stands,
                 row_number() OVER (
-                    PARTITION BY meter_id, reading_type, reading_date_time,
-                        reading_value, arrival, quality
-                    ORDER BY {_ORDER}
+                    PARTITION BY {_KEY}, {_VERSION} ORDER BY {_ORDER}
                 ) = 1 AS is_version
-            FROM ({long_sql("SELECT * FROM staging")})
+            FROM staging WHERE reading_value IS NOT NULL
         ), readings AS (
             SELECT source_file, source_sha256, count(*) AS readings,
                 count(*) FILTER (stands) AS standing,
@@ -69,7 +69,8 @@ def balance_sql() -> str:
                 count(*) FILTER (NOT is_version) AS duplicates
             FROM judged GROUP BY ALL
         ), stored AS (
-            SELECT source_file, source_sha256, count(*) AS stored FROM staging GROUP BY ALL
+            SELECT source_file, source_sha256, count(DISTINCT source_row) AS stored
+            FROM staging GROUP BY ALL
         ), quarantined AS (
             SELECT source_file, source_sha256, count(*) AS quarantined FROM quarantine GROUP BY ALL
         )
@@ -87,6 +88,6 @@ def balance_sql() -> str:
 def _standing(staging: str) -> str:
     """The integrated table's rows, from staging."""
     return readings_sql(
-        f"SELECT * FROM ({long_sql(staging)}) QUALIFY row_number() OVER ("
-        f"PARTITION BY meter_id, reading_type, reading_date_time ORDER BY {_ORDER}) = 1"
+        f"{staging} AND reading_value IS NOT NULL "
+        f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY {_ORDER}) = 1"
     )

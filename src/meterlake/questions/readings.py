@@ -12,7 +12,7 @@ from meterlake.questions.history import AsOf
 from meterlake.questions.sql import answer
 from meterlake.readings.layout import EARLIEST, LATEST, meets
 from meterlake.readings.reader import COLUMNS, check_types, several
-from meterlake.schema import STAGING
+from meterlake.schema import STAGING, TOTAL
 
 
 def readings_as_of(
@@ -42,6 +42,7 @@ def readings_as_of(
     sql = f"""
         SELECT {", ".join(COLUMNS)} FROM readings
         WHERE meter_id IN (SELECT unnest($meters)) AND reading_type = $reading_type
+            AND channel = '{TOTAL}'
             AND reading_date_time >= $start AND reading_date_time < $end
         ORDER BY meter_id, reading_date_time
     """

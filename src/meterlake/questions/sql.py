@@ -28,14 +28,13 @@ from meterlake.questions.history import AsOf, views_as_of
 from meterlake.questions.sql_guard import CLOSED, cause, check, parser_of_ours, table_names
 from meterlake.readings.layout import EARLIEST, LATEST, Layout, layout_of
 from meterlake.schema import (
-    BATCH_SOURCE,
-    READING_TYPES,
     READINGS,
     SERVING_READINGS,
     STAGING,
     Table,
     known_tables,
 )
+from meterlake.schema.projection import serving_sql
 from meterlake.topology.upstream import VIEWS
 
 Connection = duckdb.DuckDBPyConnection
@@ -315,36 +314,13 @@ def _readings(store: Store, layout: Layout) -> str:
             if piece.has_all_of(file):
                 whole.append(file)
             else:
-                rows = _by_meter(_files(store, SERVING_READINGS, [file]))
+                rows = serving_sql(_files(store, SERVING_READINGS, [file]))
                 parts.append(
                     f"SELECT * FROM ({rows}) WHERE reading_date_time >= "
                     f"{_moment(piece.start)} AND reading_date_time < {_moment(piece.end)}"
                 )
-    parts.append(_by_meter(_files(store, SERVING_READINGS, whole)))
+    parts.append(serving_sql(_files(store, SERVING_READINGS, whole)))
     return " UNION ALL ".join(f"({part})" for part in parts)
-
-
-def _by_meter(serving: str) -> str:
-    """Serving's rows with the columns of the readings, but for arrival_time."""
-    worked_out = {
-        "unit": _by_type("unit"),
-        "obis_code": _by_type("obis_code"),
-        "phase": "NULL::VARCHAR",
-        "reading_source": f"'{BATCH_SOURCE}'",
-        "arrival_time": "NULL::TIMESTAMPTZ",
-        "day": "strftime(reading_date_time, '%d')",
-        "hour": "strftime(reading_date_time, '%H')",
-    }
-    columns = ", ".join(
-        f"{worked_out[c.name]} AS {c.name}" if c.name in worked_out else c.name
-        for c in READINGS.columns
-    )
-    return f"SELECT {columns} FROM ({serving})"
-
-
-def _by_type(fact: str) -> str:
-    whens = " ".join(f"WHEN '{t.name}' THEN '{getattr(t, fact)}'" for t in READING_TYPES.values())
-    return f"CASE reading_type {whens} END"
 
 
 def _moment(moment: datetime) -> str:

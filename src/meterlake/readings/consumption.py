@@ -16,8 +16,15 @@ from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, fetched, scan
 from meterlake.errors import BadInput
 from meterlake.periods import By, Period, first_date, next_date, periods
-from meterlake.readings.energy import CONSUMPTION_SCHEMA, daily_energy, period_energy
-from meterlake.readings.layout import DAY, HOUR, Layout, day_of, scan_pieces
+from meterlake.readings.energy import (
+    CONSUMPTION_SCHEMA,
+    DAILY_SCHEMA,
+    READ,
+    Arrivals,
+    daily_energy,
+    period_energy,
+)
+from meterlake.readings.layout import DAY, HOUR, Layout, Piece, day_of, scan_pieces
 from meterlake.readings.reader import Reader, check_types, several
 from meterlake.schema import CONSUMPTION_DAILY, POWER_TYPES, READINGS
 
@@ -69,7 +76,10 @@ def read_consumption(  # noqa: PLR0913
             )
             if (first is None or day.date >= first) and (last is None or day.date < last)
         ]
-        runs = [p for run in runs_of(days) for p in layout.pieces(reading_type, *run)]
+        runs, hours = (
+            [p for r in runs_of(days) for p in layout.pieces(reading_type, *r, by_meter=by_meter)]
+            for by_meter in (True, False)
+        )
     wanted = pl.col("meter_id").is_in(list(several(meters)))
     rows = scan(store, CONSUMPTION_DAILY, [f for f in known if _is_near(f, first, last)]).filter(
         wanted, ~pl.col("date").is_in([day.date for day in days])
@@ -78,15 +88,25 @@ def read_consumption(  # noqa: PLR0913
         rows = rows.filter(pl.col("date") >= first)
     if last is not None:
         rows = rows.filter(pl.col("date") < last)
-    columns = ["meter_id", "reading_date_time", "reading_value"]
-    read = fetched(scan_pieces(store, runs, columns, keep=wanted))
-    fresh = daily_energy(read.sort("meter_id", "reading_date_time"), days)
-    daily = pl.concat([fetched(rows.select(list(CONSUMPTION_SCHEMA))), fresh])
+    read = fetched(scan_pieces(store, runs, READ, keep=wanted))
+    read = read.sort("meter_id", "reading_date_time")
+    fresh = daily_energy(read, days, arrivals_in(store, hours))
+    daily = pl.concat([fetched(rows.select(list(DAILY_SCHEMA))), fresh])
     daily = daily.sort("meter_id", "date")
     if by == "day" or daily.is_empty():
-        return daily
+        return daily.filter(pl.col("intervals") > 0).select(list(CONSUMPTION_SCHEMA))
     bounds = daily.select(pl.col("start").min(), pl.col("end").max()).row(0)
     return period_energy(daily, periods(zone, by, *bounds))
+
+
+def arrivals_in(store: Store, hours: Sequence[Piece]) -> Arrivals:
+    """When readings in integrated's hours arrived; read only where somebody asks."""
+
+    def arrivals(meters: list[str]) -> pl.DataFrame:
+        columns = ("meter_id", "reading_date_time", "arrival_time")
+        return fetched(scan_pieces(store, hours, columns, keep=pl.col("meter_id").is_in(meters)))
+
+    return arrivals
 
 
 def check_zone(store: Store, table: Snapshot, zone: str) -> None:

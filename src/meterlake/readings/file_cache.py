@@ -17,7 +17,7 @@ from meterlake.schema import SERVING_READINGS
 
 ASKED = 8  # times that a file is asked for before it is kept: to decode it costs about as much
 
-_COLUMNS = ("reading_date_time", "reading_value", "quality")
+_COLUMNS = tuple(c.name for c in SERVING_READINGS.file_columns if c.name != "meter_id")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class KeptFiles:
         self.bytes = 0
 
     def rows(self, file: DataFile, meter: str) -> pl.DataFrame | None:
-        """One meter's times, values and quality in a file, by time; None where it is not kept.
+        """One meter's rows in a file, by time; None where it is not kept.
 
         Raises
         ------

@@ -17,7 +17,7 @@ import polars as pl
 from meterlake.delta.journal import Entry, entries, log_path
 from meterlake.delta.store import Store
 from meterlake.delta.table import DataFile, Snapshot, key_of, scan, table_at
-from meterlake.schema import READINGS, SERVING_READINGS, Table
+from meterlake.schema import READINGS, SERVING_READINGS, TOTAL, Table
 from meterlake.schema.projection import of_serving
 
 _LONGEST_PAUSE_SECONDS = 3600  # less than a log keeps its commits
@@ -268,7 +268,12 @@ def layout_of(store: Store, serving: Snapshot, integrated: Snapshot) -> Layout:
 
 
 def scan_pieces(
-    store: Store, pieces: Sequence[Piece], columns: Sequence[str], *, keep: pl.Expr | None = None
+    store: Store,
+    pieces: Sequence[Piece],
+    columns: Sequence[str],
+    *,
+    keep: pl.Expr | None = None,
+    channels: Sequence[str] | None = (TOTAL,),
 ) -> pl.LazyFrame:
     """Columns of the readings in pieces; those of one piece that lies wholly in it, in its order.
 
@@ -277,6 +282,7 @@ def scan_pieces(
     columns : of READINGS, without year, month, day and hour; without arrival_time where a piece
         is of serving
     keep : which rows, such as a range of meters
+    channels : of the types; None: all
     """
     start = min((p.start for p in pieces), default=EARLIEST)
     end = max((p.end for p in pieces), default=EARLIEST)
@@ -303,6 +309,8 @@ def scan_pieces(
         return scan(store, READINGS, []).select(columns)
     if keep is not None:
         frames = [frame.filter(keep) for frame in frames]
+    if channels is not None:
+        frames = [frame.filter(pl.col("channel").is_in(list(channels))) for frame in frames]
     return pl.concat([frame.select(columns) for frame in frames])
 
 

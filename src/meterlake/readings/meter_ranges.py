@@ -44,7 +44,9 @@ def meter_ranges(
     most = max(pieces, key=lambda p: p.rows)
     if most.table == READINGS:  # any hour has about the meters of all
         most = replace(most, files=(max(most.files, key=lambda f: f.rows),))
-    meters = fetched(scan_pieces(store, [most], ["meter_id"]).unique().sort("meter_id"))["meter_id"]
+    meters = fetched(
+        scan_pieces(store, [most], ["meter_id"], channels=None).unique().sort("meter_id")
+    )["meter_id"]
     if meters.is_empty():
         yield None
         return
@@ -60,5 +62,7 @@ def meters_in(store: Store, pieces: Sequence[Piece]) -> list[str]:
     """The meters with readings in pieces, sorted."""
     if not pieces:
         return []
-    found = fetched(scan_pieces(store, pieces, ["meter_id"]).unique().sort("meter_id"))
+    found = fetched(
+        scan_pieces(store, pieces, ["meter_id"], channels=None).unique().sort("meter_id")
+    )
     return found["meter_id"].to_list()

@@ -20,7 +20,7 @@ from meterlake.readings.layout import (
     Piece,
     scan_pieces,
 )
-from meterlake.schema import READING_TYPES, READINGS, SERVING_READINGS
+from meterlake.schema import READING_TYPES, READINGS, SERVING_READINGS, TOTAL
 from meterlake.schema.projection import of_meter
 
 COLUMNS = [c.name for c in READINGS.columns if c.name not in READINGS.partitioned_by[1:]]
@@ -70,6 +70,8 @@ class Found:
                 if rows is None:
                     others.append(file)
                     continue
+                if (rows["channel"] != TOTAL).any():
+                    rows = rows.filter(pl.col("channel") == TOTAL)
                 if not piece.has_all_of(file):
                     rows = rows.filter(
                         pl.col("reading_date_time").is_between(

@@ -1,8 +1,7 @@
 """How a reading's columns follow from a read, declared once and compiled to Polars and SQL.
 
-A read of staging is a wide row: a column for each reading type, an arrival that may be missing. A
-reading is one value. Some of its columns are the same for all readings of a type, so serving does
-not store them.
+A read of staging says what was measured, when, for how long and how well. A reading says beside it
+what follows from its type and channel, which serving does not store.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +11,24 @@ import polars as pl
 from meterlake.schema.readings import BATCH_SOURCE, READING_TYPES, READINGS
 
 ARRIVAL_SQL = "coalesce(arrival_time, received_at)"
+KEY = ("meter_id", "reading_date_time", "channel")  # of a reading, within its type
+VERSION = ("reading_value", "interval_seconds", "quality", "status")  # and the arrival
 
-_OF_TYPE: Mapping[str, Mapping[str, str | None]] = {
+# A measured value stands before an estimate, whichever came later; what is missing, last.
+_RANKS: Mapping[str, int] = {"missing": 0, "estimated": 1, "final_estimate": 1}
+_MEASURED = 2
+_WHENS = " ".join(f"WHEN '{status}' THEN {rank}" for status, rank in _RANKS.items())
+RANK_SQL = f"CASE status {_WHENS} ELSE {_MEASURED} END"
+
+_OF_TYPE: Mapping[str, Mapping[str, str]] = {
     kind.name: {
         "unit": kind.unit,
         "obis_code": kind.obis_code,
-        "phase": None,
         "reading_source": BATCH_SOURCE,
     }
     for kind in READING_TYPES.values()
 }
+_PHASES = ("L1", "L2", "L3")
 _HOUR = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
 
 
@@ -30,22 +37,27 @@ def arrival() -> pl.Expr:
     return pl.coalesce("arrival_time", "received_at")
 
 
+def rank() -> pl.Expr:
+    """How a read stands to others of its key, by its status: the highest stands."""
+    return pl.col("status").replace_strict(_RANKS, default=_MEASURED, return_dtype=pl.Int8)
+
+
 def of_reads(reading_type: str) -> list[pl.Expr]:
     """The columns of an integrated file, from reads of a type with their `_arrival`."""
     same = _OF_TYPE[reading_type]
-    other = {"reading_value": reading_type, "arrival_time": "_arrival"}
+    worked_out = {"arrival_time": pl.col("_arrival"), "phase": _phase()}
     return [
         pl.lit(same[c.name], pl.String).alias(c.name)
         if c.name in same
-        else pl.col(other.get(c.name, c.name)).alias(c.name)
+        else worked_out.get(c.name, pl.col(c.name)).alias(c.name)
         for c in READINGS.file_columns
     ]
 
 
 def of_serving(columns: Sequence[str]) -> list[pl.Expr]:
-    """Those of some columns that serving leaves out, by its column reading_type."""
+    """Those of some columns that serving leaves out, by its columns reading_type and channel."""
     kind = pl.col("reading_type")
-    found = []
+    found = [_phase().alias("phase")] if "phase" in columns else []
     for name in columns:
         if name in next(iter(_OF_TYPE.values())):
             by_type = {of: same[name] for of, same in _OF_TYPE.items()}
@@ -57,40 +69,64 @@ def of_serving(columns: Sequence[str]) -> list[pl.Expr]:
 
 
 def of_meter(meter: str, reading_type: str, columns: Sequence[str]) -> list[pl.Expr]:
-    """Columns of one meter's serving rows of a type, which have its times, values and qualities."""
+    """Columns of one meter's serving rows of a type, which have all that serving stores."""
     same = {**_OF_TYPE[reading_type], "meter_id": meter, "reading_type": reading_type}
     return [
-        pl.lit(same[name], pl.String).alias(name) if name in same else pl.col(name)
+        pl.lit(same[name], pl.String).alias(name)
+        if name in same
+        else (_phase() if name == "phase" else pl.col(name)).alias(name)
         for name in columns
     ]
 
 
-def long_sql(staging: str) -> str:
-    """SQL of staging with a row for each reading: `reading_type`, `reading_value`, `arrival`."""
-    return (
-        f"UNPIVOT (SELECT *, {ARRIVAL_SQL} AS arrival FROM ({staging})) "
-        f"ON {', '.join(READING_TYPES)} INTO NAME reading_type VALUE reading_value"
-    )
-
-
-def readings_sql(long: str) -> str:
-    """SQL of the columns of READINGS, from rows as `long_sql` gives them."""
+def readings_sql(staging: str) -> str:
+    """SQL of the columns of READINGS, from rows of staging."""
     names = list(next(iter(_OF_TYPE.values())))
     rows = ", ".join(
         f"('{kind}', {', '.join(_literal(same[name]) for name in names)})"
         for kind, same in _OF_TYPE.items()
     )
-    other = {"arrival_time": "arrival"} | {
+    other = {"arrival_time": ARRIVAL_SQL, "phase": _PHASE_SQL} | {
         name: f"strftime(reading_date_time, '{form}')" for name, form in _HOUR.items()
     }
     columns = ", ".join(
         f"{other[c.name]} AS {c.name}" if c.name in other else c.name for c in READINGS.columns
     )
     return (
-        f"SELECT {columns} FROM ({long}) "
+        f"SELECT {columns} FROM ({staging}) "
         f"JOIN (VALUES {rows}) kinds(reading_type, {', '.join(names)}) USING (reading_type)"
     )
 
 
-def _literal(value: str | None) -> str:
-    return "NULL::VARCHAR" if value is None else f"'{value}'"
+def serving_sql(serving: str) -> str:
+    """SQL of the columns of READINGS, but for arrival_time, from rows of serving."""
+    same = {
+        name: f"CASE reading_type {' '.join(_when(k, v[name]) for k, v in _OF_TYPE.items())} END"
+        for name in next(iter(_OF_TYPE.values()))
+    }
+    other = same | {
+        "phase": _PHASE_SQL,
+        "arrival_time": "NULL::TIMESTAMPTZ",
+        "day": f"strftime(reading_date_time, '{_HOUR['day']}')",
+        "hour": f"strftime(reading_date_time, '{_HOUR['hour']}')",
+    }
+    columns = ", ".join(
+        f"{other[c.name]} AS {c.name}" if c.name in other else c.name for c in READINGS.columns
+    )
+    return f"SELECT {columns} FROM ({serving})"
+
+
+def _phase() -> pl.Expr:
+    """The phase that a channel is of; null: all of them."""
+    return pl.when(pl.col("channel").is_in(_PHASES)).then("channel")
+
+
+_PHASE_SQL = f"CASE WHEN channel IN {_PHASES} THEN channel END"
+
+
+def _when(kind: str, value: str) -> str:
+    return f"WHEN {_literal(kind)} THEN {_literal(value)}"
+
+
+def _literal(value: str) -> str:
+    return f"'{value}'"

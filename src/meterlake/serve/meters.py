@@ -18,7 +18,7 @@ from meterlake.questions.question import Value
 from meterlake.questions.registry import QUESTIONS
 from meterlake.readings.consumption import read_consumption
 from meterlake.schema import (
-    CONSUMPTION_DAILY,
+    CONSUMPTION_MONTHLY,
     FORECASTS,
     POWER_TYPES,
     READING_TYPES,
@@ -68,7 +68,7 @@ _READ = tuple(
     for c in READINGS.columns
     if c.name == name
 )
-_ENERGY = tuple(c for c in CONSUMPTION_DAILY.columns if c in CONSUMPTION_DAILY.file_columns)
+_ENERGY = CONSUMPTION_MONTHLY.file_columns
 _FORECAST = tuple(c for c in FORECASTS.columns if c.name != "start")
 
 _DAY = timedelta(days=1)

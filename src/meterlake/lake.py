@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
-from meterlake.delta.store import Store, open_store
+from meterlake.delta.lake_format import require_format
+from meterlake.delta.store import Store, existing_store, open_store
 from meterlake.engine import Engine
 from meterlake.engine.progress import Progress, silent
+from meterlake.periods import check_days, to_utc, utc_window
 from meterlake.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ class Lake:
     """A meter-data lake.
 
     What changes the lake may be done again: it continues where it was stopped, and does nothing
-    if there is nothing to do. Times are aware; windows are half-open; answers are Polars frames,
-    and `.to_pandas()` of a frame works with the extra `pandas`.
+    if there is nothing to do. A time without an offset is in the lake's zone; windows are
+    half-open; answers are Polars frames, and `.to_pandas()` of a frame works with the extra
+    `pandas`.
 
     Parameters
     ----------
@@ -52,6 +55,7 @@ class Lake:
     engine : who runs units of work
     clock : tells the time
     progress : called with what is being done, units in all, units done
+    keep_mb : memory for decoded readings that are often asked for [MB]
     """
 
     store: Store
@@ -59,6 +63,7 @@ class Lake:
     engine: Engine
     clock: Callable[[], datetime] = utc_now
     progress: Progress = silent
+    keep_mb: int = 0
 
     @property
     def session(self) -> "Session":
@@ -72,7 +77,17 @@ class Lake:
         """A reader that keeps in memory which files there are."""
         from meterlake.readings.reader import Reader
 
-        return Reader(self.store)
+        return Reader(self.store, keep_mb=self.keep_mb)
+
+    def aware(self, moment: datetime) -> datetime:
+        """In UTC; a moment without an offset is in the lake's zone. Raises BadInput."""
+        return to_utc(moment, self.settings.timezone)
+
+    def window(
+        self, start: datetime | None, end: datetime | None
+    ) -> tuple[datetime | None, datetime | None]:
+        """A half-open window in UTC. Raises BadInput where nothing can be in it."""
+        return utc_window(start, end, self.settings.timezone)
 
     def ingest(
         self, *locations: str, profile: str | None = None, strict: bool = False
@@ -126,22 +141,30 @@ class Lake:
         start: datetime | None = None,
         end: datetime | None = None,
         as_of: "AsOf | None" = None,
+        with_arrival: bool = False,
     ) -> "pl.DataFrame":
         """Readings of one or more meters in a window, by meter and time.
 
         Raises
         ------
         BadInput
-            There is no such reading type.
+            There is no such reading type, or nothing can be in the window.
         """
+        start, end = self.window(start, end)
         if as_of is None:
-            types = [reading_type]
-            return self.reader.readings(meters, reading_types=types, start=start, end=end)
+            return self.reader.readings(
+                meters,
+                reading_types=reading_type,
+                start=start,
+                end=end,
+                with_arrival=with_arrival,
+            )
         from meterlake.questions.readings import readings_as_of
 
-        return readings_as_of(
+        rows = readings_as_of(
             self.store, meters, as_of, reading_type=reading_type, start=start, end=end
-        ).drop("arrival_time")
+        )
+        return rows if with_arrival else rows.drop("arrival_time")
 
     def consumption(
         self,
@@ -152,9 +175,18 @@ class Lake:
         start: date | None = None,
         end: date | None = None,
     ) -> "pl.DataFrame":
-        """Energy of one or more meters per local day, week or month, with completeness."""
+        """Energy of one or more meters per local day, week or month, with completeness.
+
+        Weeks and months that the window touches are whole.
+
+        Raises
+        ------
+        BadInput
+            There is no such register of power, or nothing can be in the window.
+        """
         from meterlake.readings.consumption import read_consumption
 
+        check_days(start, end)
         return read_consumption(
             self.reader,
             meters,
@@ -172,6 +204,7 @@ class Lake:
         from meterlake.forecast.forecasts import forecast_meters
 
         wanted = [meters] if isinstance(meters, str) else list(meters)
+        start = None if start is None else self.aware(start)
         return forecast_meters(self.store, wanted, settings=self.settings, start=start, use=use)
 
     def forecast_all(
@@ -194,9 +227,15 @@ class Lake:
 
         return query(self.store, sql, as_of=as_of)
 
+    @overload  # two, since the type of `limit` is not that of filters given as **filters
+    def ask(self, question: str, **filters: "Value | None") -> "pl.DataFrame": ...
+
+    @overload
     def ask(
-        self, question: str, limit: int | None = None, **filters: "Value | None"
-    ) -> "pl.DataFrame":
+        self, question: str, limit: int | None, **filters: "Value | None"
+    ) -> "pl.DataFrame": ...
+
+    def ask(self, question: str, limit: Any = None, **filters: "Value | None") -> "pl.DataFrame":
         """The rows that answer a question by its name: see docs/questions.md.
 
         `from` is a word of Python: give it as `**{"from": …}`.
@@ -235,23 +274,29 @@ class Lake:
 
 
 def open(
-    location: str | None = None, *, settings: Settings | None = None, engine: Engine | None = None
+    location: str | None = None,
+    *,
+    settings: Settings | None = None,
+    engine: Engine | None = None,
+    may_be_new: bool = True,
 ) -> Lake:
-    """A lake at a folder or object-store URL; it may be new.
+    """A lake at a folder or object-store URL.
 
     Parameters
     ----------
     location : such as ./lake or s3://bucket/prefix; None: as the settings say
     settings : None: those of meterlake.toml and the environment
     engine : None: threads of this process
+    may_be_new : whether the folder need not be there yet
 
     Raises
     ------
     BadInput
-        The location or a setting cannot be used.
+        The location or a setting cannot be used, or the lake is of another format.
     """
     from meterlake.engine.local import LocalEngine
 
     found = settings or load_settings(lake=location)
-    store = open_store(location or found.lake)
+    store = (open_store if may_be_new else existing_store)(location or found.lake)
+    require_format(store)
     return Lake(store, found, engine or LocalEngine(found.workers))

@@ -44,6 +44,36 @@ def zone_rules(zone: str) -> ZoneInfo:
         ) from error
 
 
+def to_utc(moment: datetime, zone: str) -> datetime:
+    """A moment in UTC; one without an offset is as the zone's clock shows it. Raises BadInput."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone_rules(zone))
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise BadInput(
+            f"A time needs to be of the years 1 to 9999 in UTC; found {moment}"
+        ) from error
+
+
+def utc_window(
+    start: datetime | None, end: datetime | None, zone: str
+) -> tuple[datetime | None, datetime | None]:
+    """A half-open window in UTC. Raises BadInput where nothing can be in it."""
+    first = None if start is None else to_utc(start, zone)
+    last = None if end is None else to_utc(end, zone)
+    if first is not None and last is not None and first >= last:
+        raise _empty_window(start, end)
+    return first, last
+
+
+def check_days(first: date | None, end: date | None, *, includes_end: bool = False) -> None:
+    """Raise BadInput where a window of whole days has none."""
+    if first is None or end is None or first < end or (includes_end and first == end):
+        return
+    raise _empty_window(first, end)
+
+
 def local_date(zone: str, moment: datetime) -> date:
     """The date that the zone's clock shows at an aware moment."""
     return moment.astimezone(zone_rules(zone)).date()
@@ -129,3 +159,7 @@ def local_hour(zone: str, moment: datetime) -> datetime:
     """The start of the local hour that a moment is in, as the clock shows it."""
     shown = moment.astimezone(zone_rules(zone)).replace(tzinfo=None)
     return shown.replace(minute=0, second=0, microsecond=0)
+
+
+def _empty_window(start: date | None, end: date | None) -> BadInput:
+    return BadInput(f"A window needs to end after it starts; found from {start} to {end}")

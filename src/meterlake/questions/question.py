@@ -16,6 +16,7 @@ from meterlake.delta.commit import snapshots
 from meterlake.delta.store import Store
 from meterlake.delta.table import Snapshot
 from meterlake.errors import BadInput
+from meterlake.periods import check_days, to_utc, utc_window
 from meterlake.questions.sql import answer
 from meterlake.readings.layout import layout_of
 from meterlake.schema import (
@@ -103,19 +104,30 @@ def ask(
 
     Parameters
     ----------
-    asked : values of filters by their names; moments aware; None: not asked
+    asked : values of filters by their names; a moment without an offset is in the lake's zone;
+        None: not asked
     part : which rows; None: all
     states : of the question's tables; None: as they are now
 
     Raises
     ------
     BadInput
-        There is no such filter, or a value does not fit.
+        There is no such filter, a value does not fit, or nothing can be in the window.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    zone = settings.timezone
+    given = {
+        name: to_utc(value, zone) if isinstance(value, datetime) else value
+        for name, value in asked.items()
+        if value is not None
+    }
     if unknown := given.keys() - {each.name for each in question.filters}:
         names = ", ".join(each.name for each in question.filters) or "none"
         raise BadInput(f"The filters of '{question.name}' are {names}; found '{min(unknown)}'")
+    start, end = asked.get("from"), asked.get("to")
+    if isinstance(start, datetime) and isinstance(end, datetime):
+        utc_window(start, end, zone)
+    elif isinstance(start, date) and isinstance(end, date):
+        check_days(start, end, includes_end=True)
     part = part or Part()
     sql, marks = _sql_of(question, given, part)
     usual = {name: of(settings) for name, of in _FROM_SETTINGS.items()}

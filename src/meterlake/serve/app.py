@@ -16,8 +16,8 @@ from meterlake import __version__, console
 from meterlake.console.pages import is_page, problem_page
 from meterlake.console.sign_in import SignInFirst, to_sign_in
 from meterlake.delta.store import Store
+from meterlake.engine.local import LocalEngine
 from meterlake.errors import MeterlakeError
-from meterlake.readings.reader import Reader
 from meterlake.serve import about, guide, health, meters, questions
 from meterlake.serve import sql as ask_sql
 from meterlake.serve.access import Access, NotAllowed, NotAuthenticated, allowed_host, opens
@@ -81,7 +81,11 @@ def create_app(store: Store, settings: Settings) -> FastAPI:
         },
     )
     app.state.served = Served(
-        store, settings, Reader(store, keep_mb=settings.serve.keep_mb), sandbox
+        store,
+        settings,
+        LocalEngine(settings.workers),
+        keep_mb=settings.serve.keep_mb,
+        sandbox=sandbox,
     )
     app.state.access = access
     app.state.metrics = health.Metrics()

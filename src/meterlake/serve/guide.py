@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from meterlake.periods import By
 from meterlake.questions.question import Part, Value, ask, states_of, version_of
 from meterlake.questions.registry import QUESTIONS
-from meterlake.readings.consumption import read_consumption
 from meterlake.readings.layout import meets
 from meterlake.schema import (
     ANOMALIES,
@@ -146,14 +145,8 @@ def energy(
     version = f"{here.version_of_readings()}-{here.settings.timezone}"
     if (known := is_known(request, version)) is not None:
         return known
-    rows = read_consumption(
-        here.reader,
-        [meter_id],
-        by=periods[by],
-        zone=here.settings.timezone,
-        start=date(year, 1, 1),
-        end=date(year + 1, 1, 1),
-    )
+    first, end = date(year, 1, 1), date(year + 1, 1, 1)
+    rows = here.consumption(meter_id, by=periods[by], start=first, end=end)
     if rows.is_empty():
         known_or_refused(here, meter_id)
     told = rows.select("meter_id", "date", pl.col("energy_kwh").alias("consumption"), "is_complete")

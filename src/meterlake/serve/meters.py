@@ -12,11 +12,9 @@ from meterlake.delta.commit import snapshot
 from meterlake.delta.table import fetched, scan
 from meterlake.errors import BadInput
 from meterlake.forecast import models
-from meterlake.forecast.forecasts import forecast_meters
-from meterlake.periods import By
+from meterlake.periods import By, check_days
 from meterlake.questions.question import Value
 from meterlake.questions.registry import QUESTIONS
-from meterlake.readings.consumption import read_consumption
 from meterlake.schema import (
     CONSUMPTION_MONTHLY,
     FORECASTS,
@@ -28,7 +26,7 @@ from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, from_cursor, is_known, rows_answer
 from meterlake.serve.openapi import EXAMPLE_METER, MOST_ROWS, LocalDate, Moment, problems, rows_told
 from meterlake.serve.questions import LONGEST
-from meterlake.serve.state import Here, Served, check_days
+from meterlake.serve.state import Here, Served
 
 MeterId = Annotated[
     str,
@@ -192,12 +190,10 @@ def consumption(
     version = f"{here.version_of_readings()}-{here.settings.timezone}"
     if (known := is_known(request, version)) is not None:
         return known
-    check_days(asked.start, asked.end)
-    rows = read_consumption(
-        here.reader,
-        [meter_id],
+    check_days(asked.start, asked.end, includes_end=True)
+    rows = here.consumption(
+        meter_id,
         by=asked.by,
-        zone=here.settings.timezone,
         reading_type=asked.reading_type,
         start=asked.start,
         end=None if asked.end is None or asked.end.year == 9999 else asked.end + _DAY,
@@ -231,9 +227,7 @@ def forecast_of(
             stored = _stored(here, meter_id, start, model)
             if not stored.is_empty():
                 return stored.sort("date_time")
-        return forecast_meters(
-            here.store, [meter_id], settings=here.settings, start=start, use=model
-        )
+        return here.forecast(meter_id, start=start, use=model)
     except BadInput:
         known_or_refused(here, meter_id)
         raise

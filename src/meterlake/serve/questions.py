@@ -1,6 +1,5 @@
 """Each question is a path, each of its filters a parameter."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -11,7 +10,7 @@ from meterlake.questions.registry import QUESTIONS
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, from_cursor, is_known, rows_answer
 from meterlake.serve.openapi import MOST_ROWS, PAGE_ROWS, LocalDate, Moment, rows_told
-from meterlake.serve.state import Here, check_days
+from meterlake.serve.state import Here
 
 _TYPES: dict[str, Any] = {
     "string": str,
@@ -57,12 +56,6 @@ def _add(question: Question) -> None:
     def answer(request: Request, asked: Any, here: Here) -> Response:
         values = asked.model_dump(exclude_none=True)
         limit, cursor = values.pop("limit", None), values.pop("cursor", None)
-        start, end = values.get("from"), values.get("to")
-        if isinstance(start, datetime) or isinstance(end, datetime):
-            here.window(start, end)
-        else:
-            check_days(start, end)
-        values = {k: here.aware(v) if isinstance(v, datetime) else v for k, v in values.items()}
         states = states_of(here.store, question)
         version = f"{version_of(states)}-{here.settings.timezone}"
         if (known := is_known(request, version)) is not None:

@@ -213,7 +213,7 @@ def test_rows_come_as_parquet_too(run: Run, tmp_path: Path) -> None:
     [
         (["readings", "m1", "--type", "watt"], "kw"),
         (["readings", "m1", "--from", "yesterday"], "--from"),
-        (["readings", "m1", "--from", "2024-02-01", "--to", "2024-01-01"], "after --from"),
+        (["readings", "m1", "--from", "2024-02-01", "--to", "2024-01-01"], "end after it starts"),
         (["catalog", "nothing"], "readings"),
         (["ingest", "x", "--profile", "nothing"], "hes_csv"),
         (["catalog", "--lake", "ftp://host/lake"], "s3"),

@@ -213,6 +213,7 @@ class Lake:
         """Forecast all meters, and the nodes above them, into the lake."""
         from meterlake.forecast.forecasts import forecast_all
 
+        start = None if start is None else self.aware(start)
         return forecast_all(self.session, start=start, use=use, rebuild=rebuild)
 
     def detect(self, *, use: str | None = None, rebuild: bool = False) -> "Detected":

@@ -177,7 +177,11 @@ def test_an_unknown_question_or_filter_is_an_error_that_lists_the_known(lake: St
     with pytest.raises(BadInput, match="are from, to, station_id; found 'staton_id'"):
         opened.ask("weather", staton_id="A")
     words = ["ask", "weather", "--lake", lake.url, "--filter"]
-    for wrong, why in (("from=now", "needs a date or time"), ("station_id", "needs name=value")):
+    for wrong, why in (
+        ("from=now", "needs a date or time"),
+        ("station_id", "needs name=value"),
+        ("limit=1", "found 'limit'"),
+    ):
         done = CliRunner().invoke(app, [*words, wrong])
         assert done.exit_code == 1 and why in done.stderr
 

@@ -19,11 +19,10 @@ from support.pulls import (
 )
 
 from meterlake.cli.loop import SourceLoop, Stop, Stopped
-from meterlake.cli.options import JobContext
 from meterlake.cli.pull import REPORT
 from meterlake.delta.store import open_store
-from meterlake.engine.progress import silent
 from meterlake.errors import Unavailable
+from meterlake.lake import Lake
 from meterlake.questions.sql import query
 from meterlake.sources.head_end import HeadEndSource
 from meterlake.sources.port import Means
@@ -42,11 +41,12 @@ def north(hes: StubHes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pull
 
 
 def job(north: Puller) -> SourceLoop:
-    context, stop = JobContext(north.settings, north.store, north.now, ENGINE), Stop()
+    lake = Lake(north.store, north.settings, ENGINE, lambda: north.now)
+    stop = Stop()
     means = Means(pause=lambda seconds: stop.pause(seconds))
     source = HeadEndSource(NAME, north.settings, means)
-    runner = Runner(context.session(silent), source, means)
-    return SourceLoop(context, [runner], stop, REPORT, True, True)
+    runner = Runner(lake.session, source, means)
+    return SourceLoop(lake, [runner], stop, REPORT, True, True)
 
 
 def arrived(hes: StubHes) -> list[Read]:

@@ -18,10 +18,9 @@ from meterlake.cli.options import (
     RowsOption,
     TableOutput,
     as_of_moment,
-    lake_context,
-    plain_errors,
+    existing_lake,
     to_date,
-    to_moment,
+    to_time,
 )
 from meterlake.errors import BadInput
 
@@ -40,9 +39,9 @@ def catalog(
     """
     from meterlake.questions.catalog import describe, tables
 
-    with plain_errors(), lake_context(lake) as context:
+    with existing_lake(lake) as here:
         if table is None:
-            listed = tables(context.store)
+            listed = tables(here.store)
             if output is Output.table:  # meterlake lineage shows it
                 listed = [{k: v for k, v in t.items() if k != "made_from"} for t in listed]
             show.rows("tables", listed, output is Output.json)
@@ -77,34 +76,15 @@ def readings(
 
     Example: meterlake readings 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --from 2024-01-01
     """
-    from meterlake.questions.readings import readings_as_of
-    from meterlake.readings.reader import Reader
-    from meterlake.schema import READING_TYPES
-
-    with plain_errors(), lake_context(lake) as context:
-        if reading_type not in READING_TYPES:
-            raise BadInput(
-                f"--type needs one of {', '.join(READING_TYPES)}; found '{reading_type}'"
-            )
-        zone = context.settings.timezone
-        first = None if start is None else to_moment(start, "--from", zone)
-        last = None if end is None else to_moment(end, "--to", zone)
-        if first is not None and last is not None and first >= last:
-            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
-        then = as_of_moment(as_of, clock, zone)
-        if then is None:
-            frame = Reader(context.store).readings(
-                [meter],
-                reading_types=[reading_type],
-                start=first,
-                end=last,
-                with_arrival=with_arrival,
-            )
-        else:
-            frame = readings_as_of(
-                context.store, [meter], then, reading_type=reading_type, start=first, end=last
-            )
-            frame = frame if with_arrival else frame.drop("arrival_time")
+    with existing_lake(lake) as here:
+        frame = here.readings(
+            meter,
+            reading_type,
+            start=to_time(start, "--from"),
+            end=to_time(end, "--to"),
+            as_of=as_of_moment(as_of, clock, here.settings.timezone),
+            with_arrival=with_arrival,
+        )
         show.frame(frame, output.value)
         if frame.is_empty():
             _say_that_there_is_none(meter, reading_type)
@@ -132,24 +112,13 @@ def consumption(
 
     Example: meterlake consumption 7a044be7-2f1e-3bf1-aa86-b8b1b9064f19 --by month
     """
-    from meterlake.readings.consumption import read_consumption
-    from meterlake.readings.reader import Reader
-    from meterlake.schema import POWER_TYPES
-
-    with plain_errors(), lake_context(lake) as context:
-        if reading_type not in POWER_TYPES:
-            raise BadInput(f"--type needs one of {', '.join(POWER_TYPES)}; found '{reading_type}'")
-        first, last = to_date(start, "--from"), to_date(end, "--to")
-        if first is not None and last is not None and first >= last:
-            raise BadInput(f"--to needs to be after --from; found {start} to {end}")
-        frame = read_consumption(
-            Reader(context.store),
-            [meter],
+    with existing_lake(lake) as here:
+        frame = here.consumption(
+            meter,
             by=by.value,
-            zone=context.settings.timezone,
             reading_type=reading_type,
-            start=first,
-            end=last,
+            start=to_date(start, "--from"),
+            end=to_date(end, "--to"),
         )
         if output is TableOutput.table:
             frame = frame.drop("meter_id", "start", "end", "interval_minutes", "hours")
@@ -172,11 +141,9 @@ def query(
 
     Example: meterlake query "select reading_type, count(*) from readings group by all"
     """
-    from meterlake.questions.sql import query as run
-
-    with plain_errors(), lake_context(lake) as context:
-        moment = as_of_moment(as_of, clock, context.settings.timezone)
-        show.frame(run(context.store, sql, as_of=moment), output.value)
+    with existing_lake(lake) as here:
+        moment = as_of_moment(as_of, clock, here.settings.timezone)
+        show.frame(here.query(sql, as_of=moment), output.value)
 
 
 @commands.command()
@@ -198,9 +165,11 @@ def ask(
 
     Example: meterlake ask gaps --filter from=2024-01-01 --filter to=2024-01-31
     """
+    from meterlake.questions.question import Part
+    from meterlake.questions.question import ask as run
     from meterlake.questions.registry import QUESTIONS, question_of
 
-    with plain_errors(), lake_context(lake) as context:
+    with existing_lake(lake) as here:
         if question is None:
             show.rows(
                 "questions",
@@ -216,10 +185,11 @@ def ask(
             )
             return
         given = dict(_name_and_value(text) for text in filters or ())
-        types = {each.name: each.type for each in question_of(question).filters}
-        zone = context.settings.timezone
-        asked = {n: _value(types.get(n, "string"), n, text, zone) for n, text in given.items()}
-        show.frame(context.ask(question, asked, limit), output.value)
+        found = question_of(question)
+        types = {each.name: each.type for each in found.filters}
+        asked = {n: _value(types.get(n, "string"), n, text) for n, text in given.items()}
+        page = run(here.store, found, asked, settings=here.settings, part=Part(limit))
+        show.frame(page.rows, output.value)
 
 
 @commands.command()
@@ -230,8 +200,8 @@ def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> 
 
     Example: meterlake balance
     """
-    with plain_errors(), lake_context(lake) as context:
-        show.frame(context.ask("balance"), output.value)
+    with existing_lake(lake) as here:
+        show.frame(here.ask("balance"), output.value)
 
 
 @commands.command()
@@ -240,8 +210,8 @@ def late(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> Non
 
     Example: meterlake late --output json
     """
-    with plain_errors(), lake_context(lake) as context:
-        show.frame(context.ask("late-reads"), output.value)
+    with existing_lake(lake) as here:
+        show.frame(here.ask("late-reads"), output.value)
 
 
 def _name_and_value(text: str) -> tuple[str, str]:
@@ -251,10 +221,10 @@ def _name_and_value(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _value(kind: str, name: str, text: str, zone: str) -> Any:
+def _value(kind: str, name: str, text: str) -> Any:
     """A filter's value from its text."""
     if kind == "timestamp":
-        return to_moment(text, name, zone)
+        return to_time(text, name)
     if kind == "date":
         return to_date(text, name)
     kinds: dict[str, Callable[[str], Any]] = {

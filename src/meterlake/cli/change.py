@@ -13,9 +13,10 @@ from meterlake.cli.options import (
     MasterOption,
     Output,
     OutputOption,
-    job_context,
     plain_errors,
+    show_progress,
     to_duration,
+    working_lake,
 )
 from meterlake.errors import MeterlakeError, Unavailable
 
@@ -48,10 +49,10 @@ def ingest(
     """
     import polars as pl
 
-    with plain_errors(), job_context(lake, engine, spark_master, may_be_new=True) as context:
+    with working_lake(lake, engine, spark_master, may_be_new=True) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).ingest(*locations, profile=profile, strict=strict)
+        with show_progress(here, output) as here:
+            done = here.ingest(*locations, profile=profile, strict=strict)
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,
@@ -120,17 +121,16 @@ def integrate(
 
     Example: meterlake integrate --lake ./lake
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
         failures: list[MeterlakeError] = []
-        with show.progress(quiet=output is Output.json) as progress:
-            here = context.lake(progress)
+        with show_progress(here, output) as here:
             done = here.integrate()
             facts = {name: value for name, value in vars(done).items() if name != "hook_failures"}
             if done.hook_failures:
                 facts["hook_failures"] = done.hook_failures
                 failures.append(Unavailable(" ".join(done.hook_failures)))
-            if context.settings.cluster_after_integrate:
+            if here.settings.cluster_after_integrate:
                 try:
                     facts["clustered"] = vars(here.cluster())
                 except MeterlakeError as error:  # what is integrated stays so, and is told first
@@ -157,10 +157,10 @@ def cluster(
 
     Example: meterlake cluster --lake ./lake
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).cluster(rebuild=rebuild)
+        with show_progress(here, output) as here:
+            done = here.cluster(rebuild=rebuild)
         show.result(
             {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
             output is Output.json,
@@ -183,10 +183,10 @@ def check(
 
     Example: meterlake check --repair
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).check(repair=repair)
+        with show_progress(here, output) as here:
+            done = here.check(repair=repair)
         show.result(
             {
                 "files": done.files,
@@ -242,10 +242,10 @@ def vacuum(
 
     Example: meterlake vacuum --retain 7d --dry-run
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).vacuum(
+        with show_progress(here, output) as here:
+            done = here.vacuum(
                 retain=to_duration(retain, "--retain", may_be_zero=True),
                 dry_run=dry_run,
                 nobody_else=nobody_else,

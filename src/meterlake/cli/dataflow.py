@@ -11,7 +11,7 @@ from meterlake.cli.options import (
     LakeOption,
     Output,
     OutputOption,
-    lake_context,
+    existing_lake,
     plain_errors,
     to_moment,
     told,
@@ -92,6 +92,6 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
     """
     from meterlake.dataflows.run import dataflow_status
 
-    with plain_errors(), lake_context(lake) as context:
-        listed = [{k: told(v) for k, v in f.items()} for f in dataflow_status(context.store)]
+    with existing_lake(lake) as here:
+        listed = [{k: told(v) for k, v in f.items()} for f in dataflow_status(here.store)]
         show.rows("dataflows", listed, output is Output.json)

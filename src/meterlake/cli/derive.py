@@ -13,8 +13,8 @@ from meterlake.cli.options import (
     MasterOption,
     Output,
     OutputOption,
-    job_context,
-    plain_errors,
+    show_progress,
+    working_lake,
 )
 
 commands = typer.Typer()
@@ -40,10 +40,10 @@ def derive(
 
     Example: meterlake derive consumption_daily
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            units = context.lake(progress).derive(*(tables or ()), rebuild=rebuild)
+        with show_progress(here, output) as here:
+            units = here.derive(*(tables or ()), rebuild=rebuild)
         facts = {"units": units, "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 
@@ -58,10 +58,8 @@ def lineage(
 
     Example: meterlake lineage consumption_daily
     """
-    from meterlake.engine.progress import silent
-
-    with plain_errors(), job_context(lake, None, None) as context:
-        found = context.lake(silent).lineage(table)
+    with working_lake(lake, None, None) as here:
+        found = here.lineage(table)
         if output is Output.json:
             show.rows("lineage", [asdict(each) for each in found], as_json=True)
             return

@@ -16,13 +16,14 @@ from meterlake.cli.options import (
     OutputOption,
     RowsOption,
     TableOutput,
-    job_context,
-    lake_context,
-    plain_errors,
+    existing_lake,
+    show_progress,
     to_date,
-    to_moment,
+    to_time,
+    working_lake,
 )
 from meterlake.errors import BadInput
+from meterlake.periods import check_days
 from meterlake.schema import ANOMALIES
 
 commands = typer.Typer()
@@ -60,18 +61,18 @@ def train(
     """
     from meterlake.pipeline import train as job
 
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
         given = {"window_days": window_days, "forecaster": forecaster}
-        ml = context.settings.ml.model_copy(
+        ml = here.settings.ml.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
         with show.progress(quiet=output is Output.json) as progress:
             done = job.train(
-                context.store,
-                engine=context.engine,
-                settings=context.settings.model_copy(update={"ml": ml}),
-                now=context.now,
+                here.store,
+                engine=here.engine,
+                settings=here.settings.model_copy(update={"ml": ml}),
+                now=here.clock(),
                 force=force,
                 progress=progress,
             )
@@ -123,12 +124,12 @@ def models(
     from meterlake.forecast.models import listed
     from meterlake.pipeline.models import choose, forget
 
-    with plain_errors(), lake_context(lake) as context:
+    with existing_lake(lake) as here:
         if use is not None:
-            choose(context.store, use, now=context.now)
+            choose(here.store, use, now=here.clock())
         if forgotten is not None:
-            forget(context.store, forgotten, now=context.now)
-        rows = listed(context.store)
+            forget(here.store, forgotten, now=here.clock())
+        rows = listed(here.store)
         if rows.is_empty():
             raise BadInput("The lake has no model yet: meterlake train makes one")
         chosen = pl.col("chosen_at")
@@ -166,15 +167,15 @@ def backtest(
     from meterlake.forecast.features import HORIZON
     from meterlake.pipeline import train as job
 
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         if horizon != HORIZON:
             raise BadInput(f"--horizon needs to be {HORIZON}; found {horizon}")
         began = time.perf_counter()
         with show.progress(quiet=output is Output.json) as progress:
             done = job.backtest(
-                context.store,
-                engine=context.engine,
-                settings=context.settings,
+                here.store,
+                engine=here.engine,
+                settings=here.settings,
                 origins=origins,
                 progress=progress,
             )
@@ -214,22 +215,18 @@ def forecast(
 
     Example: meterlake forecast --all --start 2024-02-01
     """
-    from meterlake.engine.progress import silent
-
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         if (meter is None) is not everything:
             found = "both" if everything else "neither"
             raise BadInput(f"meterlake forecast needs a meter id, or --all; found {found}")
-        zone = context.settings.timezone
-        begin = None if start is None else to_moment(start, "--start", zone)
+        begin = to_time(start, "--start")
         if meter is not None:
-            show.frame(context.lake(silent).forecast(meter, start=begin, use=use), output)
+            show.frame(here.forecast(meter, start=begin, use=use), output)
             return
         if output not in (TableOutput.table, TableOutput.json):
             raise BadInput(f"--all prints a summary: --output table or json; found {output.value}")
         began = time.perf_counter()
-        with show.progress(quiet=output is TableOutput.json) as progress:
-            here = context.lake(progress)
+        with show_progress(here, output) as here:
             done = here.forecast_all(start=begin, use=use, rebuild=rebuild)
         facts = {**asdict(done), "start": _moment(done.start)}
         facts["seconds"] = round(time.perf_counter() - began, 3)
@@ -249,10 +246,10 @@ def detect(
 
     Example: meterlake detect --lake ./lake
     """
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = context.lake(progress).detect(use=use, rebuild=rebuild)
+        with show_progress(here, output) as here:
+            done = here.detect(use=use, rebuild=rebuild)
         facts = {**asdict(done), "seconds": round(time.perf_counter() - began, 3)}
         show.result(facts, output is Output.json)
 
@@ -274,12 +271,13 @@ def anomalies(
     """
     from meterlake.delta.commit import snapshot
 
-    with plain_errors(), lake_context(lake) as context:
-        if snapshot(context.store, ANOMALIES).version < 0:
+    with existing_lake(lake) as here:
+        if snapshot(here.store, ANOMALIES).version < 0:
             raise BadInput("The lake has no anomalies yet: meterlake detect judges its days")
         first, after = to_date(start, "--from"), to_date(end, "--to")
+        check_days(first, after)
         last = None if after is None else after - timedelta(days=1)
-        found = context.ask("anomalies", {"meter_id": meter, "from": first, "to": last})
+        found = here.ask("anomalies", meter_id=meter, **{"from": first, "to": last})
         order = ["importance", "meter_id", "ds"]
         found = found.drop("day_start").sort(order, descending=[True, False, False])
         show.frame(found.head(max(0, limit)), output)

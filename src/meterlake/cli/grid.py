@@ -15,10 +15,11 @@ from meterlake.cli.options import (
     OutputOption,
     RowsOption,
     TableOutput,
-    job_context,
-    lake_context,
-    plain_errors,
+    existing_lake,
+    show_progress,
     to_moment,
+    to_time,
+    working_lake,
 )
 from meterlake.errors import BadInput
 from meterlake.schema import OUTAGES, TRANSFORMER_LOAD, VOLT_VAR, Table
@@ -50,13 +51,9 @@ def _must_be_there(store: Any, table: Table) -> Any:
     return state
 
 
-def _window(start: str | None, end: str | None, zone: str) -> dict[str, datetime]:
+def _window(start: str | None, end: str | None) -> dict[str, datetime | None]:
     """What is asked by --from and --to."""
-    return {
-        name: to_moment(text, f"--{name}", zone)
-        for name, text in (("from", start), ("to", end))
-        if text is not None
-    }
+    return {"from": to_time(start, "--from"), "to": to_time(end, "--to")}
 
 
 grid_app = typer.Typer(
@@ -84,11 +81,11 @@ def update(
     """
     from meterlake.grid.derivations import GRID, update_grid
 
-    with plain_errors(), job_context(lake, engine, spark_master) as context:
+    with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
         facts: dict[str, Any] = {}
-        with show.progress(quiet=output is Output.json) as progress:
-            session = context.session(progress)
+        with show_progress(here, output) as here:
+            session = here.session
             for name, derivation in GRID.items():
                 days = update_grid(session, derivation, rebuild=rebuild)
                 facts[f"{name.replace('-', '_')}_days"] = days
@@ -110,12 +107,12 @@ def volt_var(
     """
     import polars as pl
 
-    with plain_errors(), lake_context(lake) as context:
-        newest = _must_be_there(context.store, VOLT_VAR).newest
+    with existing_lake(lake) as here:
+        newest = _must_be_there(here.store, VOLT_VAR).newest
         if hour is not None:
-            newest = to_moment(hour, "--hour", context.settings.timezone)
-        start = (newest or context.now).replace(minute=0, second=0, microsecond=0)
-        found = context.ask("volt-var", {"from": start, "to": start + timedelta(hours=1)})
+            newest = to_moment(hour, "--hour", here.settings.timezone)
+        start = (newest or here.clock()).replace(minute=0, second=0, microsecond=0)
+        found = here.ask("volt-var", **{"from": start, "to": start + timedelta(hours=1)})
         shown = [
             pl.col(name).round(digits, mode="half_away_from_zero")
             for name, digits in _VOLT_VAR_DIGITS.items()
@@ -137,10 +134,9 @@ def transformer_load(
     """
     import polars as pl
 
-    with plain_errors(), lake_context(lake) as context:
-        _must_be_there(context.store, TRANSFORMER_LOAD)
-        window = _window(start, end, context.settings.timezone)
-        found = context.ask("transformer-load-ranking", window, max(0, limit))
+    with existing_lake(lake) as here:
+        _must_be_there(here.store, TRANSFORMER_LOAD)
+        found = here.ask("transformer-load-ranking", max(0, limit), **_window(start, end))
         rounded = [pl.col(name).round(1) for name in ("highest_percent", "mean_percent")]
         show.frame(found.with_columns(rounded), output)
 
@@ -161,10 +157,9 @@ def outages(
     """
     import polars as pl
 
-    with plain_errors(), lake_context(lake) as context:
-        _must_be_there(context.store, OUTAGES)
-        window = _window(start, end, context.settings.timezone)
-        found = context.ask("outages", {"include_parts": True, **window})
+    with existing_lake(lake) as here:
+        _must_be_there(here.store, OUTAGES)
+        found = here.ask("outages", include_parts=True, **_window(start, end))
         show.frame(found.filter(pl.lit(meters) | (pl.col("level") != "meter")), output)
 
 
@@ -179,9 +174,8 @@ def indices_command(
 
     Example: meterlake grid indices --from 2024-01-01 --to 2025-01-01
     """
-    with plain_errors(), lake_context(lake) as context:
-        _must_be_there(context.store, OUTAGES)
-        window = _window(start, end, context.settings.timezone)
-        found = context.ask("indices", window).row(0, named=True)
+    with existing_lake(lake) as here:
+        _must_be_there(here.store, OUTAGES)
+        found = here.ask("indices", **_window(start, end)).row(0, named=True)
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
         show.result(rounded, output is Output.json)

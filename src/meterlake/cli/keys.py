@@ -11,8 +11,7 @@ from meterlake.cli.options import (
     LakeOption,
     Output,
     OutputOption,
-    lake_context,
-    plain_errors,
+    existing_lake,
     to_duration,
 )
 
@@ -50,15 +49,16 @@ def create(
     """
     from meterlake.serve.keys import create_key
 
-    with plain_errors(), lake_context(lake) as context:
+    with existing_lake(lake) as here:
         as_json = output is Output.json
         lasts = None if expires is None else to_duration(expires, "--expires")
+        now = here.clock()
         key, text = create_key(
-            context.store,
+            here.store,
             name=name,
             scopes=[one.value for one in scope],
-            now=context.now,
-            expires_at=None if lasts is None else context.now + lasts,
+            now=now,
+            expires_at=None if lasts is None else now + lasts,
         )
         show.result(
             {
@@ -84,8 +84,8 @@ def list_command(lake: LakeOption = None, output: OutputOption = Output.table) -
     """
     from meterlake.serve.keys import list_keys
 
-    with plain_errors(), lake_context(lake) as context:
-        as_json = output is Output.json
+    with existing_lake(lake) as here:
+        as_json, now = output is Output.json, here.clock()
         show.rows(
             "keys",
             [
@@ -93,12 +93,12 @@ def list_command(lake: LakeOption = None, output: OutputOption = Output.table) -
                     "id": key.id,
                     "name": key.name,
                     "scopes": list(key.scopes) if as_json else ", ".join(key.scopes),
-                    "state": key.state(context.now),
+                    "state": key.state(now),
                     "created_at": key.created_at,
                     "expires_at": key.expires_at,
                     "revoked_at": key.revoked_at,
                 }
-                for key in list_keys(context.store)
+                for key in list_keys(here.store)
             ],
             as_json,
         )
@@ -116,8 +116,8 @@ def revoke(
     """
     from meterlake.serve.keys import revoke_key
 
-    with plain_errors(), lake_context(lake) as context:
-        key = revoke_key(context.store, id, now=context.now)
+    with existing_lake(lake) as here:
+        key = revoke_key(here.store, id, now=here.clock())
         show.result(
             {"id": key.id, "name": key.name, "revoked_at": key.revoked_at}, output is Output.json
         )

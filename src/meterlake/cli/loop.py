@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from meterlake import show
-from meterlake.cli.options import JobContext, told
+from meterlake.cli.options import told
 from meterlake.errors import BadInput, MeterlakeError, plain
 
 if TYPE_CHECKING:
+    from meterlake.lake import Lake
     from meterlake.sources.runner import Runner, SourceRun
 
 _SHORTEST_PAUSE = 0.2  # between turns [s]
@@ -78,7 +79,7 @@ def stoppable(then: str, *, is_asked: bool) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
+def integrated(here: "Lake", *, quiet: bool) -> dict[str, Any] | None:
     """Integrate what staging has, as meterlake integrate does; what it added.
 
     None: there was nothing, also of a turn before that was cut off or failed.
@@ -86,11 +87,11 @@ def integrated(context: JobContext, *, quiet: bool) -> dict[str, Any] | None:
     from meterlake.integrate.derivations import cluster, integrate, is_integrated
 
     with show.progress(quiet=quiet) as progress:
-        session = context.session(progress, datetime.now(UTC))
+        session = replace(here, progress=progress).session
         if is_integrated(session):
             return None
         done = integrate(session)
-        if context.settings.cluster_after_integrate:
+        if here.settings.cluster_after_integrate:
             cluster(session)
     for failure in done.hook_failures:
         say(failure)
@@ -115,7 +116,7 @@ class Report:
 class SourceLoop:
     """Runs of some sources, once or turn by turn, and the integration that follows."""
 
-    context: JobContext
+    lake: "Lake"
     runners: "Sequence[Runner]"
     stop: Stop
     report: Report
@@ -207,7 +208,7 @@ class SourceLoop:
         self.stop.check()
         try:
             with show.progress(quiet=self.as_json) as progress:
-                runner.session = self.context.session(progress)
+                runner.session = replace(self.lake, progress=progress).session
                 run = runner.run()
         except MeterlakeError as error:
             return error
@@ -216,7 +217,7 @@ class SourceLoop:
 
     def _integrate(self) -> dict[str, Any]:
         """Integrate what came in now, or with a run that was cut off before it did."""
-        facts = integrated(self.context, quiet=self.as_json) if self.integrates else None
+        facts = integrated(self.lake, quiet=self.as_json) if self.integrates else None
         return {} if facts is None else {"integrated": facts}
 
     def _say_new(self, name: str, problems: "Sequence[str]", then: str = "") -> None:

@@ -1,19 +1,20 @@
-"""What the commands share: options, the context of a command, and texts to values."""
+"""What the commands share: options, the lake of a command, and texts to values."""
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meterlake.engine.progress import Progress
+from meterlake import show
 from meterlake.errors import BadInput, MeterlakeError
-from meterlake.settings import Settings, load_settings
+from meterlake.periods import to_utc
+from meterlake.settings import load_settings
 
 if TYPE_CHECKING:
     from meterlake.lake import Lake
@@ -97,91 +98,6 @@ ClockOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a command works with: settings, the lake's storage, the moment."""
-
-    settings: Settings
-    store: Any
-    now: datetime
-
-    def ask(
-        self, name: str, asked: Mapping[str, Any] | None = None, limit: int | None = None
-    ) -> Any:
-        """The rows that answer a question."""
-        from meterlake.questions.question import Part, ask
-        from meterlake.questions.registry import QUESTIONS
-
-        part = Part(limit)
-        return ask(self.store, QUESTIONS[name], asked or {}, settings=self.settings, part=part).rows
-
-
-@dataclass(frozen=True)
-class JobContext(Context):
-    """What a command that changes the lake works with: an engine besides."""
-
-    engine: Any
-
-    def lake(self, progress: Progress) -> "Lake":
-        """The lake, at the moment of the command."""
-        from meterlake.lake import Lake
-
-        return Lake(self.store, self.settings, self.engine, lambda: self.now, progress)
-
-    def session(self, progress: Progress, now: datetime | None = None) -> Any:
-        """What derivations work with; `now`: another moment than the command's."""
-        from meterlake.pipeline.derivation import Session
-
-        return Session(self.store, self.engine, self.settings, now or self.now, progress)
-
-
-@contextmanager
-def lake_context(lake: str | None) -> Iterator[Context]:
-    """The context of a command that asks a lake that is there."""
-    from meterlake.delta.lake_format import require_format
-    from meterlake.delta.store import existing_store
-
-    found = load_settings(lake=lake)
-    store = existing_store(found.lake)
-    require_format(store)
-    yield Context(found, store, datetime.now(UTC))
-
-
-@contextmanager
-def job_context(
-    lake: str | None,
-    engine: EngineName | None,
-    master: str | None,
-    *,
-    may_be_new: bool = False,
-) -> Iterator[JobContext]:
-    """The context of a job on a lake; but for `may_be_new` on one that is there."""
-    from meterlake.delta.lake_format import require_format
-    from meterlake.delta.store import existing_store, open_store
-
-    name = None if engine is None else engine.value
-    found = load_settings(lake=lake, engine=name, spark_master=master)
-    store = (open_store if may_be_new else existing_store)(found.lake)
-    require_format(store)
-    with _engine(found, master) as running:
-        yield JobContext(found, store, datetime.now(UTC), running)
-
-
-@contextmanager
-def _engine(settings: Settings, master: str | None) -> Iterator[Any]:
-    if settings.engine == "spark":
-        from meterlake.engine.spark import spark_engine
-
-        with spark_engine(settings.spark_master) as engine:
-            yield engine
-    elif master is not None:
-        raise BadInput(f"--spark-master needs --engine spark; found the engine '{settings.engine}'")
-    else:
-        from meterlake.engine.local import LocalEngine
-
-        yield LocalEngine(settings.workers)
-
-
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Our errors become one sentence and an exit code; others are bugs and stay whole."""
@@ -196,6 +112,50 @@ def plain_errors() -> Iterator[None]:
             file=sys.stderr,
         )
         raise typer.Exit(130) from stop
+
+
+@contextmanager
+def existing_lake(url: str | None) -> "Iterator[Lake]":
+    """A lake that is there, to be asked; its errors are plain."""
+    from meterlake.lake import open as open_lake
+
+    with plain_errors():
+        yield open_lake(url, may_be_new=False)
+
+
+@contextmanager
+def working_lake(
+    url: str | None,
+    engine: EngineName | None,
+    master: str | None,
+    *,
+    may_be_new: bool = False,
+) -> "Iterator[Lake]":
+    """A lake and the engine of a job; but for `may_be_new` one that is there. Errors are plain."""
+    from meterlake.lake import open as open_lake
+
+    with plain_errors():
+        name = None if engine is None else engine.value
+        settings = load_settings(lake=url, engine=name, spark_master=master)
+        here = open_lake(settings=settings, may_be_new=may_be_new)
+        if settings.engine == "spark":
+            from meterlake.engine.spark import spark_engine
+
+            with spark_engine(settings.spark_master) as running:
+                yield replace(here, engine=running)
+        elif master is not None:
+            raise BadInput(
+                f"--spark-master needs --engine spark; found the engine '{settings.engine}'"
+            )
+        else:
+            yield here
+
+
+@contextmanager
+def show_progress(here: "Lake", output: Output | TableOutput) -> "Iterator[Lake]":
+    """The lake, whose work is shown as a bar where people read the output."""
+    with show.progress(quiet=output.value == "json") as progress:
+        yield replace(here, progress=progress)
 
 
 def as_of_moment(text: str | None, clock: Clock, zone: str) -> Any:
@@ -213,20 +173,13 @@ def told(value: object) -> object:
 
 
 def to_moment(text: str, flag: str, zone: str = "UTC") -> datetime:
-    """An aware moment; text without an offset is in `zone`."""
-    from zoneinfo import ZoneInfo
+    """A moment in UTC; text without an offset is in `zone`. Raises BadInput."""
+    return to_utc(_time(text, flag), zone)
 
-    try:
-        if text[10:11] in ("+", "-"):  # 2024-01-31+05:30 has an offset and no time
-            raise ValueError(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise BadInput(
-            f"{flag} needs a date or time such as 2024-01-31 or 2024-01-31T05:00Z; found '{text}'"
-        ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=ZoneInfo(zone))
-    return moment.astimezone(UTC)
+
+def to_time(text: str | None, flag: str) -> datetime | None:
+    """A time as it is written, with an offset or without. Raises BadInput."""
+    return None if text is None else _time(text, flag)
 
 
 def to_date(text: str | None, flag: str) -> date | None:
@@ -256,3 +209,14 @@ def to_duration(text: str, flag: str, *, may_be_zero: bool = False) -> timedelta
     if not usable or (int(number) == 0 and not may_be_zero):
         raise BadInput(f"{flag} needs a length such as 1d, 6h, 15m or 10s; found '{text}'")
     return timedelta(**{units[unit]: int(number)})
+
+
+def _time(text: str, flag: str) -> datetime:
+    try:
+        if text[10:11] in ("+", "-"):  # 2024-01-31+05:30 has an offset and no time
+            raise ValueError(text)
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{flag} needs a date or time such as 2024-01-31 or 2024-01-31T05:00Z; found '{text}'"
+        ) from error

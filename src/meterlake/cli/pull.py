@@ -10,20 +10,20 @@ from meterlake import show
 from meterlake.cli.loop import Report, SourceLoop, stoppable
 from meterlake.cli.options import (
     EngineOption,
-    JobContext,
     LakeOption,
     MasterOption,
     Output,
     OutputOption,
-    job_context,
     plain_errors,
     to_duration,
     told,
+    working_lake,
 )
 from meterlake.errors import BadInput
 from meterlake.settings import config_file, load_settings
 
 if TYPE_CHECKING:
+    from meterlake.lake import Lake
     from meterlake.sources.port import Means
     from meterlake.sources.runner import Runner, SourceRun
 
@@ -58,14 +58,13 @@ def pull_command(
     from meterlake.sources.port import Means
 
     with (
-        plain_errors(),
         stoppable("The next pull goes on from here", is_asked=every is not None) as stop,
-        job_context(lake, engine, spark_master, may_be_new=True) as context,
+        working_lake(lake, engine, spark_master, may_be_new=True) as here,
     ):
         turn = None if every is None else to_duration(every, "--every").total_seconds()
         means = Means(check=stop.check, pause=stop.pause)
-        runners = _runners(context, names or [], means)
-        loop = SourceLoop(context, runners, stop, REPORT, integrate, output is Output.json)
+        runners = _runners(here, names or [], means)
+        loop = SourceLoop(here, runners, stop, REPORT, integrate, output is Output.json)
         if turn is None:
             loop.once()
         else:
@@ -102,17 +101,15 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
                 print(f"{status.name}: {status.last_error}")
 
 
-def _runners(context: JobContext, names: Sequence[str], means: "Means") -> "list[Runner]":
-    from meterlake.engine.progress import silent
+def _runners(here: "Lake", names: Sequence[str], means: "Means") -> "list[Runner]":
     from meterlake.sources.head_end import HeadEndSource
     from meterlake.sources.runner import Runner
 
-    settings = context.settings
+    settings = here.settings
     if not (names or settings.integration):
         raise BadInput(_NONE.format(config_file()))
-    session = context.session(silent)
     return [
-        Runner(session, HeadEndSource(name, settings, means), means)
+        Runner(here.session, HeadEndSource(name, settings, means), means)
         for name in names or settings.integration
     ]
 

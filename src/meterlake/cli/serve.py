@@ -35,8 +35,7 @@ def serve(
 
 def serve_lake(lake: str | None, flags: Mapping[str, Any], *, or_free_port: bool = False) -> None:
     """Serve a lake until Ctrl-C, telling where; `or_free_port`: elsewhere if the port is taken."""
-    from meterlake.delta.lake_format import require_format
-    from meterlake.delta.store import existing_store
+    from meterlake.lake import open as open_lake
     from meterlake.settings import load_settings
 
     try:
@@ -49,8 +48,7 @@ def serve_lake(lake: str | None, flags: Mapping[str, Any], *, or_free_port: bool
     of = settings.serve.model_copy(update=dict(flags))
     if not 0 <= of.port <= 65535:
         raise BadInput(f"--port needs to be 0 to 65535; found {of.port}")
-    store = existing_store(settings.lake)
-    require_format(store)
+    store = open_lake(settings=settings, may_be_new=False).store
 
     def ready(address: str) -> None:
         print(f"Serving {store.url} at {address} (Ctrl-C stops it)", flush=True)

@@ -8,18 +8,17 @@ import typer
 from meterlake.cli.loop import Report, SourceLoop, stoppable
 from meterlake.cli.options import (
     EngineOption,
-    JobContext,
     LakeOption,
     MasterOption,
     Output,
     OutputOption,
-    job_context,
-    plain_errors,
     to_duration,
+    working_lake,
 )
 from meterlake.errors import BadInput
 
 if TYPE_CHECKING:
+    from meterlake.lake import Lake
     from meterlake.sources.port import Means
     from meterlake.sources.runner import Runner, SourceRun
 
@@ -54,27 +53,23 @@ def watch_command(
     from meterlake.sources.port import Means
 
     with (
-        plain_errors(),
         stoppable("The next watch goes on from here", is_asked=not once) as stop,
-        job_context(lake, engine, spark_master, may_be_new=True) as context,
+        working_lake(lake, engine, spark_master, may_be_new=True) as here,
     ):
         pause = to_duration(every, "--every").total_seconds()
-        runners = _runners(context, names or [], Means(check=stop.check, pause=stop.pause), pause)
-        loop = SourceLoop(context, runners, stop, REPORT, integrate, output is Output.json)
+        runners = _runners(here, names or [], Means(check=stop.check, pause=stop.pause), pause)
+        loop = SourceLoop(here, runners, stop, REPORT, integrate, output is Output.json)
         if once:
             loop.once()
         else:
             loop.until_stopped(pause)
 
 
-def _runners(
-    context: JobContext, names: Sequence[str], means: "Means", every: float
-) -> "list[Runner]":
-    from meterlake.engine.progress import silent
+def _runners(here: "Lake", names: Sequence[str], means: "Means", every: float) -> "list[Runner]":
     from meterlake.sources.places import PlaceSource
     from meterlake.sources.runner import Runner
 
-    known = {source.label: source for source in context.settings.source}
+    known = {source.label: source for source in here.settings.source}
     if not known:
         raise BadInput(
             "There is no source to watch. Name one in meterlake.toml, in a section [[source]] "
@@ -83,9 +78,9 @@ def _runners(
     for name in names:
         if name not in known:
             raise BadInput(f"There is no source '{name}' (known: {', '.join(known)})")
-    session = context.session(silent)
     return [
-        Runner(session, PlaceSource(known[name], means, every), means) for name in names or known
+        Runner(here.session, PlaceSource(known[name], means, every), means)
+        for name in names or known
     ]
 
 

@@ -2,29 +2,18 @@
 
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from meterlake import lake as lakes
 from meterlake import show
-from meterlake.dataflows.run import Scope, run_dataflow
-from meterlake.delta.store import Store, open_store
-from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput
-from meterlake.forecast.detection import detect
-from meterlake.forecast.forecasts import forecast_all
-from meterlake.grid.derivations import GRID, update_grid
-from meterlake.ingest import intake
-from meterlake.integrate import derivations
-from meterlake.integrate.derivations import cluster
-from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import TrainResult, train
-from meterlake.questions.catalog import tables
-from meterlake.questions.sql import query
-from meterlake.readings.consumption import read_consumption
-from meterlake.readings.reader import Reader
+from meterlake.lake import Lake
+from meterlake.pipeline.train import TrainResult
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -94,7 +83,7 @@ def run_demo(
     settings = load_settings(lake=str(lake), late_hooks=())
     ml = settings.ml.model_copy(update={"train_rows": TRAIN_ROWS})
     settings = settings.model_copy(update={"ml": ml})
-    store, engine = open_store(settings.lake), LocalEngine(settings.workers)
+    here = replace(lakes.open(settings=settings), clock=lambda: now)
 
     say = _silent if quiet else _say
     with show.progress(quiet=quiet) as progress:
@@ -118,38 +107,30 @@ def run_demo(
             bad_percent=BAD_PERCENT,
         )
         made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
-        taken = intake.ingest(Session(store, engine, settings, now, progress), [str(inbox)])
-        merged = derivations.integrate(Session(store, engine, settings, now, progress))
-        served = cluster(Session(store, engine, settings, now, progress))
-        for flow, source, start in (("topology", topology, None), ("weather", weather, START)):
-            run_dataflow(
-                store,
-                flow,
-                Scope(str(source), start=start),
-                settings=settings,
-                now=now,
-                progress=progress,
-            )
-        for job in GRID:
-            update_grid(Session(store, engine, settings, now, progress), GRID[job])
+        job = replace(here, progress=progress)
+        taken = job.ingest(str(inbox))
+        merged = job.integrate()
+        served = job.cluster()
+        job.run_dataflow("topology", str(topology))
+        job.run_dataflow("weather", str(weather), start=START)
+        job.update_grid()
         ml_began = time.perf_counter()
         if days >= LEAST_DAYS_TO_LEARN:
-            trained = train(store, engine=engine, settings=settings, now=now, progress=progress)
-            forecast_all(Session(store, engine, settings, now, progress))
-            detect(Session(store, engine, settings, now, progress))
-            learnt = _learnt(store, truth, trained, time.perf_counter() - ml_began)
+            trained = job.train()
+            job.forecast_all()
+            job.detect()
+            learnt = _learnt(here, truth, trained, time.perf_counter() - ml_began)
         else:
             learnt = {
                 "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
             }
-    again = intake.ingest(Session(store, engine, settings, now), [str(inbox)])
+    again = here.ingest(str(inbox))
     meter = device_id(0)
-    reader = Reader(store)
-    day = reader.readings([meter], start=START, end=START + timedelta(days=1))
-    energy = read_consumption(reader, [meter], by="day", zone=settings.timezone)
-    peak, lowest = query(store, PEAK_SQL), query(store, LOWEST_VOLTAGE_SQL)
-    grid = _grid(store, truth)
-    readings = next(t for t in tables(store) if t["table"] == "readings")
+    day = here.readings(meter, start=START, end=START + timedelta(days=1))
+    energy = here.consumption(meter)
+    peak, lowest = here.query(PEAK_SQL), here.query(LOWEST_VOLTAGE_SQL)
+    grid = _grid(here, truth)
+    readings = here.tables().row(by_predicate=pl.col("table") == "readings", named=True)
     seconds = round(time.perf_counter() - began, 1)
 
     say(
@@ -178,7 +159,7 @@ What was asked
     )
     if not quiet:
         print("\n  the first damaged rows")
-        show.frame(query(store, BAD_SQL), "table")
+        show.frame(here.query(BAD_SQL), "table")
     say(
         f"""Where it lies
   {inbox}    what was delivered; {topology} and {weather}, the grid and its weather
@@ -211,7 +192,7 @@ Done in {seconds} s."""
     }
 
 
-def _grid(store: Store, truth: Path) -> dict[str, Any]:
+def _grid(here: Lake, truth: Path) -> dict[str, Any]:
     """What the grid's tables say, outages against those that were injected."""
     injected = (
         pl.read_parquet(truth)
@@ -219,15 +200,15 @@ def _grid(store: Store, truth: Path) -> dict[str, Any]:
         .select(pl.col("transformer").alias("id"), "start", "end")
         .unique()
     )
-    found = query(store, OUTAGES_SQL)
+    found = here.query(OUTAGES_SQL)
     right = injected.join(found, on="id").filter(
         pl.col("start") < pl.col("end_right"), pl.col("end") > pl.col("start_right")
     )
-    worst = query(store, WORST_SQL).row(0, named=True)
+    worst = here.query(WORST_SQL).row(0, named=True)
     return {
-        **query(store, GRID_SQL).row(0, named=True),
-        **query(store, "SELECT count(*) AS hours FROM weather").row(0, named=True),
-        **query(store, SAVED_SQL).row(0, named=True),
+        **here.query(GRID_SQL).row(0, named=True),
+        **here.query("SELECT count(*) AS hours FROM weather").row(0, named=True),
+        **here.query(SAVED_SQL).row(0, named=True),
         "outages_injected": injected.height,
         "outages_found": found.height,
         "outages_right": right.select("id", "start").unique().height,
@@ -238,10 +219,10 @@ def _grid(store: Store, truth: Path) -> dict[str, Any]:
     }
 
 
-def _learnt(store: Store, truth: Path, trained: TrainResult, seconds: float) -> dict[str, Any]:
+def _learnt(here: Lake, truth: Path, trained: TrainResult, seconds: float) -> dict[str, Any]:
     """How good forecasts were on weeks held out, and which injected days were found."""
-    ahead = query(store, NEXT_WEEK_SQL).row(0, named=True)
-    judged = query(store, JUDGED_SQL)
+    ahead = here.query(NEXT_WEEK_SQL).row(0, named=True)
+    judged = here.query(JUDGED_SQL)
     injected = (
         pl.read_parquet(truth)
         .filter(pl.col("kind").is_in(INJECTED))

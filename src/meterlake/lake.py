@@ -20,6 +20,7 @@ from meterlake.settings import Settings, load_settings
 if TYPE_CHECKING:
     import polars as pl
 
+    from meterlake.dataflows.run import DataflowRun
     from meterlake.delta.vacuum import Vacuumed
     from meterlake.forecast.detection import Detected
     from meterlake.forecast.forecasts import Forecasted
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from meterlake.periods import By
     from meterlake.pipeline.derivation import Session
     from meterlake.pipeline.lineage import Lineage
+    from meterlake.pipeline.train import Backtest, TrainResult
     from meterlake.pipeline.upkeep import Checked
     from meterlake.questions.history import AsOf
     from meterlake.questions.question import Value
@@ -133,6 +135,38 @@ class Lake:
 
         return lineage(self.session, table)
 
+    def run_dataflow(
+        self,
+        name: str,
+        source: str | None = None,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        at: datetime | None = None,
+    ) -> "DataflowRun":
+        """Load what a dataflow's source has; what fails leaves the last good data in place."""
+        from meterlake.dataflows.run import Scope, run_dataflow
+
+        moments = (None if moment is None else self.aware(moment) for moment in (start, end, at))
+        return run_dataflow(
+            self.store,
+            name,
+            Scope(source, *moments),
+            settings=self.settings,
+            now=self.clock(),
+            progress=self.progress,
+        )
+
+    def update_grid(self, *, rebuild: bool = False) -> dict[str, int]:
+        """Bring the grid's tables up to readings and topology; days worked out, by table."""
+        from meterlake.grid.derivations import GRID, update_grid
+
+        session = self.session
+        return {
+            derivation.table.name: update_grid(session, derivation, rebuild=rebuild)
+            for derivation in GRID.values()
+        }
+
     def readings(
         self,
         meters: str | Sequence[str],
@@ -215,6 +249,31 @@ class Lake:
 
         start = None if start is None else self.aware(start)
         return forecast_all(self.session, start=start, use=use, rebuild=rebuild)
+
+    def train(self, *, force: bool = False) -> "TrainResult":
+        """Train a model on the last days of readings; it becomes current where it is not worse."""
+        from meterlake.pipeline.train import train
+
+        return train(
+            self.store,
+            engine=self.engine,
+            settings=self.settings,
+            now=self.clock(),
+            force=force,
+            progress=self.progress,
+        )
+
+    def backtest(self, origins: int = 4) -> "Backtest":
+        """How good forecasts of the last weeks would have been, each made without it."""
+        from meterlake.pipeline.train import backtest
+
+        return backtest(
+            self.store,
+            engine=self.engine,
+            settings=self.settings,
+            origins=origins,
+            progress=self.progress,
+        )
 
     def detect(self, *, use: str | None = None, rebuild: bool = False) -> "Detected":
         """Judge the days whose energy is new or has changed."""

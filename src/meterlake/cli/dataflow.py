@@ -1,7 +1,6 @@
 """Commands of dataflows: data from elsewhere."""
 
 import time
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -13,7 +12,8 @@ from meterlake.cli.options import (
     OutputOption,
     existing_lake,
     plain_errors,
-    to_moment,
+    show_progress,
+    to_time,
     told,
 )
 from meterlake.settings import load_settings
@@ -57,24 +57,17 @@ def run_command(
 
     Example: meterlake dataflow run topology --source ./topology
     """
-    from meterlake.dataflows.run import Scope, run_dataflow
-    from meterlake.delta.store import open_store
+    from meterlake.lake import open as open_lake
 
     with plain_errors():
         began = time.perf_counter()
-        settings = load_settings(lake=lake)
-        first, last, moment = (
-            None if text is None else to_moment(text, flag, settings.timezone)
-            for flag, text in (("--from", start), ("--to", end), ("--at", at))
-        )
-        with show.progress(quiet=output is Output.json) as progress:
-            done = run_dataflow(
-                open_store(settings.lake),
+        with show_progress(open_lake(lake), output) as here:
+            done = here.run_dataflow(
                 name,
-                Scope(source, start=first, end=last, at=moment),
-                settings=settings,
-                now=datetime.now(UTC),
-                progress=progress,
+                source,
+                start=to_time(start, "--from"),
+                end=to_time(end, "--to"),
+                at=to_time(at, "--at"),
             )
         facts = {k: told(v) for k, v in vars(done).items() if v is not None}
         facts["odd"] = [{"reason": text} for text in done.odd]

@@ -13,6 +13,7 @@ from meterlake.cli.options import (
     MasterOption,
     Output,
     OutputOption,
+    existing_lake,
     show_progress,
     working_lake,
 )
@@ -58,7 +59,7 @@ def lineage(
 
     Example: meterlake lineage consumption_daily
     """
-    with working_lake(lake, None, None) as here:
+    with existing_lake(lake) as here:
         found = here.lineage(table)
         if output is Output.json:
             show.rows("lineage", [asdict(each) for each in found], as_json=True)

@@ -1,7 +1,7 @@
 """Commands of forecasts and anomalies."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -59,23 +59,15 @@ def train(
 
     Example: meterlake train --window-days 395
     """
-    from meterlake.pipeline import train as job
-
     with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
         given = {"window_days": window_days, "forecaster": forecaster}
         ml = here.settings.ml.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
-        with show.progress(quiet=output is Output.json) as progress:
-            done = job.train(
-                here.store,
-                engine=here.engine,
-                settings=here.settings.model_copy(update={"ml": ml}),
-                now=here.clock(),
-                force=force,
-                progress=progress,
-            )
+        here = replace(here, settings=here.settings.model_copy(update={"ml": ml}))
+        with show_progress(here, output) as here:
+            done = here.train(force=force)
         facts = {
             "model": done.name,
             "is_current": done.is_current,
@@ -165,20 +157,13 @@ def backtest(
     Example: meterlake backtest --origins 4 --horizon 168
     """
     from meterlake.forecast.features import HORIZON
-    from meterlake.pipeline import train as job
 
     with working_lake(lake, engine, spark_master) as here:
         if horizon != HORIZON:
             raise BadInput(f"--horizon needs to be {HORIZON}; found {horizon}")
         began = time.perf_counter()
-        with show.progress(quiet=output is Output.json) as progress:
-            done = job.backtest(
-                here.store,
-                engine=here.engine,
-                settings=here.settings,
-                origins=origins,
-                progress=progress,
-            )
+        with show_progress(here, output) as here:
+            done = here.backtest(origins)
         facts: dict[str, Any] = {
             "meters": done.meters,
             "rows_learnt_from": done.rows,

@@ -79,16 +79,11 @@ def update(
 
     Example: meterlake grid update --lake ./lake
     """
-    from meterlake.grid.derivations import GRID, update_grid
-
     with working_lake(lake, engine, spark_master) as here:
         began = time.perf_counter()
-        facts: dict[str, Any] = {}
         with show_progress(here, output) as here:
-            session = here.session
-            for name, derivation in GRID.items():
-                days = update_grid(session, derivation, rebuild=rebuild)
-                facts[f"{name.replace('-', '_')}_days"] = days
+            done = here.update_grid(rebuild=rebuild)
+        facts: dict[str, Any] = {f"{name}_days": days for name, days in done.items()}
         facts["seconds"] = round(time.perf_counter() - began, 3)
         show.result(facts, output is Output.json)
 

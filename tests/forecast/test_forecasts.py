@@ -96,7 +96,7 @@ def test_rows_are_joined_by_key_and_never_by_position(
     )
 
 
-def test_a_repeat_does_nothing_and_new_readings_make_it_anew(
+def test_a_repeat_does_nothing_and_new_readings_make_it_again(
     lake: Store, energy: Energy, conf: Settings
 ) -> None:
     start = END - 14 * DAY

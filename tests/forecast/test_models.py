@@ -228,7 +228,7 @@ def test_a_check_finds_each_file_of_a_model_that_is_not_what_was_stored(
     flipped(lake, other)
     lake.delete(gone)
     missing, bytes_ = "the file is missing", "its bytes are not those that were written"
-    way_out = "restore it, or train anew and forget it: meterlake train; meterlake models --forget"
+    way_out = "restore it, or train again and forget it: meterlake train; meterlake models --forget"
     assert [(f"ml/models/{f.path}", f.problem) for f in wrong(lake)] == [
         (path, f"{problem}; {way_out} {first.name}")
         for path, problem in ((gone, missing), (other, bytes_), (swapped, bytes_))

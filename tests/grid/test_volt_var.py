@@ -111,7 +111,7 @@ def test_late_reads_replace_the_hours_of_their_day_and_no_other(
     assert after["2024-01-01"] != before["2024-01-01"]
     means = query(small, "SELECT mean_v FROM volt_var ORDER BY hour")["mean_v"].to_list()
     assert means == [215.0, 230.0]
-    assert update(small, "volt-var", cvr_factor=1.0) == 2  # other settings: all of it anew
+    assert update(small, "volt-var", cvr_factor=1.0) == 2  # other settings: all of it again
     assert upkeep.check(Session(small, LocalEngine(2), load_settings(), NOW)).findings == ()
 
 

@@ -42,7 +42,7 @@ MEANS = Table(
 def plan_means(run: Run) -> Plan[Made]:
     weather = run.inputs[WEATHER.name]
     dates = {f.partition["date"] for f in weather.files}
-    if not (run.is_anew or run.damaged):
+    if not (run.is_full or run.damaged):
         dates = {f.partition["date"] for e in run.since(WEATHER) for f in e.added}
 
     def work(date: str) -> Made:
@@ -66,7 +66,7 @@ MEANING = Derivation(
 
 
 def observe(store: Store, *observations: tuple[str, float]) -> None:
-    """Write hours of weather, each day anew."""
+    """Write hours of weather, each day again."""
     state = snapshot(store, WEATHER)
     days: dict[str, list[tuple[str, float]]] = {}
     for time, temperature in observations:
@@ -126,7 +126,7 @@ def test_what_is_current_makes_no_commit(store: Store) -> None:
     assert snapshot(store, MEANS).version == before
 
 
-def test_another_setting_makes_everything_anew_and_is_recorded(store: Store) -> None:
+def test_another_setting_makes_everything_again_and_is_recorded(store: Store) -> None:
     observe(store, ("2024-01-01T00", 1.0), ("2024-01-02T00", 2.0))
     bring_up(session(store), MEANING)
     bring_up(session(store, load_settings(cluster_after_hours=1)), MEANING)
@@ -205,7 +205,7 @@ def test_rearranging_leaves_the_table_no_nearer_to_its_inputs(store: Store) -> N
     observe(store, ("2024-01-01T00", 2.0))
 
     def rearranged(run: Run) -> Plan[Made]:
-        return replace(plan_means(replace(run, is_anew=True)), consumes=False)
+        return replace(plan_means(replace(run, is_full=True)), consumes=False)
 
     bring_up(session(store), replace(MEANING, plan=rearranged, rearranges=True))
     assert bring_up(session(store), MEANING).plan.units == ["2024-01-01"]

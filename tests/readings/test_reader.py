@@ -230,7 +230,7 @@ def test_a_local_day_is_whole_though_serving_has_not_all_of_its_utc_days(
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-def test_energy_of_another_zone_is_refused_and_worked_out_anew(
+def test_energy_of_another_zone_is_refused_and_recomputed(
     store: Store, take: Callable[..., None]
 ) -> None:
     take(*(row(f"{d:02d} {h:02d}:00", "09 00:05", 1.0) for d in (1, 2, 3) for h in range(24)))
@@ -271,7 +271,7 @@ def test_energy_is_up_to_the_last_reading_though_its_day_is_open(
 
 
 @pytest.mark.parametrize("store", ["file"], indirect=True)
-def test_where_integrated_was_lost_and_made_anew_serving_is_too(
+def test_where_integrated_was_lost_and_made_again_serving_is_too(
     store: Store, take: Callable[..., None]
 ) -> None:
     for kw in (1.0, 2.0, 3.0, 4.0):

@@ -336,7 +336,7 @@ SPOILT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spoilt", SPOILT, ids=[" ".join(s) for s in SPOILT])
-def test_whatever_is_wrong_with_a_file_the_next_one_is_ordered_anew(
+def test_whatever_is_wrong_with_a_file_the_next_one_is_ordered_again(
     north: Puller, hes: StubHes, spoilt: dict[str, Any]
 ) -> None:
     """An answer that is wrong once holds the integration up once."""
@@ -356,12 +356,12 @@ def test_whatever_is_wrong_with_a_file_the_next_one_is_ordered_anew(
     assert north.staged() == keys(arrived(hes, hes.until))
 
 
-def test_a_head_end_that_was_set_up_anew_is_not_taken_for_the_old_one(
+def test_a_head_end_that_was_set_up_again_is_not_taken_for_the_old_one(
     north: Puller, hes: StubHes
 ) -> None:
     north()
     hes.until -= 2 * HOUR
-    with pytest.raises(BadInput, match="is it another one, or was it set up anew"):
+    with pytest.raises(BadInput, match="is it another one, or was it set up again"):
         north()
     assert north.row()["failures"] == 1
 

@@ -58,9 +58,9 @@ class Watcher:
     runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        self.anew()
+        self.restart()
 
-    def anew(self, **told: Any) -> None:
+    def restart(self, **told: Any) -> None:
         """As another process, which remembers nothing but what the lake has."""
         source = SourceSettings.model_validate(
             {"name": "box", "settle_seconds": 10} | self.box.told | told
@@ -142,7 +142,7 @@ def test_files_are_taken_in_once_and_stay_where_they_are(box: Outbox, watching: 
     assert watcher.staged() == [
         ("m1", "a.csv"), ("m2", "with space ä.csv"), ("m3", "with space ä.csv")
     ]  # fmt: skip
-    watcher.anew()
+    watcher.restart()
     assert watcher.twice() == SourceRun("box", 2)
     assert sorted(watcher.fetched) == ["a.csv", "with space ä.csv"]
     assert box.names() == before
@@ -235,7 +235,7 @@ def test_new_content_under_the_same_name_comes_in_too(box: Outbox, watching: Wat
     box.put("a.csv", reads("m2", "m3"))
     watcher.twice()
     assert [meter for meter, _ in watcher.staged()] == ["m1", "m2", "m3"]
-    watcher.anew()
+    watcher.restart()
     assert watcher.twice().taken == 0
     assert watcher.fetched == ["a.csv", "a.csv"]
 
@@ -291,7 +291,7 @@ def test_a_damaged_file_is_aside_and_not_tried_again(box: Outbox, watching: Watc
     assert "b.csv" in done.problems[0]
     kept = {p.name for p in (watcher.store_folder() / "inbound" / "failed").rglob("b.csv")}
     assert kept == {"b.csv"}
-    watcher.anew()
+    watcher.restart()
     again = watcher.twice()
     assert (again.failed, again.taken, again.problems) == (0, 0, ())
     assert watcher.fetched.count("b.csv") == 1
@@ -325,7 +325,7 @@ def test_a_crash_after_the_ingest_is_mended_by_the_next_look(
         with pytest.raises(Cut):
             watcher.look()
     assert len(watcher.staged()) == 2
-    watcher.anew()
+    watcher.restart()
     done = watcher.look()
     assert done.taken == 0
     is_remembered = where == "put_away" and box.kind == "s3" and after == "mark"
@@ -366,7 +366,7 @@ def test_whatever_moment_it_is_cut_off_at_every_row_comes_in_once(
             except Cut:
                 was_cut = True
             watcher.check = lambda: None
-            watcher.anew()
+            watcher.restart()
             watcher.look()
             assert [meter for meter, _ in watcher.staged()] == ["m0", "m1"]
             assert box.names() == {"taken/0.csv", "taken/1.csv"}
@@ -385,8 +385,8 @@ def test_a_part_that_is_here_is_gone_on_with(box: Outbox, watching: Watching) ->
         (file,) = listing(place, watcher.source.settings.address.path).files
         to.write_bytes(b"x" * 100)
         fetch(place, file, to, seen=lambda done: None)
-    begins_anew = box.kind in ("folder", "http")  # which has no entity tag here
-    assert to.read_bytes() == (content if begins_anew else b"x" * 100 + content[100:])
+    starts_over = box.kind in ("folder", "http")  # which has no entity tag here
+    assert to.read_bytes() == (content if starts_over else b"x" * 100 + content[100:])
 
 
 def test_a_file_that_is_not_to_be_had_leaves_the_others_alone(

@@ -144,7 +144,7 @@ def integrate(
 @commands.command()
 def cluster(
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Write all of it anew, from the integrated table.")
+        bool, typer.Option("--rebuild", help="Rebuild all of it from the integrated table.")
     ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,

@@ -26,9 +26,7 @@ def derive(
     tables: Annotated[
         list[str] | None, typer.Argument(metavar="[TABLE...]", help="Default: all that are stale.")
     ] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make everything in them anew.")
-    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild all of their rows.")] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,

@@ -221,7 +221,7 @@ def forecast(
 @commands.command()
 def detect(
     use: UseOption = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Judge every day anew.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Judge every day again.")] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,

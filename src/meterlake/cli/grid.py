@@ -69,7 +69,7 @@ ToOption = Annotated[str | None, typer.Option("--to", help="End, not included.")
 
 @grid_app.command()
 def update(
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Work out every day anew.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Recompute every day.")] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,

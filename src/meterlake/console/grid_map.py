@@ -132,7 +132,7 @@ def drawn_map(here: Served, grid: Grid) -> Chart | None:
     marked += [_nodes(drawn, nodes, kind) for kind in ("substation", "distribution_transformer")]
     of_nodes = charts.source(nodes.select("x", "y", "kind", "id"))
     of_nodes.name = "nodes"
-    # In the level of overlays: to move the slider does not draw the grid anew.
+    # In the level of overlays: to move the slider does not redraw the grid.
     drawn.scatter(
         "x", "y", source=ColumnDataSource({"x": [], "y": []}, name="out-nodes"), marker="circle",
         size=26, fill_color=None, line_color=charts.RED, line_width=3, level="overlay",

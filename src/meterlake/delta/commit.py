@@ -218,7 +218,7 @@ def replace_files(
     new_data: bool,
     now: datetime,
 ) -> None:
-    """Put files made anew in the place of damaged ones. Raises Conflict."""
+    """Replace damaged files by rebuilt ones. Raises Conflict."""
     state = snapshot(store, table)
     change = Change(
         {f"repair/{state.version}": 0},

@@ -62,7 +62,7 @@ class LogFiles:
 class Snapshot:
     """A table's live files at one version; version -1 is a table that does not exist yet.
 
-    `id` differs if a table was lost and made anew. `delta` is the table as it was opened.
+    `id` differs if a table was lost and made again. `delta` is the table as it was opened.
     """
 
     table: Table

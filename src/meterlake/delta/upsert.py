@@ -1,7 +1,7 @@
 """Rows of a source into a table that has some of them already: by key, each once.
 
 The key of a row is what its table is sorted by. Only partitions in which something changes are
-written anew, each as one file, all in one commit; where nothing does, there is none.
+rewritten, each as one file, all in one commit; where nothing does, there is none.
 """
 
 import uuid

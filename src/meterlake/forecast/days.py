@@ -36,7 +36,7 @@ class Judging:
     daily: tuple[DataFile, ...]
     before: tuple[DataFile, ...]
     temperature: Floats | None
-    anew: bool
+    is_full: bool
     partition: dict[str, str]
     name: str
 
@@ -104,10 +104,12 @@ def judge_days(
         before = fetched(scan(store, ANOMALIES, unit.before).select(columns))
         fresh = judged_rows(meters, days, unit, band, model, settings)
         key = ["meter_id", "ds"]
-        if not unit.anew:
+        if not unit.is_full:
             same = [*key, "consumption"]
             fresh = fresh.join(before.select(same), on=same, how="anti")
-        others = before if not unit.anew else before.filter(~pl.col("ds").is_in(list(unit.dates)))
+        others = (
+            before if not unit.is_full else before.filter(~pl.col("ds").is_in(list(unit.dates)))
+        )
         others = others.join(fresh.select(key), on=key, how="anti")
         rows = pl.concat([others, fresh]).sort(key)
         anomalies = int((fresh["anomaly"] != 0).sum())

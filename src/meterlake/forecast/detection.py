@@ -38,7 +38,7 @@ def detect(session: Session, *, use: str | None = None, rebuild: bool = False) -
     Parameters
     ----------
     use : name of the model whose band judges; None: the current one
-    rebuild : judge every day anew
+    rebuild : judge every day again
 
     Raises
     ------
@@ -60,16 +60,16 @@ def _plan(run: Run, use: str | None = None) -> Plan[JudgedDays]:
     assert model.band is not None
     daily, zone = run.inputs[CONSUMPTION_DAILY.name], run.settings.timezone
     check_zone(run.store, daily, zone)
-    anew = run.is_anew or bool(run.damaged)
-    if anew:
+    is_full = run.is_full or bool(run.damaged)
+    if is_full:
         dates = dates_in(daily.files, zone).get(READING_TYPE, set())
     else:
         dates = changed_dates(run.since(CONSUMPTION_DAILY), zone).get(READING_TYPE, set())
-    units = _units(run, sorted(dates), anew)
+    units = _units(run, sorted(dates), is_full)
     return Plan(
         units,
         judge_days(run.store, model.band, model.name, run.settings.ml),
-        run.state.files if anew else [f for unit in units for f in unit.before],
+        run.state.files if is_full else [f for unit in units for f in unit.before],
         facts={"model": model.name, "ml": run.settings.ml.model_dump(mode="json")},
     )
 
@@ -85,7 +85,7 @@ def _model_with_band(run: Run, use: str | None) -> Model:
     return model
 
 
-def _units(run: Run, dates: list[date], anew: bool) -> list[Judging]:
+def _units(run: Run, dates: list[date], is_full: bool) -> list[Judging]:
     """A unit for each month with dates to judge."""
     by_month: dict[date, list[date]] = {}
     for day in dates:
@@ -104,7 +104,7 @@ def _units(run: Run, dates: list[date], anew: bool) -> list[Judging]:
                 run.inputs[CONSUMPTION_DAILY.name].files,
                 tuple(f for f in run.state.files if f.partition == partition),
                 daily_temperature(run.store, window) if use_weather else None,
-                anew,
+                is_full,
                 partition,
                 f"part-{uuid.uuid4().hex}",
             )

@@ -28,7 +28,7 @@ CARD = "card.json"
 _KIND_OF_OLD = "networks"  # cards of meterlake 0.1 do not name it
 
 _OTHER_BYTES = "its bytes are not those that were written"
-_WAY_OUT = "restore it, or train anew and forget it: meterlake train; meterlake models --forget"
+_WAY_OUT = "restore it, or train again and forget it: meterlake train; meterlake models --forget"
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def load(store: Store, name: str | None = None) -> Model:
         data = _read(store, f"{folder}/{file}")
         if data is None:
             raise BadInput(
-                f"{store.uri(folder)} needs to have {file}; it is gone. Restore it, or train anew: "
-                "meterlake train"
+                f"{store.uri(folder)} needs to have {file}; it is gone. Restore it, or train "
+                "again: meterlake train"
             )
         found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise BadInput(
                 f"{store.uri(folder)}/{file} needs to be as it was stored, SHA-256 {expected}; "
-                f"found {found}. Restore it, or train anew: meterlake train"
+                f"found {found}. Restore it, or train again: meterlake train"
             )
         return data
 
@@ -117,7 +117,7 @@ def load(store: Store, name: str | None = None) -> Model:
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(
             f"{store.uri(folder)} is not a model of this version of meterlake: {error!r}. Train "
-            "anew: meterlake train"
+            "again: meterlake train"
         ) from error
 
 
@@ -184,5 +184,5 @@ def check_model_zone(model: Model, zone: str) -> None:
     if found != zone:
         raise BadInput(
             f"Model '{model.name}' is of hours in {found}; the setting timezone is {zone}. Correct "
-            "the setting, or train anew: meterlake train"
+            "the setting, or train again: meterlake train"
         )

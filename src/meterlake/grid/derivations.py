@@ -49,7 +49,7 @@ def _plan_days(analytic: Analytic, run: Run) -> Plan[Made]:
     layout = run.layout
     days = {day for kind in analytic.reading_types for day in layout.days(kind)}
     replaced = run.state.files
-    if not (run.is_anew or run.damaged):
+    if not (run.is_full or run.damaged):
         hours = changed_hours(run.since(READINGS))
         mine = {h for kind in analytic.reading_types for h in hours.get(kind, ())}
         days &= {start_of_day(h) for h in mine} | _days_since_topology(run, days)
@@ -71,7 +71,7 @@ def _plan_outages(run: Run) -> Plan[Made]:
     supply, settings = run.inputs[METER_SUPPLY.name].files, run.settings.grid
     there, had = ({date_of(f) for f in files} for files in (supply, run.state.files))
     days = there | had
-    if not (run.is_anew or run.damaged):
+    if not (run.is_full or run.damaged):
         changed = _days_since_topology(run, there)
         for entry in run.since(METER_SUPPLY):
             changed |= {date_of(f) for f in entry.added} | set(map(_date_in, entry.removed))

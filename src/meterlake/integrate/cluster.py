@@ -32,14 +32,14 @@ class Clustering:
 
 
 def plan_days(
-    layout: Layout, *, closed_until: datetime, anew: Collection[Day] = ()
+    layout: Layout, *, closed_until: datetime, rebuilt: Collection[Day] = ()
 ) -> list[Clustering]:
     """Stale days, and closed ones that serving does not have, in the order of time.
 
     Parameters
     ----------
     closed_until : days that end at or before are closed
-    anew : spans, by their first day, of which every day is to come from integrated
+    rebuilt : spans, by their first day, whose days are all to come from integrated
     """
     units: dict[tuple[datetime, str], Clustering] = {}
     for name in layout.reading_types:
@@ -49,9 +49,9 @@ def plan_days(
                 if day + DAY <= closed_until:
                     units[day, name] = Clustering(name, day, (_hours(layout, name, day),))
             elif (span.first, name) not in units:
-                is_anew = (name, span.first) in anew
-                if is_anew or layout.is_stale(name, day):
-                    units[span.first, name] = _renewed(layout, name, span, is_anew)
+                is_rebuilt = (name, span.first) in rebuilt
+                if is_rebuilt or layout.is_stale(name, day):
+                    units[span.first, name] = _renewed(layout, name, span, is_rebuilt)
     return [units[key] for key in sorted(units)]
 
 
@@ -120,13 +120,13 @@ def clustered(
             yield rows
 
 
-def _renewed(layout: Layout, name: str, span: Span, anew: bool) -> Clustering:
+def _renewed(layout: Layout, name: str, span: Span, is_rebuilt: bool) -> Clustering:
     """A span with its stale days from integrated, the others as they are."""
     pieces: list[Piece] = []
     for day in layout.days(name):
         if not span.first <= day < span.end:
             continue
-        if anew or layout.is_stale(name, day):
+        if is_rebuilt or layout.is_stale(name, day):
             pieces.append(_hours(layout, name, day))
         elif pieces and pieces[-1].table == SERVING_READINGS:
             pieces[-1] = Piece(SERVING_READINGS, span.files, pieces[-1].start, day + DAY)

@@ -127,7 +127,7 @@ def consumed_month(store: Store, unit: Month) -> Iterator[pl.DataFrame]:
 
 
 def dates_of(units: Iterable[Month]) -> dict[str, list[str]]:
-    """The dates that units work out anew, by reading type, for the commit's note."""
+    """The dates that units recompute, by reading type, for the commit's note."""
     dates: dict[str, list[str]] = {}
     for unit in units:
         dates.setdefault(unit.reading_type, []).extend(d.date.isoformat() for d in unit.days)

@@ -106,7 +106,7 @@ def cluster(session: Session, *, rebuild: bool = False) -> Clustered:
 
     Parameters
     ----------
-    rebuild : write everything anew, from integrated alone
+    rebuild : rewrite everything, from integrated alone
 
     Raises
     ------
@@ -156,7 +156,7 @@ def _plan_integration(run: Run) -> Plan[hours.Integrated]:
             f"at version {staging.version}. Restore it: see meterlake check"
         )
     commits = list(run.since(STAGING))
-    if run.damaged or (run.is_anew and run.consumed[STAGING.name] >= 0):
+    if run.damaged or (run.is_full and run.consumed[STAGING.name] >= 0):
         waiting = {f.path for e in commits for f in e.new}
         return _plan_rebuild(run, [f for f in staging.files if f.path not in waiting])
     live = {f.path for f in staging.files}
@@ -212,14 +212,14 @@ def _verify_integration(run: Run, findings: Sequence[Finding]) -> Verification:
 
 def _plan_clustering(run: Run) -> Plan[Made]:
     layout = run.layout
-    anew = {
+    rebuilt = {
         (name, span.first)
         for name in layout.reading_types
         for span in layout.spans(name)
-        if run.is_anew or any(f.path in run.damaged for f in span.files)
+        if run.is_full or any(f.path in run.damaged for f in span.files)
     }
     closed_until = run.now - timedelta(hours=run.settings.cluster_after_hours)
-    units = spans.plan_days(layout, closed_until=closed_until, anew=anew)
+    units = spans.plan_days(layout, closed_until=closed_until, rebuilt=rebuilt)
     return _clustering(run, units)
 
 
@@ -243,8 +243,8 @@ def _verify_clustering(run: Run, findings: Sequence[Finding]) -> Verification:
 
 
 def _plan_daily(run: Run) -> Plan[Made]:
-    is_anew = run.is_anew or bool(run.damaged)
-    known = () if is_anew else run.state.files
+    is_full = run.is_full or bool(run.damaged)
+    known = () if is_full else run.state.files
     units = consumption.plan_months(
         run.layout,
         known,
@@ -255,8 +255,8 @@ def _plan_daily(run: Run) -> Plan[Made]:
     return Plan(
         units,
         consumption.consume_month(run.store),
-        run.state.files if is_anew else [f for u in units for f in u.before],
-        changed=None if is_anew else consumption.dates_of(units),
+        run.state.files if is_full else [f for u in units for f in u.before],
+        changed=None if is_full else consumption.dates_of(units),
     )
 
 
@@ -276,13 +276,13 @@ def _verify_daily(run: Run, findings: Sequence[Finding]) -> Verification:
 
 def _plan_periods(by: By, run: Run) -> Plan[Made]:
     daily, zone = run.inputs[CONSUMPTION_DAILY.name], run.settings.timezone
-    is_anew = run.is_anew or bool(run.damaged)
-    if is_anew:
+    is_full = run.is_full or bool(run.damaged)
+    if is_full:
         changed = consumption.dates_in(daily.files, zone)
     else:
         changed = consumption.changed_dates(run.since(CONSUMPTION_DAILY), zone)
     units = consumption.plan_periods(by, daily, run.state, changed, zone=zone)
-    replaced = run.state.files if is_anew else [f for u in units for f in u.replaces]
+    replaced = run.state.files if is_full else [f for u in units for f in u.replaces]
     return Plan(units, consumption.consume_period(run.store), replaced)
 
 

@@ -106,7 +106,7 @@ def plan_hours(arrived: Sequence[DataFile], staged: Sequence[DataFile]) -> Itera
 
 
 def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours], Integrated]:
-    """The work on one unit: every partition of its hours that received reads, written anew."""
+    """The work on one unit: every partition of its hours that received reads, rewritten."""
 
     def work(unit: Hours) -> Integrated:
         within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")

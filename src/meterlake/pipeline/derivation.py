@@ -103,7 +103,7 @@ class Derivation(Generic[M]):
     made_from : the tables that it is made from
     plan : from a run to units of work
     settings : names of the settings that its rows depend on, such as `grid.cvr_factor`; if one
-        changes, everything is made anew
+        changes, everything is rebuilt
     guard : raises BadInput if a change of settings is not to be followed
     also : further tables that the same work fills
     verify : how the table is compared with its sources; None: only file by file
@@ -136,10 +136,10 @@ class Run:
         `layout` has
     consumed : version of each input that the table is up to, by name; -1: none
     last : what the table's rows were made from
-    is_rebuild : whether everything was asked to be made anew
-    is_anew : whether everything is to be made, for that or since settings have changed, or
-        nothing has been made from these inputs yet
-    damaged : paths of files or partitions that are to be made anew; empty: no repair
+    is_rebuild : whether a rebuild of everything was asked for
+    is_full : whether everything is to be made: a rebuild was asked for, settings have changed,
+        or nothing has been made from these inputs yet
+    damaged : paths of files or partitions that are to be rebuilt; empty: no repair
     """
 
     session: Session
@@ -149,7 +149,7 @@ class Run:
     consumed: Mapping[str, int]
     last: Provenance
     is_rebuild: bool
-    is_anew: bool
+    is_full: bool
     damaged: frozenset[str]
     known_layout: Layout | None
 

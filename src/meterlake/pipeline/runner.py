@@ -39,8 +39,8 @@ def bring_up(
 
     Parameters
     ----------
-    rebuild : make everything anew
-    damaged : paths of the table's files or partitions to be made anew, with the settings that
+    rebuild : make everything again
+    damaged : paths of the table's files or partitions to be rebuilt, with the settings that
         they were made with
 
     Raises
@@ -102,8 +102,8 @@ def open_run(
     has_changed = any(last.settings.get(n, v) != v for n, v in wanted_settings.items())
     is_new = min(consumed.values()) < 0
     also = {t.name: states[t.name] for t in derivation.also}
-    is_anew = rebuild or is_new or has_changed
-    run = Run(session, state, also, inputs, consumed, last, rebuild, is_anew, damaged, layout)
+    is_full = rebuild or is_new or has_changed
+    run = Run(session, state, also, inputs, consumed, last, rebuild, is_full, damaged, layout)
     if is_to_change and not rebuild and not damaged:
         derivation.guard(run)
     return derivation, run

@@ -148,7 +148,7 @@ def pending_days(
     Parameters
     ----------
     known : the daily table's files of the type
-    changed : hours that were integrated anew since
+    changed : hours that were integrated again since
     closed_until : without days that end later, but for those that the table has already
     """
     last = max((f.last for f in known if f.last is not None), default=None)

@@ -1,7 +1,7 @@
 """Which files hold the readings of a type and window: serving where it is up to date.
 
 Serving has closed days, sorted by meter; integrated has every hour. A day of serving is stale
-from the moment an hour of it is integrated anew until it is clustered again, and meanwhile its
+from the moment an hour of it is integrated again until it is clustered again, and meanwhile its
 readings are those of integrated. So whoever reads by a layout gets exactly what integrated has.
 """
 
@@ -221,8 +221,8 @@ class LiveLayout:
 
     def now(self) -> Layout:
         """The layout as it is now: the same object, brought up to date."""
-        # Before there was a serving nobody noted what is stale: begin anew when it appears. Begin
-        # anew after a long pause too: the commits that came meanwhile may have expired.
+        # Before there was a serving nobody noted what is stale: start over when it appears, and
+        # after a long pause too: the commits that came meanwhile may have expired.
         asked, self._asked = self._asked, time.monotonic()
         paused = self._asked - asked > _LONGEST_PAUSE_SECONDS
         if self._layout is None or paused or self._appeared():

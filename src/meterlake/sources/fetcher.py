@@ -102,11 +102,11 @@ def fetch(place: Place, file: SourceFile, to: Path, *, seen: Seen) -> None:
 
 
 def write_pieces(
-    pieces: Iterable[bytes], to: Path, *, size: int, seen: Seen, anew: bool = False
+    pieces: Iterable[bytes], to: Path, *, size: int, seen: Seen, restart: bool = False
 ) -> None:
     """Add pieces to a file, up to `size` bytes and one more, so that too many are noticed."""
     with _on_disk(to):
-        out = to.open("wb" if anew else "ab", buffering=0)  # so that to close it cannot fail
+        out = to.open("wb" if restart else "ab", buffering=0)  # so that to close it cannot fail
     with out:
         for piece in pieces:
             left = memoryview(piece)[: max(0, size + 1 - out.tell())]

@@ -49,7 +49,7 @@ class FolderPlace:
         try:
             with Path(file.path).expanduser().open("rb") as found:
                 pieces = iter(lambda: found.read(PIECE_BYTES), b"")
-                write_pieces(pieces, to, size=file.version.size, seen=seen, anew=True)
+                write_pieces(pieces, to, size=file.version.size, seen=seen, restart=True)
         except OSError as error:
             words = f"'{file.path}' cannot be read, or copied to {to.parent}: {error.strerror}"
             raise FileUnavailable(words) from error

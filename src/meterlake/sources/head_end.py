@@ -103,7 +103,7 @@ class HeadEndSource:
         return ()
 
     def postpone(self, file: SourceFile) -> None:
-        """Have the file made anew."""
+        """Have the file made again."""
         self.pending = None
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class HeadEndSource:
             raise BadInput(
                 f"The lake has the arrivals of '{self.name}' up to {cursor.until}, and the "
                 f"head-end system at {self._told.url} knows none after {extent.complete_until}: "
-                "is it another one, or was it set up anew? Give it a name of its own in "
+                "is it another one, or was it set up again? Give it a name of its own in "
                 "meterlake.toml"
             )
         return extent

@@ -74,7 +74,7 @@ class HttpPlace:
                 f"bytes {offset}-"
             )
             pieces = iter(lambda: answer.read(PIECE_BYTES), b"")
-            write_pieces(pieces, to, size=file.version.size, seen=seen, anew=not goes_on)
+            write_pieces(pieces, to, size=file.version.size, seen=seen, restart=not goes_on)
 
     def close(self) -> None:
         """Nothing is held."""

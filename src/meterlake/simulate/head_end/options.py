@@ -50,7 +50,7 @@ class Wanted:
 def take_up(
     store: ReadStore, wanted: Wanted, machine: Clock
 ) -> tuple[ReadingsPlan, ReadingState, Clock]:
-    """The plan, how far it is done, and the clock; begun anew where there is none."""
+    """The plan, how far it is done, and the clock; started where there is none."""
     stored = store.plan()
     now = machine()
     if stored is not None:

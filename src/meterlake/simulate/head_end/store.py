@@ -93,7 +93,7 @@ class ReadStore:
         self._connection.close()
 
     def reopen(self) -> None:
-        """Begin anew, after an error that DuckDB does not recover from."""
+        """Start over, after an error that DuckDB does not recover from."""
         self._connection.close()
         self._connection = _open(self._path)
 

@@ -127,7 +127,7 @@ def test_a_meter_shows_its_readings_and_its_energy(page: Page, server: str, by: 
         "Energy": said(kwh, 1, " kWh"),
         "Its price": money(kwh),
         "Highest power": said(max(row["reading_value"] for row in power), 2, " kW"),
-        "Odd days": said(len(odd)),
+        "Anomalous days": said(len(odd)),
         "Outages": said(len(outages)),
     }
     assert [tuple(row.values()) for row in table(page, f"Energy per {by}")] == [
@@ -164,7 +164,7 @@ def test_a_meters_odd_days_are_those_that_were_judged(page: Page, server: str) -
     opened(page, f"{server}/console/meter?{urlencode({'meter_id': 'a1', **window})}")
     odd = get(server, "/anomalies", meter_id="a1", **window)
     assert len(odd) == 2
-    assert facts(page)["Odd days"] == "2"
+    assert facts(page)["Anomalous days"] == "2"
     rows = table(page, "Days beyond the expected band")
     assert [(row["day"], row["kind"], row["consumption [kWh]"]) for row in rows] == [
         (row["ds"], row["kind"], said(row["consumption"], 2)) for row in odd

@@ -31,7 +31,7 @@ from meterlake.pipeline.derivation import Session
 from meterlake.questions.sql import query
 from meterlake.schema import KINDS, TOPOLOGY, WEATHER, Table
 from meterlake.settings import load_settings
-from meterlake.topology.upstream import topology_at, ways_up
+from meterlake.topology.upstream import topology_at, upstream_nodes
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 Command = Callable[..., tuple[int, str, str]]
@@ -302,7 +302,7 @@ def test_two_runs_at_once_of_topology_leave_each_state_once(
     nodes = topology_at(store, NOW)
     assert all(nodes[kind].height for kind in KINDS)
     assert snapshot(store, TOPOLOGY).rows == sum(of.height for of in nodes.values())
-    assert ways_up(nodes)["meter_id"].to_list() == ["m1", "m2"]
+    assert upstream_nodes(nodes)["meter_id"].to_list() == ["m1", "m2"]
     assert query(store, "select outcome from dataflow_runs").rows() == [("succeeded",)] * 2
     assert upkeep.check(Session(store, LocalEngine(1), load_settings(), NOW)).findings == ()
 

@@ -1,4 +1,4 @@
-"""Topology: the grid as it was at any moment, and what was odd about it."""
+"""Topology: the grid as it was at any moment, and what was wrong with it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ from meterlake.topology.upstream import (
     moment_of_topology,
     moments_of_topology,
     topology_at,
-    ways_up,
+    upstream_nodes,
 )
 
 CONF = load_settings(late_hooks=())
@@ -93,11 +93,11 @@ def feeders(ways: pl.DataFrame) -> dict[str, str]:
 
 
 def fed_at(store: Store, moment: datetime) -> dict[str, str]:
-    return feeders(ways_up(topology_at(store, moment)))
+    return feeders(upstream_nodes(topology_at(store, moment)))
 
 
 def findings(store: Store) -> list[tuple[str, str, str, str]]:
-    """What is odd now."""
+    """What is wrong now."""
     sql = "select kind, id, finding, detail from topology_findings where valid_to is null"
     return sorted(query(store, sql).rows())
 
@@ -133,7 +133,7 @@ def test_the_shared_grid_of_ten_thousand_meters(shared_data: Path, lake: Store) 
     assert set(ways["distribution_transformer_kva"]) == {40_000.0}
     assert set(ways["power_grid"]) == {"Seattle Main Grid"}
     assert ways["distribution_transformer_id"].n_unique() == 6
-    assert ways.equals(ways_up(topology_at(lake, NOW)))
+    assert ways.equals(upstream_nodes(topology_at(lake, NOW)))
 
     before = files(lake)
     again = load_folder(lake, shared_data / "topology", SECOND)
@@ -181,7 +181,7 @@ def test_a_meter_that_moves_one_that_goes_and_one_that_comes(store: Store, load:
     for moment in (SECOND, NOW, NOW + timedelta(days=999)):
         assert fed_at(store, moment) == now
     assert feeders(view(store)) == now
-    assert view(store).equals(ways_up(topology_at(store, NOW)))
+    assert view(store).equals(upstream_nodes(topology_at(store, NOW)))
     assert moment_of_topology(store) == SECOND
     way = view(store).filter(pl.col("meter_id") == "moves").drop("latitude", "longitude")
     assert way.rows() == [
@@ -353,7 +353,7 @@ def test_what_is_odd_is_loaded_told_of_and_closed_when_it_is_mended(
     counts = Counter((kind, finding) for kind, _, finding, _ in expected)
     assert set(done.odd) == {f"{n} x {kind}: {finding}" for (kind, finding), n in counts.items()}
     assert set(feeders(view(lake))) == {"m1", "m2"}
-    assert view(lake).equals(ways_up(topology_at(lake, NOW)))
+    assert view(lake).equals(upstream_nodes(topology_at(lake, NOW)))
     assert load(lake, small_grid(m1="t1", m2="t2"), SECOND).odd == ()
     assert findings(lake) == []
     assert set(rows(lake, "topology_findings")["valid_to"]) == ({SECOND} if expected else set())
@@ -488,7 +488,7 @@ def test_nobody_sees_half_a_snapshot(lake: Store, load: Load) -> None:
         load(lake, grid, SECOND)
     assert view(lake).equals(was)
     for moment in (FIRST, SECOND, NOW):
-        assert ways_up(topology_at(lake, moment)).equals(was)
+        assert upstream_nodes(topology_at(lake, moment)).equals(was)
     for again, commits_by_then in ((SECOND, 1), (SECOND, 1), (THIRD, 2)):
         load(lake, grid, again)
         assert version(lake) == before + commits_by_then
@@ -497,8 +497,8 @@ def test_nobody_sees_half_a_snapshot(lake: Store, load: Load) -> None:
         assert set(now["substation"]) == {"North renamed"}
         assert set(now["service_transformer_kva"]) == {None}
         assert set(now["distribution_transformer_kva"]) == {2000.0}
-        assert now.equals(ways_up(topology_at(lake, NOW)))
-        assert ways_up(topology_at(lake, SECOND - SECOND_BEFORE)).equals(was)
+        assert now.equals(upstream_nodes(topology_at(lake, NOW)))
+        assert upstream_nodes(topology_at(lake, SECOND - SECOND_BEFORE)).equals(was)
     assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
 
 
@@ -511,7 +511,7 @@ def test_a_snapshot_that_was_cut_off_and_never_made_whole_is_no_part_of_the_past
         load(lake, small_grid(m1="t2", m3="t2"), SECOND)
     load(lake, small_grid(m1="t1", m2="t1", m3="t1"), THIRD)
     assert fed_at(lake, THIRD) == {"m1": "t1", "m2": "t1", "m3": "t1"}
-    assert ways_up(topology_at(lake, THIRD - SECOND_BEFORE)).equals(was)
+    assert upstream_nodes(topology_at(lake, THIRD - SECOND_BEFORE)).equals(was)
 
 
 def test_a_first_snapshot_that_was_cut_off_is_none(
@@ -530,7 +530,7 @@ def test_a_first_snapshot_that_was_cut_off_is_none(
     assert all(nodes.is_empty() for nodes in topology_at(lake, NOW).values())
     load(lake, small_grid(m1="t2", m2="t2"), SECOND)  # now the first, and another one
     for moment in (SINCE_EVER, FIRST, SECOND, NOW):
-        ways = ways_up(topology_at(lake, moment))
+        ways = upstream_nodes(topology_at(lake, moment))
         assert ways.height == 2
         assert feeders(ways) == {"m1": "t2", "m2": "t2"}
     assert view(lake).equals(ways)
@@ -604,7 +604,7 @@ def test_a_run_that_a_later_state_overtakes_comes_too_late(
     assert moments(lake) == [FIRST, THIRD]
     assert view(lake).equals(was)
     for moment in (SECOND, THIRD, NOW):
-        assert ways_up(topology_at(lake, moment)).equals(was)
+        assert upstream_nodes(topology_at(lake, moment)).equals(was)
     with pytest.raises(BadInput, match="in the order of time"):
         load(lake, moved, SECOND)
     assert upkeep.check(Session(lake, LocalEngine(1), CONF, NOW)).findings == ()
@@ -620,7 +620,7 @@ def test_two_first_states_are_not_mixed(lake: Store, load: Load, second: datetim
         load(lake, one, FIRST)
     assert done
     assert moments(lake) == [second]
-    for ways in (view(lake), ways_up(topology_at(lake, SINCE_EVER))):
+    for ways in (view(lake), upstream_nodes(topology_at(lake, SINCE_EVER))):
         nodes = ways.select("service_transformer_id", "service_transformer_kva")
         assert nodes.rows() == [("t2", 75.0)]
 

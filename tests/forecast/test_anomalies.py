@@ -199,7 +199,7 @@ def test_what_is_odd_in_the_days_learnt_from_does_not_widen_the_band(band: Band)
 
 
 def odd_fleet(energy: Energy) -> Energy:
-    """The lake's fleet with some odd days: at a month's border too."""
+    """The lake's fleet with some anomalous days: at a month's border too."""
     changed = energy.copy()
 
     def day(number: int, count: int = 1) -> slice:
@@ -302,7 +302,7 @@ def test_day_by_day_is_as_all_at_once(
     with_model: tuple[Path, TrainResult], odd_lake: Store, energy: Energy, conf: Settings,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Detected after every day: a step at a month's border is a step all the same."""
+    """Detected after every day: a step at a month's border is still a step."""
     run(odd_lake, conf)
     store = open_store(str(tmp_path / "growing"))
     rows = ml.readings(ml.by_meter(ml.names(14), odd_fleet(energy)))

@@ -255,7 +255,7 @@ def test_a_worse_model_does_not_become_current_but_by_force(
     assert (row["wql"], row["wql_before"]) == (bad.scores.wql, bad.wql_before)
     assert not bad.is_current and row["chosen_at"] is None
     assert bad.before == first.name == current(lake)
-    assert models.load(lake, bad.name).name == bad.name  # it can be pinned all the same
+    assert models.load(lake, bad.name).name == bad.name  # it can still be pinned
     forced = train(lake, engine=ENGINE, settings=conf, now=NOW + 2 * DAY, force=True)
     assert forced.name == bad.name == current(lake) and forced.is_current
 

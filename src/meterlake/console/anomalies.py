@@ -1,4 +1,4 @@
-"""Anomalies: the days that are odd, the worst first, what they cost, when they come."""
+"""Anomalies: anomalous days, the worst first, what they cost, when they come."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -26,12 +26,12 @@ KINDS = ("spike", "dip", "zero", "stuck", "step change")
 DAYS = 365  # up to the newest judged day, unless asked for others
 SHOWN = 50  # rows of the list
 MOST_SHOWN = 1000
-_BEFORE, _AFTER = timedelta(days=10), timedelta(days=3)  # shown of a meter around an odd day
+_BEFORE, _AFTER = timedelta(days=10), timedelta(days=3)  # shown of a meter around an anomaly
 
 
 @dataclass(frozen=True)
 class Side:
-    """The odd days on one side of what was expected: `beyond_kwh` in all, `days` of meters."""
+    """Anomalous days on one side of what was expected: `beyond_kwh` in all, `days` of meters."""
 
     days: int
     beyond_kwh: float
@@ -54,7 +54,7 @@ def anomalies(
     price: str = "",
     show: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = SHOWN,
 ) -> Response:
-    """The odd days of a window, ranked and summed up."""
+    """The anomalous days of a window, ranked and summed up."""
     oldest, newest = here.ask("anomalies-span").row(0)
     if newest is None:
         return page(request, here, "anomalies.html", judged=None, charts=[])
@@ -133,12 +133,12 @@ def _side(counts: pl.DataFrame, name: str) -> Side:
 
 def _by_month(counts: pl.DataFrame) -> Chart:
     told = "Months that are partly judged compare by this too."
-    return _shared(counts, "month", "Trend: odd days per month, of 1,000 judged", told)
+    return _shared(counts, "month", "Trend: anomalous days per month, of 1,000 judged", told)
 
 
 def _by_weekday(counts: pl.DataFrame) -> Chart:
     told = "A day of one meter is one; 20 lie beyond the band by chance alone."
-    return _shared(counts, "weekday", "Odd days by weekday, of 1,000 judged", told)
+    return _shared(counts, "weekday", "Anomalous days by weekday, of 1,000 judged", told)
 
 
 def _shared(counts: pl.DataFrame, by: str, title: str, told: str) -> Chart:

@@ -9,7 +9,7 @@ from bokeh.models import ColumnDataSource, HoverTool, TapTool
 from meterlake.console import charts
 from meterlake.console.charts import Chart
 from meterlake.serve.state import Served
-from meterlake.topology.upstream import PARENTS, moment_of_topology, topology_at, ways_up
+from meterlake.topology.upstream import PARENTS, moment_of_topology, topology_at, upstream_nodes
 
 MANY = 1_000  # meters: their marks are smaller then
 
@@ -46,7 +46,7 @@ def grid_of(here: Served) -> Grid | None:
     if moment is None:
         return None
     tables = topology_at(here.store, moment)
-    meters = _projected(ways_up(tables))
+    meters = _projected(upstream_nodes(tables))
     if meters.is_empty():
         return None
     places = tables["location"].select("id", "latitude", "longitude", "address")

@@ -1,4 +1,4 @@
-"""Meter: one meter's load, forecast, odd days, voltage, energy, outages and way up the grid."""
+"""Meter: load, forecast, anomalous days, voltage, energy, outages and what is upstream of it."""
 
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
@@ -174,7 +174,7 @@ def _load(
             "kind",
         )
         charts.points(
-            drawn, local(at, zone), "at", "top", label="odd day", marker="inverted_triangle"
+            drawn, local(at, zone), "at", "top", label="anomaly", marker="inverted_triangle"
         )
     told = "Mean power of each interval; negative is export."
     more = _readings(here, meter_id, "kw", window)

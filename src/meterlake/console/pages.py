@@ -35,7 +35,7 @@ class PageView:
 VIEWS = (
     PageView("/", "Overview", "Is everything there?"),
     PageView("/console/meter", "Meter", "What does one meter do?"),
-    PageView("/console/anomalies", "Anomalies", "Which days are odd?"),
+    PageView("/console/anomalies", "Anomalies", "Which days are anomalous?"),
     PageView("/console/forecast", "Forecast", "What will next week take?"),
     PageView("/console/outages", "Outages", "Who is without supply?"),
     PageView("/console/weather", "Usage and weather", "What does the weather do to it?"),

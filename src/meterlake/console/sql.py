@@ -39,9 +39,9 @@ EXAMPLES = {
         "    AND reading_date_time >= (SELECT max(start) FROM consumption_daily)\n"
         "GROUP BY reading_date_time\nORDER BY reading_date_time"
     ),
-    "Odd days": (
-        "SELECT ds, count(*) FILTER (anomaly <> 0) AS odd, count(*) AS judged\nFROM anomalies\n"
-        "GROUP BY ds\nORDER BY ds"
+    "Anomalous days": (
+        "SELECT ds, count(*) FILTER (anomaly <> 0) AS anomalies, count(*) AS judged\n"
+        "FROM anomalies\nGROUP BY ds\nORDER BY ds"
     ),
     "Outages and their places": (
         'SELECT o.level, o.id, o.start, o."end", o.minutes, o.meters,\n'

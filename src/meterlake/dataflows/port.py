@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a source had: rows of tables, by the tables' names, and what was odd, for people.
+    """What a source had: rows of tables, by the tables' names, and `odd`, warnings for people.
 
     The rows have the table's columns but for valid_from and valid_to; those that are missing
     become null.

@@ -4,7 +4,7 @@ Files are written first and belong to nothing. A commit then adds them, removes 
 replace and records an idempotency key.
 
 A change of two tables at once (reads and the rows that could not be typed, an integration
-and its late reads) is one commit all the same: the main table's, which names the files that
+and its late reads) is one commit as well: the main table's, which names the files that
 the attached table gets. From then on every reader here sees them; `settle` writes them into
 the attached table's own log, at the end of the job or, where it was killed before, with the
 next job. Each table's log needs one commit for that, whatever the number of files.

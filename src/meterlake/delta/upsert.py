@@ -166,7 +166,7 @@ def drop_rows(
 def keep_history(store: Store, table: Table, state: State, *, job: str, now: datetime) -> RowCounts:
     """Take over a state, in one commit: what differs ends at its moment, what is new begins.
 
-    A table's first state holds since ever. The state of a moment that the table knows already
+    A table's first state holds from 1970 on. The state of a moment that the table knows already
     changes nothing.
 
     Raises

@@ -178,7 +178,7 @@ def fit_band(days: MeterDays, day_off: DayOff) -> Band:
 def _reach(ratio: Floats) -> float:
     """How many spreads one day in a hundred lies beyond.
 
-    Of days as they come some are odd, and would widen the band that is to find them; how far the
+    Some days are anomalous, and would widen the band that is to find them; how far the
     others reach follows from what lies further in, where errors fall off as an exponential does.
     """
     nine_in_ten, further = np.quantile(ratio, (0.9, 0.95))

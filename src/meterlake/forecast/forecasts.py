@@ -41,7 +41,7 @@ from meterlake.schema import (
     READINGS,
 )
 from meterlake.settings import Settings
-from meterlake.topology.upstream import moment_of_topology, topology_at, ways_up
+from meterlake.topology.upstream import moment_of_topology, topology_at, upstream_nodes
 
 _WHICH = (
     "Which meters there are is answered by: "
@@ -176,7 +176,7 @@ def _plan(run: Run, model: Model | None = None, start: datetime | None = None) -
     )
     above = None
     if moment is not None:
-        ways = ways_up(topology_at(run.store, target.start))
+        ways = upstream_nodes(topology_at(run.store, target.start))
         above = ways.select("meter_id", *(f"{kind}_id" for kind in NODES))
     is_due = run.is_rebuild or not is_current
     ranges = meter_ranges(run.store, pieces, RANGE_ROWS) if is_due else ()

@@ -20,7 +20,7 @@ from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import DAY, EARLIEST, start_of_day
 from meterlake.schema import METER_SUPPLY, OUTAGES
 from meterlake.settings import GridSettings
-from meterlake.topology.upstream import topology_at, ways_up
+from meterlake.topology.upstream import topology_at, upstream_nodes
 
 LEVELS = ("service_transformer", "distribution_transformer", "substation")  # from below
 
@@ -101,7 +101,7 @@ def find_outages(store: Store, settings: GridSettings) -> Callable[[OutageDays],
     """The work on one unit: one file for each day on which an outage starts."""
 
     def work(unit: OutageDays) -> Made:
-        ways = ways_up(topology_at(store, unit.end - timedelta(microseconds=1)))
+        ways = upstream_nodes(topology_at(store, unit.end - timedelta(microseconds=1)))
         supply = fetched(scan(store, METER_SUPPLY, unit.supply))
         rows = outage_rows(supply, ways, unit.until, settings)
         rows = rows.filter(pl.col("start").is_between(unit.start, unit.end, closed="left"))
@@ -130,7 +130,7 @@ def outage_rows(
     Parameters
     ----------
     supply : rows of the table meter_supply
-    ways : the meters' ways up
+    ways : the nodes upstream of each meter
     until : where the readings end
 
     Returns

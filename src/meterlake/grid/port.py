@@ -13,7 +13,7 @@ from meterlake.pipeline.derivation import Made
 from meterlake.readings.layout import DAY, Piece, scan_pieces
 from meterlake.schema import Table
 from meterlake.settings import GridSettings
-from meterlake.topology.upstream import topology_at, ways_up
+from meterlake.topology.upstream import topology_at, upstream_nodes
 
 _DIGITS = 9
 
@@ -39,7 +39,8 @@ class Analytic:
     ----------
     reading_types : those that it is worked out from
     settings : names of the settings that its rows depend on
-    rows : of a day's readings by type, the meters' ways up and the settings, the table's rows
+    rows : the table's rows, from a day's readings by type, the nodes upstream of each meter and the
+        settings
     """
 
     table: Table
@@ -52,7 +53,7 @@ def work_out(store: Store, analytic: Analytic, settings: GridSettings) -> Callab
     """The work on one unit: read the day, work out its rows, write them as one file, or none."""
 
     def work(unit: GridDay) -> Made:
-        ways = ways_up(topology_at(store, unit.day + DAY - timedelta(microseconds=1)))
+        ways = upstream_nodes(topology_at(store, unit.day + DAY - timedelta(microseconds=1)))
         number = ways.select("meter_id").with_row_index("meter")
         readings = {name: _readings(store, pieces, number) for name, pieces in unit.pieces.items()}
         table = analytic.table

@@ -149,7 +149,7 @@ def ingest(
     """Take delivered files into staging, each in one commit, each once.
 
     A file that cannot be read is listed in `failures` and changes nothing; the others are
-    taken in all the same.
+    still taken in.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def post_late_reads(event: LateReads, settings: Settings) -> None:
         cause = getattr(error, "code", None) or getattr(error, "reason", None) or "no answer"
         raise Unavailable(
             f"The webhook of late reads did not take the event: {cause}. The reads are integrated "
-            "and recorded all the same: see meterlake late"
+            "and recorded anyway: see meterlake late"
         ) from error
 
 

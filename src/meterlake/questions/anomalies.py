@@ -1,4 +1,4 @@
-"""Questions of odd days: how many, the worst, and whose."""
+"""Questions about anomalous days: how many, the worst, and whose."""
 
 from meterlake.questions.question import (
     NOON,
@@ -73,7 +73,7 @@ QUESTIONS = (
             *days("ds"),
             _METER,
             _SEARCH,
-            Filter("kind", "string", "Count odd days of this kind alone", choices=_KINDS),
+            Filter("kind", "string", "Count anomalous days of this kind alone", choices=_KINDS),
             Filter(
                 "by",
                 "string",
@@ -85,7 +85,7 @@ QUESTIONS = (
     ),
     Question(
         "anomalies-per-month",
-        "Odd days per month in which days were judged: of one meter, and of a meter on average",
+        "Anomalous days per month in which days were judged: of one meter, and on average",
         (
             Column("dips", "double", "d", "Days of the meter below what was expected, per month"),
             Column("spikes", "double", "d", "Days of the meter above what was expected, per month"),
@@ -110,7 +110,7 @@ QUESTIONS = (
     ),
     Question(
         "worst-anomalies",
-        "Odd days, the most important first",
+        "Anomalous days, the most important first",
         (
             *columns_of(
                 ANOMALIES,
@@ -154,7 +154,7 @@ QUESTIONS = (
     ),
     Question(
         "anomaly-band",
-        "Energy of each judged day, the band that was expected, and the odd days apart",
+        "Energy of each judged day, the band that was expected, and the anomalous days apart",
         (
             *columns_of(ANOMALIES, "meter_id", "ds"),
             NOON,

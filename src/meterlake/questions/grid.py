@@ -1,4 +1,4 @@
-"""Questions of the grid: meters and their way up, outages, voltages, loads."""
+"""Questions of the grid: meters and what is upstream of them, outages, voltages, loads."""
 
 from meterlake.questions.question import Filter, Question, columns_of, equal, moments
 from meterlake.schema import CONSUMPTION_DAILY, OUTAGES, TRANSFORMER_LOAD, VOLT_VAR, Column

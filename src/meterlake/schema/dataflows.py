@@ -45,7 +45,7 @@ DATAFLOW_RUNS = Table(
         Column("ended", "long", "", "Rows that no longer hold, of tables with validity"),
         Column("attempts", "long", "", "How often loading was tried"),
         Column("outcome", "string", "", "succeeded or failed"),
-        Column("message", "string", "", "Why it failed; what was odd"),
+        Column("message", "string", "", "Why it failed; warnings"),
         Column("run_month", "string", "", "UTC month of started_at, YYYY-MM"),
     ),
     partitioned_by=("run_month",),

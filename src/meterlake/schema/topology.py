@@ -2,7 +2,7 @@
 
 from meterlake.schema.port import Column, Table, View
 
-FINDING = "finding"  # kind of the rows that say what is odd
+FINDING = "finding"  # kind of the rows that say what is wrong
 
 _ID = Column("id", "string", "", "Identifier of the node, unique within its kind")
 _NAME = Column("name", "string", "", "Name of the node, for people")
@@ -13,11 +13,11 @@ _CAPACITY = (
     Column("capacity_kva", "double", "kVA", "Rating: apparent power that it may always carry"),
 )
 _FINDING = (
-    Column("finding", "string", "", "What is odd: one of a few words"),
+    Column("finding", "string", "", "What is wrong: one of a few words"),
     Column("detail", "string", "", "What was found"),
 )
 _VALIDITY = (
-    Column("valid_from", "timestamp", "UTC", "Since when the row holds; 1970: since ever"),
+    Column("valid_from", "timestamp", "UTC", "Since when the row holds; 1970: always"),
     Column("valid_to", "timestamp", "UTC", "Until when, not included; null: it still holds"),
 )
 
@@ -83,7 +83,7 @@ KINDS: dict[str, View] = {  # from the top down, and where things are
 
 TOPOLOGY_FINDINGS = View(
     "topology_findings",
-    "View: What is odd about the topology that was delivered; it was loaded all the same",
+    "View: What is wrong with the topology as it was delivered; it was loaded anyway",
     (Column("kind", "string", "", "Kind of node"), _ID, *_FINDING, *_VALIDITY),
     frozenset({"topology"}),
     "SELECT node_kind AS kind, id, finding, detail, valid_from, valid_to "  # noqa: S608
@@ -95,7 +95,7 @@ _COLUMNS = {c.name: c for view in KINDS.values() for c in view.columns if c not 
 TOPOLOGY = Table(
     name="topology",
     path="integrated/topology",
-    meaning="The grid's nodes as they were and are, and what is odd about them: one commit a state",
+    meaning="The grid's nodes, as they were and are, and their flaws: one commit per state",
     columns=(
         *_COLUMNS.values(),
         Column("node_kind", "string", "", "Of a finding: the kind of node; else empty"),

@@ -1,8 +1,8 @@
 """Who asks, and what they may: keys, tokens of an issuer, or anybody on loopback.
 
 On loopback the server is open unless `require_key` is set; on any other address it does not
-start without a key or an issuer. Being open has two limits: what is shown is looked at all the
-same, so a wrong key never passes for none; and only requests that name loopback as their host
+start without a key or an issuer. Being open has two limits: a key that is shown is checked
+anyway, so a wrong key never passes for none; and only requests that name loopback as their host
 are answered, since a page of elsewhere can let its own name lead here (DNS rebinding).
 """
 

@@ -1,6 +1,6 @@
 """The grid's topology: seven JSON files, one for each kind of node, as one state of the grid.
 
-Odd nodes are loaded as far as they go, and told of: see `FINDINGS`. Only what makes the whole
+Flawed nodes are loaded as far as possible, and reported: see `FINDINGS`. Only what makes the whole
 meaningless is refused: a file that is missing or no list of nodes, and nodes that feed
 themselves in a circle.
 """
@@ -42,7 +42,7 @@ FINDINGS = {
     "no readings": "a meter of which the lake has no readings lately",
     "not in the topology": "a meter that has readings lately and is not in the topology",
 }
-"""What can be odd about a node, and what becomes of it."""
+"""What can be wrong with a node, and what becomes of it."""
 
 _HALF_A_LETTER = re.compile("[\ud800-\udfff]")
 _REFERENCES = {
@@ -66,7 +66,7 @@ class TopologyOptions(Options):
 
 
 def load_topology(request: Request) -> Loaded:
-    """Read the seven files, and say what is odd about them.
+    """Read the seven files, and say what is wrong with them.
 
     Raises
     ------
@@ -107,7 +107,7 @@ TOPOLOGY_FLOW = Dataflow(
     load=load_topology,
     keeps="states",
     options=TopologyOptions,
-    delivered=pl.col("kind") != FINDING,  # what is odd depends on the lake's readings, too
+    delivered=pl.col("kind") != FINDING,  # findings depend on the lake's readings, too
 )
 
 
@@ -211,7 +211,7 @@ def _odd_references(delivered: Mapping[str, list[Node]]) -> Iterator[Finding]:
 
 
 def _refuse_circles(delivered: Mapping[str, list[Node]]) -> None:
-    """Raise BadInput where a node's way up comes back to it.
+    """Raise BadInput where a node is upstream of itself.
 
     By kinds alone there is no circle: each points to a higher one. So one shows where a node
     points to an id that only a node of another kind has.
@@ -232,7 +232,7 @@ def _refuse_circles(delivered: Mapping[str, list[Node]]) -> None:
         TopologicalSorter(up).prepare()
     except CycleError as error:
         told = " -> ".join(f"{kind} {identifier}" for kind, identifier in reversed(error.args[1]))
-        raise BadInput(f"A topology needs ways up without a circle; found {told}") from error
+        raise BadInput(f"A topology needs references without a circle; found {told}") from error
 
 
 def _frame(view: View, nodes: list[Node]) -> pl.DataFrame:

@@ -70,7 +70,7 @@ def _of_whole_snapshots(rows: pl.DataFrame, whole: list[datetime]) -> pl.DataFra
     """The rows with the validity that readers saw: what a run loaded that was cut off never held.
 
     A row begins and ends with the first whole snapshot from its own moment on, and what the first
-    one had holds since ever.
+    one had holds from 1970 on.
     """
     moments = {*rows["valid_from"], *rows["valid_to"]} - {None}
     seen = {moment: next((at for at in whole if at >= moment), None) for moment in moments}

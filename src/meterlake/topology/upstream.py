@@ -1,4 +1,4 @@
-"""The grid as it was at a moment: each meter's way up, from its transformer to the grid.
+"""The grid as it was at a moment: the nodes upstream of each meter, to the grid.
 
 Nodes are known by kind and id, since one id may stand for nodes of two kinds. A snapshot of the
 grid is one commit of the table `topology`, so nobody sees half of one.
@@ -30,14 +30,14 @@ PARENTS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class _Up:
-    """A column of the way up: its name, the kind of node that has it, and the column there."""
+    """A column of the view: its name, the kind of node that has it, and the column there."""
 
     name: str
     kind: str
     column: str
 
 
-_WAY_UP = (
+_UPSTREAM = (
     _Up("meter_id", "smart_meter", "id"),
     _Up("service_transformer_id", "service_transformer", "id"),
     _Up("service_transformer_kva", "service_transformer", "capacity_kva"),
@@ -57,12 +57,12 @@ _WAY_UP = (
 METER_TOPOLOGY = "meter_topology"  # name of the view
 
 
-def _way_up_sql() -> str:
-    """SQL of the ways up, of tables of the nodes at one moment that are named by their kinds.
+def _upstream_sql() -> str:
+    """SQL of the nodes upstream of each meter, from tables of the nodes at one moment.
 
-    DuckDB runs it as a view, Polars over frames.
+    The tables are named by the kinds. DuckDB runs it as a view, Polars over frames.
     """
-    columns = ", ".join(f"{up.kind}.{up.column} AS {up.name}" for up in _WAY_UP)
+    columns = ", ".join(f"{up.kind}.{up.column} AS {up.name}" for up in _UPSTREAM)
     joins = " ".join(
         f"LEFT JOIN {parent} ON {child}.{column} = {parent}.id"
         for child, parents in PARENTS.items()
@@ -72,8 +72,8 @@ def _way_up_sql() -> str:
     return f"SELECT {columns} FROM smart_meter {joins} {place}"
 
 
-def _way_up_columns() -> Iterator[Column]:
-    for up in _WAY_UP:
+def _upstream_columns() -> Iterator[Column]:
+    for up in _UPSTREAM:
         there = next(c for c in KINDS[up.kind].columns if c.name == up.column)
         whose = f"{there.meaning}: that of its {up.kind.replace('_', ' ')}"
         yield Column(up.name, there.type, there.unit, whose)
@@ -86,10 +86,10 @@ VIEWS: dict[str, View] = {
     TOPOLOGY_FINDINGS.name: TOPOLOGY_FINDINGS,
     METER_TOPOLOGY: View(
         METER_TOPOLOGY,
-        "View: each meter's way up, its transformers, substation, zone and grid, as it is now",
-        tuple(_way_up_columns()),
+        "View: the nodes upstream of each meter now: its transformers, substation, zone and grid",
+        tuple(_upstream_columns()),
         frozenset({TOPOLOGY.name}),
-        f"WITH {_NOW} {_way_up_sql()}",
+        f"WITH {_NOW} {_upstream_sql()}",
     ),
 }
 
@@ -130,9 +130,9 @@ def topology_at(store: Store, moment: datetime) -> dict[str, pl.DataFrame]:
     }
 
 
-def ways_up(nodes: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Each meter's way up, of the nodes at a moment: the columns of the view, by meter."""
-    return pl.SQLContext(nodes).execute(_way_up_sql(), eager=True).sort("meter_id")
+def upstream_nodes(nodes: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The nodes upstream of each meter at a moment: the columns of the view, by meter."""
+    return pl.SQLContext(nodes).execute(_upstream_sql(), eager=True).sort("meter_id")
 
 
 def _at_version(store: Store, version: int) -> Snapshot:

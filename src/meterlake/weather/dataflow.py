@@ -24,7 +24,7 @@ from meterlake.errors import BadInput
 from meterlake.formats.clock import METER, ORDER, REGISTER, Reason, with_utc
 from meterlake.formats.profile import Time
 from meterlake.schema import WEATHER, polars_schema
-from meterlake.topology.upstream import moment_of_topology, topology_at, ways_up
+from meterlake.topology.upstream import moment_of_topology, topology_at, upstream_nodes
 
 METEOSTAT = "https://data.meteostat.net"
 
@@ -253,7 +253,7 @@ def _places(store: Store) -> list[tuple[float, float]]:
     """Where the meters are, roughly: latitude and longitude."""
     moment = moment_of_topology(store)
     if moment is not None:
-        ways = ways_up(topology_at(store, moment)).drop_nulls(["latitude", "longitude"])
+        ways = upstream_nodes(topology_at(store, moment)).drop_nulls(["latitude", "longitude"])
         cell = (pl.col("latitude", "longitude") / _PLACE_DEGREES).round()
         places = ways.group_by(cell.name.suffix("_cell")).agg(
             pl.col("latitude", "longitude").mean()

@@ -62,7 +62,7 @@ class Col:
         return replace(self, custom=(*self.custom, *custom.items()))
 
     def properties(self) -> list[DynamicConfigValue]:
-        """What Grafana is told of it."""
+        """What Grafana gets to know of it."""
         told: list[tuple[str, Any]] = []
         if self.label:
             told.append(("displayName", self.label))

@@ -342,7 +342,9 @@ def _describe(table: Table | View) -> list[str]:
     where = ""
     if isinstance(table, Table):
         by = ", ".join(f"`{name}`" for name in partitions)
-        where = f" Lies at `{table.path}/`, " + (f"partitioned by {by}." if by else "in one file.")
+        where = f" Stored at `{table.path}/`, " + (
+            f"partitioned by {by}." if by else "in one file."
+        )
     return [
         f"## {table.name}",
         "",

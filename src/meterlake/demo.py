@@ -161,7 +161,7 @@ What was asked
         print("\n  the first damaged rows")
         show.frame(here.query(BAD_SQL), "table")
     say(
-        f"""Where it lies
+        f"""Where it is
   {inbox}    what was delivered; {topology} and {weather}, the grid and its weather
   {lake}     the lake: {readings["rows"]:,} readings in {readings["bytes"] / 1e6:,.0f} MB, open Parquet and Delta
 

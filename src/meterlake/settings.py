@@ -101,7 +101,7 @@ class GridSettings(BaseModel):
     outage_meter_minutes: float = Field(
         60.0,
         ge=0,
-        description="How long reads of a single meter have to be missing to be told of [min]",
+        description="How long reads of a single meter are missing before they are reported [min]",
     )
     outage_max_days: int = Field(
         7, ge=1, le=31, description="A meter that is silent for longer is taken for removed [d]"
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    lake: str = Field("./lake", description="Where the lake lies: a folder or s3://bucket/prefix")
+    lake: str = Field("./lake", description="Where the lake is: a folder or s3://bucket/prefix")
     timezone: str = Field("UTC", description="IANA zone of local days, and of times without a zone")
     interval_minutes: float | None = Field(
         None,
@@ -211,7 +211,8 @@ class Settings(BaseSettings):
         60.0, gt=0, description="A read is late when it arrives more than this after its time [min]"
     )
     late_hooks: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("log",), description="Hooks told of late reads: log, webhook, or an entry point's name"
+        ("log",),
+        description="Hooks that are called with late reads: log, webhook, or an entry point's name",
     )
     late_webhook_url: SecretStr | None = Field(
         None, description="Where the webhook hook posts late reads as JSON"

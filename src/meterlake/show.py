@@ -15,7 +15,7 @@ MAX_ROWS = 100  # a table on the terminal shows this many rows and says how many
 
 
 class Progress(Protocol):
-    """Told of (what, units in all or None, units done)."""
+    """Called with (what, units in all or None, units done)."""
 
     def __call__(self, what: str, total: int | None, done: int) -> None:
         """Show it."""

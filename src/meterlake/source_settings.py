@@ -225,7 +225,9 @@ class IntegrationSettings(BaseModel):
         15.0, gt=0, description="How long a file that is prepared is waited for [min]"
     )
     attempts: int = Field(
-        3, ge=1, description="How often a pull is tried, in all; with --every it goes on for ever"
+        3,
+        ge=1,
+        description="Attempts per pull, the first included; with --every it goes on forever",
     )
     retry_seconds: float = Field(
         5.0, ge=0, description="Pause after a first failure; doubled for each further one [s]"

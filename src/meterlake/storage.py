@@ -38,7 +38,7 @@ ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
 )
-"""The variables that say where S3 is and who asks."""
+"""The variables that hold the address of S3 and the credentials."""
 
 _ALLOW_HTTP = "aws_allow_http"
 _BUFFER_BYTES = 1024 * 1024
@@ -85,7 +85,7 @@ def fetched(location: str) -> bytes:
     FileNotFoundError
         There is none.
     Unavailable
-        It cannot be had at the moment.
+        It is not available at the moment.
     """
     scheme, found, rest = location.partition("://")
     try:
@@ -195,7 +195,7 @@ def _is_s3(url: str) -> bool:
 
 
 def _s3_options() -> dict[str, str]:
-    """Where S3 is and who asks, by the names that all libraries know."""
+    """Address and credentials of S3, by the names that all libraries know."""
     found = {
         "aws_access_key_id": os.environ.get("AWS_ACCESS_KEY_ID", "").strip(),
         "aws_secret_access_key": os.environ.get("AWS_SECRET_ACCESS_KEY", "").strip(),

@@ -1,4 +1,4 @@
-"""Leases: one at a time, whoever is killed, slow or on another machine."""
+"""Leases: one at a time, whichever is killed, slow or on another machine."""
 
 import os
 import socket

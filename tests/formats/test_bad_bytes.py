@@ -58,7 +58,7 @@ def text(*rows: str, header: str = HEADER, end: str = "\n") -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A lake in a folder: where it lies is not what these tests are about, so no server runs."""
+    """A lake in a folder: where it is is not what these tests are about, so no server runs."""
     return open_store(str(tmp_path / "lake"))
 
 
@@ -259,7 +259,7 @@ def test_a_range_ends_with_a_line_and_a_frame_need_not(
 def test_a_header_without_end_is_no_header(take: Take) -> None:
     columns = ",".join([HEADER, *(f"x{i}" for i in range(20_000))])
     done, _, _ = take(text("1", header=columns))
-    assert "is of no known format" in done.failures[0].reason
+    assert "has no known format" in done.failures[0].reason
     done, _, _ = take(text("1", header=columns), "b.csv", profile="hes_csv")
     assert "found no line end in its first 65,536 bytes" in done.failures[0].reason
 
@@ -501,7 +501,7 @@ def test_control_characters_elsewhere_are_no_harm(take: Take) -> None:
 def test_a_header_that_names_a_column_twice_is_refused(take: Take, double: str) -> None:
     header = HEADER.replace(",kw,", f",{double},") if "kw" in double else f"{HEADER},{double}"
     done, _, _ = take(text(row("m1"), header=header))
-    assert "stands twice" in done.failures[0].reason
+    assert "appears twice" in done.failures[0].reason
 
 
 # --- Parquet

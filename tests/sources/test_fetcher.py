@@ -133,7 +133,7 @@ def test_a_server_that_answers_no_head_and_leads_elsewhere_is_followed(tmp_path:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("OUTBOX_PASSWORD", PASSWORD)
                 done = ingest(tmp_path / "lake", url, load_settings(source=[told]))
-    assert "lies elsewhere" in done.failures[0].reason
+    assert "has moved" in done.failures[0].reason
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_it_pulls_until_it_is_stopped(shell: Shell) -> None:
     ("told", "variables", "code", "words"),
     [
         ({"host_key": None}, {}, 1, "is not known yet: it shows SHA256:"),
-        ({"host_key": "SHA256:" + "A" * 43}, {}, 1, "Somebody may stand in between"),
+        ({"host_key": "SHA256:" + "A" * 43}, {}, 1, "The connection may be intercepted"),
         ({}, {"HES_PASSWORD": "wrong"}, 1, "does not let 'meterlake' in with this password"),
         ({"user": "root"}, {}, 1, "does not let 'root' in"),
         ({"host_key": "ssh-ed25519"}, {}, 1, "host_key needs to be a public key"),
@@ -224,7 +224,7 @@ def test_known_hosts_vouch_for_the_server(shell: Shell) -> None:
     shell.write(host_key=None, known_hosts=str(known))
     (shell.folder / "lake").rename(shell.folder / "before")
     code, _, err = shell.run("pull", "--no-integrate")
-    assert code == 1 and "Somebody may stand in between" in err
+    assert code == 1 and "The connection may be intercepted" in err
 
 
 def _another_key() -> str:
@@ -315,14 +315,14 @@ def test_a_server_with_several_keys_is_known_by_any_of_them(
         fetch(server, "/file", tmp_path / "here", size=7)
         assert (tmp_path / "here").read_bytes() == b"content"
         other = asyncssh.generate_private_key(kind).get_fingerprint()
-        with pytest.raises(BadInput, match="Somebody may stand in between") as raised:
+        with pytest.raises(BadInput, match="The connection may be intercepted") as raised:
             fetch(replace(server, host_key=other), "/file", tmp_path / "here", size=7)
         assert str(raised.value).count("SHA256:") == 3
 
 
 @pytest.mark.parametrize(
     ("answers", "error", "words", "asked"),
-    [(1, BadInput, "Somebody may stand in between", 7), (0, Unavailable, "broke off", 1)],
+    [(1, BadInput, "The connection may be intercepted", 7), (0, Unavailable, "broke off", 1)],
     ids=["it lacks a kind", "it breaks off"],
 )
 def test_a_server_that_hangs_up_is_known_from_one_that_lacks_a_kind_of_key(

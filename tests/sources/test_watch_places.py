@@ -41,7 +41,7 @@ def test_an_unknown_sftp_server_is_refused_and_learns_nothing(tmp_path: Path) ->
         assert fingerprint in str(error.value)
         assert "set host_key" in str(error.value)
         other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
-        with pytest.raises(BadInput, match="Somebody may stand in between"):
+        with pytest.raises(BadInput, match="The connection may be intercepted"):
             listed(url, **SECRET, host_key=other)
         known = tmp_path / "known_hosts"
         known.write_text(f"[127.0.0.1]:{port} {other}")
@@ -245,7 +245,7 @@ def test_a_web_server_leads_nobody_elsewhere_with_the_password(tmp_path: Path) -
             def do_GET(self) -> None:
                 self.answer(302, Location=f"http://127.0.0.1:{other}/")
 
-        with web_server(tmp_path, Leads) as port, pytest.raises(BadInput, match="lies elsewhere"):
+        with web_server(tmp_path, Leads) as port, pytest.raises(BadInput, match="has moved"):
             listed(f"http://127.0.0.1:{port}/*", **SECRET)
     assert asked == []
 

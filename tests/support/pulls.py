@@ -243,5 +243,5 @@ class Countdown:
 
 
 def is_away(*_: object) -> None:
-    """Something that is not to be had."""
+    """Something that is not available."""
     raise Unavailable("it is away")

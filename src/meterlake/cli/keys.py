@@ -110,7 +110,7 @@ def revoke(
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """End a key for ever; a server that runs knows within 5 seconds.
+    """Revoke a key for good; a running server refuses it within 5 seconds.
 
     Example: meterlake keys revoke 3f9c01d2a4b5e678
     """

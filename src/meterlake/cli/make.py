@@ -106,7 +106,7 @@ def simulate_readings_command(
 @simulate_app.command("topology")
 def simulate_topology_command(
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
-    near: Annotated[str, typer.Option(metavar="LAT,LON", help="Where the grid lies.")],
+    near: Annotated[str, typer.Option(metavar="LAT,LON", help="Where the grid is.")],
     meters: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     output: OutputOption = Output.table,

@@ -158,7 +158,7 @@ def _compared(here: Served, meter_id: str, ahead: Ahead, until: date, weeks: int
 
 
 def _hours_before(here: Served, meter_id: str, ahead: Ahead, weeks: int) -> pl.DataFrame | None:
-    """Energy of the hours of the weeks before: date_time, kwh; None where nothing tells."""
+    """Energy of the hours of the weeks before: date_time, kwh; None where there are none."""
     zone = here.settings.timezone
     last = local_date(zone, ahead.start)
     first = last - weeks * _WEEK_DAYS * _DAY

@@ -88,7 +88,7 @@ def run_dataflow(
         The source is wrong, or an option; or there is another state of that moment, or a later
         one.
     Unavailable
-        The source could not be had, however often it was tried.
+        The source stayed unavailable at every attempt.
     Conflict
         Other writers kept coming first.
     """
@@ -199,7 +199,7 @@ class _Recorded:
 
 
 def _loaded(run: _Recorded, settings: Settings, progress: Progress) -> Loaded:
-    """What the source has; tried again where it cannot be had."""
+    """What the source has; tried again while it is unavailable."""
     while True:
         run.attempts += 1
         try:

@@ -1,1 +1,1 @@
-"""Delta tables: where bytes lie, what a table holds, how it changes. Knows nothing about meters."""
+"""Delta tables: where bytes are, what a table holds, how it changes. Knows nothing of meters."""

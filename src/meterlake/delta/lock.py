@@ -1,13 +1,14 @@
 """Leases: what one process at a time does alone, though it takes several commits.
 
-A lease is a small object `locks/<name>/<number>.json`. Whoever takes it creates the next number,
-which of many at once one can; the highest number holds it. It runs out some time after it was last
-prolonged, so that who is killed blocks nobody for ever; a process of this machine that is gone
+A lease is a small object `locks/<name>/<number>.json`. A process takes it by creating the next
+number, which only one of many can; the highest number holds it. It expires some time after it was
+last prolonged, so a killed process blocks nobody forever; one of this machine that is gone
 blocks nobody at all.
 
 Clocks and processes only tell when to take over. What keeps an expired holder from committing is
 the number: each commit under the lease records it (`Claim.marks`), and is refused where a higher
-one is recorded. Who takes over what was not given back records its number in each table first.
+one is recorded. A process that takes over what was not given back
+first records its number in each table.
 """
 
 import json
@@ -235,6 +236,6 @@ def _path(name: str, number: int) -> str:
 
 
 def _folder(name: str) -> str:
-    """Where a lease lies: its name as far as a folder may have it, and a hash of the whole."""
+    """Where a lease is: its name as far as a folder may have it, and a hash of the whole."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
     return f"locks/{plain}-{sha256(name.encode()).hexdigest()[:8]}"

@@ -90,7 +90,7 @@ def replace_rows(
     Raises
     ------
     BadInput
-        A key stands twice.
+        A key appears twice.
     Conflict
         Other writers kept coming first.
     """
@@ -172,7 +172,7 @@ def keep_history(store: Store, table: Table, state: State, *, job: str, now: dat
     Raises
     ------
     BadInput
-        A key stands twice; or the table has a later state, or another of that moment.
+        A key appears twice; or the table has a later state, or another of that moment.
     Conflict
         Other writers kept coming first.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[str, int | None, int], None]
-"""Told of (what, units in all or None, units done)."""
+"""Called with (what, units in all or None, units done)."""
 
 
 def silent(what: str, total: int | None, done: int) -> None:

@@ -76,6 +76,6 @@ def recognise(source: DeliveredFile, *, default_zone: str) -> Format:
     begin = head.split(b"\n", 1)[0][:100].decode("utf-8", errors="replace")
     first = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in begin)
     raise NotReadable(
-        f"'{source.name}' is of no known format ({', '.join(formats)}); it begins with "
+        f"'{source.name}' has no known format ({', '.join(formats)}); it begins with "
         f"'{first.strip()}'. Describe its columns in a profile and name it with --profile FILE"
     )

@@ -107,7 +107,7 @@ class ProfileFormat:
         Raises
         ------
         NotReadable
-            A column is missing or stands twice, the header is endless, or the bytes are damaged.
+            A column is missing or appears twice, the header is endless, or the bytes are damaged.
         """
         head = source.head()
         if _is_endless(head):
@@ -165,7 +165,7 @@ class ProfileFormat:
         double = sorted(c for c, times in Counter(columns).items() if times > 1)
         if double:
             raise NotReadable(
-                f"'{source.name}' needs each column once; {_shown(double)} stands twice in its "
+                f"'{source.name}' needs each column once; {_shown(double)} appears twice in its "
                 "header. Correct the header"
             )
 

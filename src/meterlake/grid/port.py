@@ -20,7 +20,7 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class GridDay:
-    """A unit of work: a UTC day, and where its readings lie, by reading type."""
+    """A unit of work: a UTC day, and the files of its readings, by reading type."""
 
     day: datetime
     pieces: Mapping[str, tuple[Piece, ...]]

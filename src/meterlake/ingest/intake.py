@@ -43,7 +43,7 @@ _SETTLE_EVERY = 50  # files: so many commits a reader reads at most to see what 
 
 @dataclass(frozen=True)
 class Failure:
-    """A delivered file that was not taken in, and why: it is bad, or was not to be had."""
+    """A delivered file that was not taken in, and why: it is bad, or was unavailable."""
 
     file: str
     reason: str

@@ -3,7 +3,7 @@
 A hook is a callable that takes a `LateReads` and the settings. Packages add their own
 under the entry point group `meterlake.late_hooks`; `log` and `webhook` are shipped. Hooks
 are called once the reads are integrated and recorded in late_arrivals, with all that was
-recorded since the last integration: a job that was cut off is told of by the next one. A
+recorded since the last integration: the next job reports those of one that was cut off. A
 hook that fails is not called again; the table has what it missed.
 """
 

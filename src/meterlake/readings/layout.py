@@ -2,7 +2,7 @@
 
 Serving has closed days, sorted by meter; integrated has every hour. A day of serving is stale
 from the moment an hour of it is integrated again until it is clustered again, and meanwhile its
-readings are those of integrated. So whoever reads by a layout gets exactly what integrated has.
+readings are those of integrated. So a read by a layout gets exactly what integrated has.
 """
 
 import time

@@ -29,7 +29,7 @@ _WITHOUT_ARRIVAL = [name for name in COLUMNS if name != "arrival_time"]
 
 @dataclass(frozen=True)
 class Found:
-    """Where readings lie; `version` is another word whenever the lake's readings have changed."""
+    """The files of readings; `version` changes whenever the lake's readings do."""
 
     store: Store
     meters: tuple[str, ...]
@@ -137,7 +137,7 @@ class Reader:
         end: datetime | None = None,
         with_arrival: bool = False,
     ) -> "Found":
-        """Where readings lie now, and at which version; nothing is read yet. As `readings`."""
+        """The files of readings now, and their version; nothing is read yet. As `readings`."""
         meters, types = several(meters), several(reading_types)
         check_types(types)
         window = max(start or EARLIEST, EARLIEST), end or LATEST

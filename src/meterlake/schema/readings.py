@@ -118,7 +118,7 @@ DELIVERIES = Table(
         Column("delivery_id", "string", "", "Identifier of the delivery: how source_sha256 begins"),
         _SOURCE_FILE,
         Column(
-            "sha256", "string", "", "SHA-256 of the uncompressed bytes; null: no longer to be had"
+            "sha256", "string", "", "SHA-256 of the uncompressed bytes; null: no longer available"
         ),
         _SOURCE_SHA256,
         Column("inbound", "string", "", "Where the lake keeps the file, below its root"),

@@ -42,7 +42,7 @@ class TableTold(BaseModel):
     bytes: int | None = Field(description="Their size [B]")
     newest: datetime | None = Field(description="Largest value of its time column [UTC]")
     version: int | None = Field(description="Version of the Delta table; null: not there yet")
-    path: str | None = Field(description="Where it lies below the lake")
+    path: str | None = Field(description="Its path below the lake")
     made_from: str | None = Field(description="Names of the tables that it is derived from")
     meaning: str = Field(description="What it holds")
 

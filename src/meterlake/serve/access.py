@@ -1,4 +1,4 @@
-"""Who asks, and what they may: keys, tokens of an issuer, or anybody on loopback.
+"""Callers, and what they may do: keys, tokens of an issuer, or anybody on loopback.
 
 On loopback the server is open unless `require_key` is set; on any other address it does not
 start without a key or an issuer. Being open has two limits: a key that is shown is checked
@@ -42,16 +42,16 @@ _key_header = APIKeyHeader(
 
 
 class NotAuthenticated(BadInput):
-    """It is not known who asks; the message says what is needed. Becomes a 401."""
+    """The caller is not known; the message says what is needed. Becomes a 401."""
 
 
 class NotAllowed(BadInput):
-    """It is known who asks, and they may not. Becomes a 403."""
+    """The caller is known, and is not allowed to. Becomes a 403."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a key's name or a token's subject, and all that they may."""
+    """The caller: a key's name or a token's subject, and all that they may do."""
 
     name: str
     scopes: frozenset[Scope]
@@ -59,7 +59,7 @@ class Caller:
 
 
 class Access:
-    """Says who asks. Threads may share it.
+    """Identifies callers. Threads may share it.
 
     Raises
     ------
@@ -81,7 +81,7 @@ class Access:
         self.is_open = is_open and opens(settings)
 
     def caller(self, authorization: str | None, api_key: str | None, now: datetime) -> Caller:
-        """Who asks, by the headers Authorization and X-API-Key.
+        """The caller, by the headers Authorization and X-API-Key.
 
         Raises
         ------

@@ -112,7 +112,7 @@ def create_key(
 
 
 def revoke_key(store: Store, id: str, *, now: datetime) -> Key:
-    """End a key for ever. One that was revoked stays so, since its first moment.
+    """Revoke a key for good. One that was revoked stays so, since its first moment.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def list_keys(store: Store) -> list[Key]:
     Raises
     ------
     BadInput
-        What lies in a key's place is none.
+        The file in a key's place is not a key.
     Unavailable
         The storage fails.
     """
@@ -187,7 +187,7 @@ class Keys:
             key = _read(self._store, id)
         except BadInput:  # whose place holds something else is no key; `list_keys` tells of it
             key = None
-        except Unavailable as error:  # whose words are of the storage, and not for who asks
+        except Unavailable as error:  # whose words are about the storage, and not for the caller
             raise Unavailable(
                 "The lake's storage cannot say at the moment whether the key is valid; try again"
             ) from error

@@ -287,7 +287,7 @@ class _Child:
 
 
 def answer_queries() -> None:
-    """The child: be told of the lake, then answer each line until there are no more."""
+    """The child: learn which lake it is, then answer each line until there are no more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     if not (line := sys.stdin.buffer.readline()):

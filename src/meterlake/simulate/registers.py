@@ -1,8 +1,8 @@
 """What the meters show: six values that agree with each other to the last digit shown.
 
 kva is kw without its sign over pf; crrnt is kva over vltg; load is the same for the household
-alone, as if it had no roof. Each is worked out from the rounded values before it, so that whoever
-reads three decimals finds the laws holding within one unit of the last.
+alone, as if it had no roof. Each is worked out from the rounded values before it, so that for a
+reader of three decimals the laws hold within one unit of the last.
 """
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class FolderPlace:
         """Folders of this machine are at no address."""
 
     def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
-        """What lies in a folder, of the names that are wanted."""
+        """Files and folders in a folder, of the wanted names."""
         at = Path(folder or ".").expanduser()
         try:
             names = sorted(os.listdir(at))
@@ -45,7 +45,7 @@ class FolderPlace:
             raise Unavailable(f"'{path}' cannot be looked at: {error.strerror}") from error
 
     def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
-        """Copy a file, so that nothing changes it any more."""
+        """Copy a file, so that it can no longer change."""
         try:
             with Path(file.path).expanduser().open("rb") as found:
                 pieces = iter(lambda: found.read(PIECE_BYTES), b"")

@@ -39,7 +39,7 @@ class FtpPlace:
                 raise
 
     def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
-        """What lies in a folder, of the names that are wanted."""
+        """Files and folders in a folder, of the wanted names."""
         if self._lists:
             try:
                 with self._reached():
@@ -99,9 +99,9 @@ class FtpPlace:
                 else:
                     self._ftp.voidresp()
         except ftplib.error_perm as error:
-            raise FileUnavailable(f"'{file.name}' is not to be had: {_said(error)}") from error
+            raise FileUnavailable(f"'{file.name}' cannot be fetched: {_said(error)}") from error
         if is_all_here:
-            raise Unavailable(f"{self._at} sends more of '{file.name}' than it told")
+            raise Unavailable(f"{self._at} sends more of '{file.name}' than it announced")
 
     def rename(self, path: str, to: str) -> None:
         """Give a file another path, whose folder is made where there is none."""

@@ -143,7 +143,7 @@ class HeadEndClient:
             if len(content) > _MOST_BYTES or time.monotonic() > until:
                 raise Unavailable(
                     f"The head-end system at {self._shown} needs to answer within "
-                    f"{_TIMEOUT_SECONDS:g} s and {_MOST_BYTES:,} bytes; it goes on and on"
+                    f"{_TIMEOUT_SECONDS:g} s and {_MOST_BYTES:,} bytes; it sends more"
                 )
         return content
 

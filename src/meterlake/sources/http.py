@@ -105,7 +105,9 @@ class HttpPlace:
                 f"{words}. Check the source's user and password_env or password_file"
             ) from error
         if 300 <= code < 400:
-            raise BadInput(f"{words}: it lies elsewhere. Set the source's url to there") from error
+            raise BadInput(
+                f"{words}: it has moved. Set the source's url to the new address"
+            ) from error
         if code < 500 and code not in (408, 425, 429):
             raise FileUnavailable(words) from error
         raise Unavailable(f"{words}. It is asked again later") from error
@@ -131,7 +133,7 @@ class _Links(HTMLParser):
 
 
 def _names(links: list[str], host: str, folder: str) -> set[str]:
-    """Names of what lies right below a folder; a folder's ends in a slash."""
+    """Names of what is right below a folder; a folder's ends in a slash."""
     names = set()
     base = urlsplit(f"{host}{quote(folder)}")
     for link in links:

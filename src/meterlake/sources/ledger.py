@@ -125,7 +125,7 @@ class Ledger:
     def forget(self, there: Iterable[str], *, now: datetime) -> None:
         """Let go of files that have disappeared from the source, once they are most and many.
 
-        So the table does not grow for ever. Should one come back, its content is known.
+        So the table does not grow forever. If one comes back, its content is known.
         """
         known = self.files()
         gone = set(known) - set(there)

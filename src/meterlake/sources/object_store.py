@@ -26,7 +26,7 @@ class ObjectPlace:
             self._objects = objects_at(self._bucket, patience=who.patience)
 
     def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
-        """What lies in a folder, of the names that are wanted."""
+        """Files and folders in a folder, of the wanted names."""
         folder = folder.removeprefix("/")
         with self._reached():
             found = obstore.list_with_delimiter(self._objects, folder.removesuffix("/") or None)

@@ -42,7 +42,7 @@ class SftpPlace:
         self._connection = _Connection(self._at, address, who)
 
     def entries(self, folder: str, wanted: Wanted) -> Iterator[Listed]:
-        """What lies in a folder, of the names that are wanted."""
+        """Files and folders in a folder, of the wanted names."""
 
         async def listed(sftp: asyncssh.SFTPClient) -> list[tuple[str, asyncssh.SFTPAttrs]]:
             return [(str(one.filename), one.attrs) async for one in sftp.scandir(folder or ".")]
@@ -244,13 +244,13 @@ class _Connection:
         known = who.host_key or who.known_hosts
         if known is None:
             return (
-                f"{self._at} is not known yet: {shown}. Ask whoever runs it whether that is its "
+                f"{self._at} is not known yet: {shown}. Ask its operator whether that is its "
                 "key; if so, set host_key to it in meterlake.toml"
             )
         named = "the key of host_key" if who.host_key else f"a key of {who.known_hosts}"
         return (
-            f"{self._at} needs to show {named}; {shown}. Somebody may stand in between, so "
-            "nothing was sent. Ask whoever runs it whether its key was changed; if so, set "
+            f"{self._at} needs to show {named}; {shown}. The connection may be intercepted, so "
+            "nothing was sent. Ask its operator whether its key was changed; if so, set "
             "host_key to the new one in meterlake.toml"
         )
 

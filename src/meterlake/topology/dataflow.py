@@ -32,7 +32,7 @@ Finding = tuple[str, str, str, str]
 
 FINDINGS = {
     "no id": "a node without an id, which is left out",
-    "id twice": "an id that stands twice in one file; the first counts",
+    "id twice": "an id that appears twice in one file; the first counts",
     "id of two kinds": "an id that a node of another kind has too; both are loaded",
     "dangling reference": "a node that points to one that is not there",
     "no reference": "a node that points to nothing where it should",
@@ -73,7 +73,7 @@ def load_topology(request: Request) -> Loaded:
     BadInput
         A file is missing or no list of nodes; or there is a circle.
     Unavailable
-        A file cannot be had at the moment.
+        A file is not available at the moment.
     """
     assert isinstance(request.options, TopologyOptions)
     findings: list[Finding] = []

@@ -87,7 +87,7 @@ def load_weather(request: Request) -> Loaded:
     BadInput
         A file is not of Meteostat's columns; no station is given or near; none has observations.
     Unavailable
-        The source cannot be had at the moment.
+        The source is not available at the moment.
     """
     options = request.options
     assert isinstance(options, WeatherOptions)

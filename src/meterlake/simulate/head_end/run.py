@@ -54,7 +54,7 @@ class Serving:
     fingerprint, host_key : str
         Of the SFTP server: the hash of its key, and the key.
     password_file : Path or None
-        Where the password lies; None: it was given in the environment.
+        File of the password; None: it was given in the environment.
     """
 
     host: str
@@ -239,4 +239,4 @@ def _password(path: Path) -> tuple[str, Path | None]:
             write_secret(path, f"{secrets.token_urlsafe(24)}\n".encode())
         return path.read_text().strip(), path
     except (OSError, UnicodeDecodeError) as error:
-        raise Unavailable(f"The password {path} cannot be had: {error}") from error
+        raise Unavailable(f"The password {path} cannot be read or made: {error}") from error

@@ -71,7 +71,9 @@ def host_key(path: Path) -> HostKey:
             "a new one is made"
         ) from error
     except OSError as error:
-        raise Unavailable(f"The host key {path} cannot be had: {error.strerror}") from error
+        raise Unavailable(
+            f"The host key {path} cannot be read or made: {error.strerror}"
+        ) from error
 
 
 def write_secret(path: Path, secret: bytes) -> None:

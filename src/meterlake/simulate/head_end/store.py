@@ -89,7 +89,7 @@ class ReadStore:
             cursor.execute(_TABLES)
 
     def close(self) -> None:
-        """Close the file; whoever asks still gets Unavailable."""
+        """Close the file; later calls get Unavailable."""
         self._connection.close()
 
     def reopen(self) -> None:

@@ -50,7 +50,9 @@ class GridSettings(BaseModel):
         5.0, ge=0, le=100, description="How far above it a voltage may be [%]; ANSI C84.1 range A"
     )
     cvr_set_point_v: float = Field(
-        220.0, gt=0, description="Voltage that savings are against [V]; the guide's implementation"
+        220.0,
+        gt=0,
+        description="Voltage that savings are measured against [V]; the guide's implementation",
     )
     cvr_factor: float = Field(
         0.8,
@@ -87,7 +89,7 @@ class GridSettings(BaseModel):
         description="Voltage below which there is no supply [% of nominal]; IEEE 1159",
     )
     outage_qualities: tuple[str, ...] = Field(
-        (), description="Quality flags of reads that say that there is no supply"
+        (), description="Quality flags of reads that mean no supply"
     )
     outage_share_percent: float = Field(
         90.0,
@@ -96,7 +98,7 @@ class GridSettings(BaseModel):
         description="Share of the meters below a node that are out together when it is out [%]",
     )
     outage_min_meters: int = Field(
-        3, ge=1, description="Meters that have to be out at least for a node to be out"
+        3, ge=1, description="Least number of meters out for a node to be out"
     )
     outage_meter_minutes: float = Field(
         60.0,
@@ -104,7 +106,7 @@ class GridSettings(BaseModel):
         description="How long reads of a single meter are missing before they are reported [min]",
     )
     outage_max_days: int = Field(
-        7, ge=1, le=31, description="A meter that is silent for longer is taken for removed [d]"
+        7, ge=1, le=31, description="A meter that is silent for longer counts as removed [d]"
     )
     momentary_minutes: float = Field(
         5.0, ge=0, description="Longest momentary interruption [min]; IEEE 1366"
@@ -118,7 +120,7 @@ class MlSettings(BaseModel):
 
     forecaster: str = Field(
         "networks",
-        description="What learns: networks, lightgbm, or the forecaster of an installed package",
+        description="Forecaster to train: networks, lightgbm, or one of an installed package",
     )
     country: str | None = Field(
         None, description="Country of the public holidays, ISO 3166 code such as AU; unset: none"
@@ -130,17 +132,17 @@ class MlSettings(BaseModel):
         True, description="Whether forecasts use temperature, where the lake has weather"
     )
     window_days: int = Field(
-        395, ge=21, description="Days of readings, up to the last, that training sees [d]"
+        395, ge=21, description="Days of readings to train on, up to the last [d]"
     )
     train_meters: int = Field(
         400,
         ge=2,
-        description="Meters that training sees, about: runs of 20, spread evenly over all",
+        description="Meters to train on, approximately: runs of 20, spread evenly over all",
     )
     train_rows: int = Field(
         800_000,
         ge=1000,
-        description="Rows to learn from, about: hours of meters, each as seen from an origin",
+        description="Rows to train on, approximately: hours of meters, seen from an origin",
     )
 
 
@@ -154,20 +156,20 @@ class ServeSettings(BaseModel):
         description="Address to listen at; any other than loopback needs API keys or OIDC",
     )
     port: int = Field(8080, ge=0, le=65535, description="Port to listen at; 0: a free one")
-    processes: int = Field(1, ge=1, le=64, description="Processes that answer")
+    processes: int = Field(1, ge=1, le=64, description="Number of server processes")
     keep_mb: int = Field(
         768,
         ge=0,
-        description="Memory of each process for readings that are often asked for [MB]; 0: none",
+        description="Cache of each process for readings that are often requested [MB]; 0: none",
     )
     require_key: bool = Field(
         False, description="Whether a key is needed on loopback too; elsewhere it always is"
     )
     oidc_issuer: str | None = Field(
-        None, description="Issuer of OpenID Connect tokens that are accepted beside keys, its URL"
+        None, description="URL of the OpenID Connect issuer whose tokens are accepted besides keys"
     )
     oidc_audience: str | None = Field(
-        None, description="Audience that these tokens need to be for; needed with oidc_issuer"
+        None, description="Audience required in these tokens; needed with oidc_issuer"
     )
     oidc_scope_claim: str = Field(
         "scope", description="Claim of these tokens that says read, sql or admin"
@@ -175,14 +177,16 @@ class ServeSettings(BaseModel):
     sql_seconds: float = Field(30.0, gt=0, description="Longest time of one SQL query [s]")
     sql_memory_mb: int = Field(1024, ge=64, description="Memory of one SQL query [MB]")
     sql_rows: int = Field(100_000, ge=1, description="Most rows of an SQL query's answer")
-    sql_processes: int = Field(2, ge=1, le=64, description="SQL queries at a time, each apart")
+    sql_processes: int = Field(
+        2, ge=1, le=64, description="SQL queries at a time, each in its own process"
+    )
     price_per_kwh: float = Field(
-        0.23, description="Price of energy that costs are shown with [currency/kWh]"
+        0.23, description="Price of energy, for costs that are shown [currency/kWh]"
     )
     map_tiles: str | None = Field(
         None,
         pattern=r"^https://[^{}/]+/.*\{z\}.*$",
-        description="Ground of the console's map, fetched by browsers, such as "
+        description="Tiles of the console's map, fetched by browsers, such as "
         "https://tile.openstreetmap.org/{z}/{x}/{y}.png; unset: none",
     )
     currency: str = Field("USD", description="Currency that costs are shown in, ISO 4217 code")
@@ -218,10 +222,12 @@ class Settings(BaseSettings):
         None, description="Where the webhook hook posts late reads as JSON"
     )
     cluster_after_integrate: bool = Field(
-        True, description="Whether meterlake integrate brings serving up to date too"
+        True, description="Whether meterlake integrate also updates serving"
     )
     cluster_after_hours: float = Field(
-        6.0, ge=0, description="A UTC day is closed, and served by meter, this long after it [h]"
+        6.0,
+        ge=0,
+        description="Hours after its end at which a UTC day is closed and clustered by meter [h]",
     )
     merge_days: int = Field(
         8,
@@ -230,12 +236,12 @@ class Settings(BaseSettings):
         description="Days of a month that become one file; 31: whole months, 1: none",
     )
     merge_after_days: float = Field(
-        3.0, ge=0, description="They become one file this long after the last of them [d]"
+        3.0, ge=0, description="Days after the last of them at which they become one file [d]"
     )
     serving_file_rows: int = Field(
         2_000_000,
         ge=1,
-        description="Rows of a file of serving, about: a larger day is cut into ranges of meters",
+        description="Rows per file of serving, approximately: larger days are cut by meter",
     )
     engine: Literal["local", "spark"] = Field(
         "local", description="Who runs the units of work: threads of this process, or a cluster"
@@ -250,7 +256,7 @@ class Settings(BaseSettings):
         description="Options of dataflows, each in a section [dataflow.NAME] of meterlake.toml",
     )
     dataflow_attempts: int = Field(
-        4, ge=1, le=20, description="How often a dataflow's run tries to load, in all"
+        4, ge=1, le=20, description="Attempts of a dataflow's run to load, the first included"
     )
     dataflow_pause_seconds: float = Field(
         5.0, ge=0, description="Pause before its second attempt; doubled for each further one [s]"
@@ -274,7 +280,7 @@ class Settings(BaseSettings):
         min(4, os.cpu_count() or 1),
         ge=1,
         le=64,
-        description="Units of work at a time, of the local engine",
+        description="Units of work that the local engine runs at a time",
     )
 
     @property

@@ -58,31 +58,29 @@ class SourceSettings(BaseModel):
         "https:// or s3://, with * and ? in its last parts, such as sftp://files.example/out/*.gz",
     )
     name: str = Field("", description="What it is called; unset: made of the url")
-    user: str | None = Field(None, description="Who we are there; it may stand in the url too")
+    user: str | None = Field(None, description="User name there; may be in the url instead")
     password_env: str | None = Field(
         None, description="Environment variable that holds the password"
     )
     password_file: Path | None = Field(None, description="File that holds the password")
-    key_file: Path | None = Field(
-        None, description="File of a private key, in a password's place; SFTP"
-    )
+    key_file: Path | None = Field(None, description="Private key file, instead of a password; SFTP")
     host_key: str | None = Field(
         None,
         description="The SFTP server's public key, such as 'ssh-ed25519 AAAA…', or its "
         "fingerprint, such as 'SHA256:…'",
     )
     known_hosts: Path | None = Field(
-        None, description="File that vouches for the SFTP server's key, as OpenSSH keeps it"
+        None, description="OpenSSH known_hosts file with the SFTP server's key"
     )
     after: After = Field(
         "keep",
-        description="What becomes of a file there that was taken in: it stays as it is, is marked "
+        description="What happens to a file at its source once taken in: it stays, is marked "
         "(NAME.taken), or is moved to the folder taken/ beside it",
     )
     settle_seconds: float = Field(
         10.0,
         ge=0,
-        description="A file is complete when it has stayed the same for so long [s]; 0: at first "
+        description="A file is complete when unchanged for this long [s]; 0: at first "
         "sight, for sources in which files appear whole",
     )
     profile: str | None = Field(
@@ -198,31 +196,31 @@ class IntegrationSettings(BaseModel):
 
     url: str = Field(description="Where its API is, such as https://hes.example")
     sftp: str = Field(description="Its SFTP server, host or host:port")
-    user: str = Field(min_length=1, description="Who we are on the SFTP server")
+    user: str = Field(min_length=1, description="User name on the SFTP server")
     password_env: str | None = Field(
         None, description="Environment variable that holds the password"
     )
     password_file: Path | None = Field(None, description="File that holds the password")
-    key_file: Path | None = Field(None, description="File of a private key, in a password's place")
+    key_file: Path | None = Field(None, description="Private key file, instead of a password")
     host_key: str | None = Field(
         None,
         description="The SFTP server's public key, such as 'ssh-ed25519 AAAA…', or its "
         "fingerprint, such as 'SHA256:…'",
     )
     known_hosts: Path | None = Field(
-        None, description="File that vouches for the server's key, as OpenSSH keeps it"
+        None, description="OpenSSH known_hosts file with the server's key"
     )
     first_date: datetime | None = Field(
-        None, description="Arrivals are pulled from here on; unset: from the first there is"
+        None, description="Arrivals are pulled from here on; unset: from the first one"
     )
     interval_minutes: float = Field(
         0.0, ge=0, description="Pause between pulls of hes pull --every [min]; 0: at each turn"
     )
     window_hours: float = Field(
-        24.0, ge=0.01, le=8784, description="Longest stretch of arrivals that one file is of [h]"
+        24.0, ge=0.01, le=8784, description="Longest window of arrivals in one file [h]"
     )
     wait_minutes: float = Field(
-        15.0, gt=0, description="How long a file that is prepared is waited for [min]"
+        15.0, gt=0, description="How long to wait for a file to be prepared [min]"
     )
     attempts: int = Field(
         3,

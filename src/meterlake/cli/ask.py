@@ -62,7 +62,7 @@ def readings(
         str | None, typer.Option("--to", help="End, not included; default: the end.")
     ] = None,
     with_arrival: Annotated[
-        bool, typer.Option("--with-arrival", help="Also when each read arrived; slower.")
+        bool, typer.Option("--with-arrival", help="Show when each read arrived, too; slower.")
     ] = False,
     as_of: AsOfOption = None,
     clock: ClockOption = Clock.arrival,
@@ -135,7 +135,7 @@ def query(
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """Answer SQL over the lake's tables, by name; nothing can be changed.
+    """Run a read-only SQL query over the lake's tables.
 
     With --as-of the tables are as they were at that moment.
 
@@ -153,9 +153,9 @@ def ask(
     ] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="NAME=VALUE", help="Only such rows; may be repeated."),
+        typer.Option("--filter", metavar="NAME=VALUE", help="Only matching rows; repeatable."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many rows; default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows; default: all.")] = None,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
@@ -194,7 +194,7 @@ def ask(
 
 @commands.command()
 def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> None:
-    """Account for every delivered row: what became of each file's rows and readings.
+    """Account for every row of each delivered file: stored, quarantined, superseded.
 
     rows = stored + quarantined; readings = standing + superseded + duplicates.
 

@@ -114,10 +114,10 @@ def integrate(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Bring the integrated table up to what staging has received, and then what is derived of it.
+    """Integrate what staging has received, then update the tables that are derived from it.
 
-    The one is one step; the other is what meterlake cluster does, and is left to it where the
-    setting cluster_after_integrate is false.
+    The second step is what meterlake cluster does; it is skipped where the setting
+    cluster_after_integrate is false.
 
     Example: meterlake integrate --lake ./lake
     """
@@ -151,9 +151,10 @@ def cluster(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Bring what serves questions up to date: readings by meter, energy per day, week and month.
+    """Update the tables that serve questions: readings by meter, energy per day, week and month.
 
-    Closed days, and days that received late reads since. meterlake integrate does it too.
+    It takes closed days, and days that have received late reads since.
+    meterlake integrate does the same at its end.
 
     Example: meterlake cluster --lake ./lake
     """
@@ -170,7 +171,7 @@ def cluster(
 @commands.command()
 def check(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Derive again what is wrong and can be derived.")
+        bool, typer.Option("--repair", help="Rebuild what is damaged from its sources.")
     ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
@@ -179,7 +180,7 @@ def check(
 ) -> None:
     """Verify the whole lake: logs, files, rows, order, keys, and integrated against staging.
 
-    Exit code 1 where anything is found that is not repaired.
+    The exit code is 1 if a finding is not repaired.
 
     Example: meterlake check --repair
     """
@@ -203,9 +204,9 @@ def check(
 
 @commands.command()
 def upgrade(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
-    """Give a lake that an older meterlake made the format of this one.
+    """Upgrade a lake of an older version to the format of this one.
 
-    It can be stopped at any time and run again. Copies of what it rewrites stay until a vacuum.
+    It can be stopped at any time and run again. Replaced files stay until a vacuum.
 
     Example: meterlake upgrade --lake ./lake
     """
@@ -226,12 +227,12 @@ def upgrade(lake: LakeOption = None, output: OutputOption = Output.table) -> Non
 @commands.command()
 def vacuum(
     retain: Annotated[
-        str, typer.Option(help="Keep what was needed in the last 7d, 12h or 30m.")
+        str, typer.Option(help="Keep files needed within the last 7d, 12h or 30m.")
     ] = "7d",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     nobody_else: Annotated[
         bool,
-        typer.Option("--nobody-else", help="Allow less than 1h: no job or query runs on the lake."),
+        typer.Option("--nobody-else", help="Allow less than 1h; nothing else may be running."),
     ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,

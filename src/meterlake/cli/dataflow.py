@@ -44,16 +44,16 @@ def run_command(
         str | None, typer.Option(metavar="DIR|FILE|URL", help="Where to load from.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Load from here on; default: what is due.")
+        str | None, typer.Option("--from", help="Start of what to load; default: what is due.")
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="Load up to here, not included.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="End of it, not included.")] = None,
     at: Annotated[
-        str | None, typer.Option("--at", help="Since when the state holds; default: now.")
+        str | None, typer.Option("--at", help="Moment from which the state is valid; default: now.")
     ] = None,
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Load what a dataflow's source has; what fails leaves the last good data in place.
+    """Load a dataflow's source; if that fails, the last good data stays in place.
 
     Example: meterlake dataflow run topology --source ./topology
     """
@@ -79,7 +79,7 @@ def run_command(
 
 @dataflow_app.command("status")
 def status_command(lake: LakeOption = None, output: OutputOption = Output.table) -> None:
-    """Show each dataflow's last run, when it last succeeded, and what was wrong since.
+    """Show each dataflow's last run, when it last succeeded, and what has failed since.
 
     Example: meterlake dataflow status
     """

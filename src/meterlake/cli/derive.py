@@ -32,7 +32,7 @@ def derive(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Bring derived tables up to the tables that they are made from, one commit each.
+    """Update derived tables from the tables that they are made from, one commit each.
 
     meterlake integrate, cluster, grid update, forecast and detect do the same for the tables
     that come with meterlake; this command also knows those of installed packages.
@@ -53,7 +53,7 @@ def lineage(
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Show what derived tables are made from, which versions they are up to, and what is due.
+    """Show what each derived table is made from, up to which version, and what is due.
 
     Example: meterlake lineage consumption_daily
     """

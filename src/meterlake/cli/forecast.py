@@ -45,17 +45,17 @@ def train(
     ] = None,
     forecaster: Annotated[
         str | None,
-        typer.Option("--forecaster", help="What learns; default: the setting ml.forecaster."),
+        typer.Option("--forecaster", help="What to train; default: the setting ml.forecaster."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Make it current even where it is worse.")
+        bool, typer.Option("--force", help="Make it current even if it is worse.")
     ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Train a model on the last days of readings; it becomes current where it is not worse.
+    """Train a model on the last days of readings; it becomes current unless it is worse.
 
     Example: meterlake train --window-days 395
     """
@@ -102,7 +102,7 @@ def models(
     ] = None,
     forgotten: Annotated[
         str | None,
-        typer.Option("--forget", metavar="NAME", help="Take this one out; vacuum frees its space."),
+        typer.Option("--forget", metavar="NAME", help="Remove this model; vacuum frees its space."),
     ] = None,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
@@ -142,17 +142,18 @@ def models(
 @commands.command()
 def backtest(
     origins: Annotated[
-        int, typer.Option("--origins", min=1, max=26, help="Weeks to forecast, the last ones.")
+        int,
+        typer.Option("--origins", min=1, max=26, help="Number of past weeks to forecast."),
     ] = 4,
     horizon: Annotated[
-        int, typer.Option("--horizon", help="Hours ahead; 168 alone: models are made for it.")
+        int, typer.Option("--horizon", help="Hours ahead; models are made for 168 only.")
     ] = 168,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Say how good forecasts would have been: train without the last weeks, then forecast them.
+    """Test forecasts on the past: train without the last weeks, then forecast them.
 
     Example: meterlake backtest --origins 4 --horizon 168
     """
@@ -182,21 +183,21 @@ def backtest(
 def forecast(
     meter: Annotated[str | None, typer.Argument(help="Meter id; none with --all.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Of all meters and nodes, into the lake's tables.")
+        bool, typer.Option("--all", help="Forecast all meters and nodes into the lake's tables.")
     ] = False,
     start: Annotated[
         str | None, typer.Option("--start", help="First hour; default: after the last reading.")
     ] = None,
     use: UseOption = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="With --all: also where it is there already.")
+        bool, typer.Option("--rebuild", help="With --all: replace a forecast that is stored.")
     ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """Forecast a meter's energy of the next 168 hours, or that of all meters into the lake.
+    """Forecast a meter's energy for the next 168 hours, or store forecasts of all meters.
 
     Example: meterlake forecast --all --start 2024-02-01
     """
@@ -227,7 +228,7 @@ def detect(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Judge the days whose energy is new or has changed, by the days before them.
+    """Judge each day whose energy is new or has changed by the days before it.
 
     Example: meterlake detect --lake ./lake
     """
@@ -246,7 +247,7 @@ def anomalies(
         str | None, typer.Option("--from", help="First local day; default: the first.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="End, not included.")] = None,
-    limit: Annotated[int, typer.Option(help="So many, the most important ones.")] = 50,
+    limit: Annotated[int, typer.Option(help="Most anomalies to list.")] = 50,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:

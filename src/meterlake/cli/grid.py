@@ -62,7 +62,7 @@ grid_app = typer.Typer(
 commands.add_typer(grid_app, name="grid")
 
 FromOption = Annotated[
-    str | None, typer.Option("--from", help="First hour; default: the first that there is.")
+    str | None, typer.Option("--from", help="First hour; default: the first one.")
 ]
 ToOption = Annotated[str | None, typer.Option("--to", help="End, not included.")]
 
@@ -75,7 +75,7 @@ def update(
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Work out the days whose readings, topology or settings have changed.
+    """Recompute the days whose readings, topology or settings have changed.
 
     Example: meterlake grid update --lake ./lake
     """
@@ -91,12 +91,12 @@ def update(
 @grid_app.command("volt-var")
 def volt_var(
     hour: Annotated[
-        str | None, typer.Option("--hour", help="The hour; default: the newest that there is.")
+        str | None, typer.Option("--hour", help="The hour; default: the newest one.")
     ] = None,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """Show each distribution transformer's voltage in an hour, and what it saves.
+    """Show each distribution transformer's voltage in an hour, and the energy it saves.
 
     Example: meterlake grid volt-var --hour 2024-01-01T18:00Z
     """
@@ -119,11 +119,11 @@ def volt_var(
 def transformer_load(
     start: FromOption = None,
     end: ToOption = None,
-    limit: Annotated[int, typer.Option(help="So many, the most loaded ones.")] = 20,
+    limit: Annotated[int, typer.Option(help="Most transformers to list.")] = 20,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """Rank transformers by the hours that they are loaded beyond their rating, and by the highest.
+    """Rank transformers by hours loaded beyond their rating, then by highest load.
 
     Example: meterlake grid transformer-load --from 2024-01-01 --to 2024-01-08
     """
@@ -141,12 +141,12 @@ def outages(
     start: FromOption = None,
     end: ToOption = None,
     meters: Annotated[
-        bool, typer.Option("--meters", help="Those of single meters too, not only of nodes.")
+        bool, typer.Option("--meters", help="Include outages of single meters.")
     ] = False,
     lake: LakeOption = None,
     output: RowsOption = TableOutput.table,
 ) -> None:
-    """List outages: of transformers and substations, by their start.
+    """List outages of transformers and substations, by start.
 
     Example: meterlake grid outages --from 2024-01-01 --to 2024-01-08
     """
@@ -165,7 +165,7 @@ def indices_command(
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Say how reliable supply was: SAIDI, SAIFI, CAIDI and MAIFI as IEEE 1366 defines them.
+    """Show how reliable supply was: SAIDI, SAIFI, CAIDI and MAIFI as IEEE 1366 defines them.
 
     Example: meterlake grid indices --from 2024-01-01 --to 2025-01-01
     """

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from meterlake.simulate.head_end.run import Serving
 
 commands = typer.Typer()
-hes_app = typer.Typer(help="Head-end systems: pull from them, or play one.", no_args_is_help=True)
+hes_app = typer.Typer(help="Head-end systems: pull from one, or simulate it.", no_args_is_help=True)
 commands.add_typer(hes_app, name="hes")
 
 
 @hes_app.command()
 def serve(
-    folder: Annotated[Path, typer.Option(help="Folder for all that it keeps.")] = Path("hes"),
-    host: Annotated[
-        str, typer.Option(help="Address to listen at, of this machine alone.")
-    ] = "127.0.0.1",
+    folder: Annotated[Path, typer.Option(help="Folder for its data.")] = Path("hes"),
+    host: Annotated[str, typer.Option(help="Loopback address to listen at.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the API; 0: a free one.")
     ] = 8081,
@@ -33,27 +31,28 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port of the SFTP server; 0: a free one.")
     ] = 2222,
     devices: Annotated[int, typer.Option(help="Number of meters.")] = 10_000,
-    every: Annotated[str, typer.Option(help="From one read of a meter to the next.")] = "15m",
+    every: Annotated[str, typer.Option(help="Time between the reads of a meter.")] = "15m",
     late: Annotated[float, typer.Option(help="Share of meters that are late, in percent.")] = 10.0,
-    late_minutes: Annotated[int, typer.Option(help="How late they are in minutes.")] = 1440,
+    late_minutes: Annotated[int, typer.Option(help="Delay of late meters in minutes.")] = 1440,
     speed: Annotated[
         str, typer.Option(help="How fast its clock runs; 96x: a day in 15 minutes.")
     ] = "1x",
     backfill: Annotated[
-        str, typer.Option(help="How much time is read at once at the first start.")
+        str, typer.Option(help="Length of history to make at the first start.")
     ] = "30d",
     start: Annotated[
         str | None, typer.Option(help="First read; default: --backfill before now.")
     ] = None,
-    user: Annotated[str, typer.Option(help="Who may log in to the SFTP server.")] = "meterlake",
+    user: Annotated[str, typer.Option(help="User of the SFTP server.")] = "meterlake",
     authorized_keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Public keys that may log in as that user.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File of public keys for that user's login."),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KIND:PERCENT",
-            help="What goes wrong, and how often: slow, drop, truncate, error500, duplicate, "
+            help="Faults to inject, and how often: slow, drop, truncate, error500, duplicate, "
             "out-of-order. May be given several times.",
         ),
     ] = None,
@@ -61,7 +60,7 @@ def serve(
     keep: Annotated[str, typer.Option(help="How long finished files are kept.")] = "7d",
     output: OutputOption = Output.table,
 ) -> None:
-    """Play a head-end system until Ctrl-C: reads as time passes, an API, files by SFTP.
+    """Simulate a head-end system until Ctrl-C: reads over time, an API, files by SFTP.
 
     Example: meterlake hes serve --devices 1000 --backfill 2d --speed 96x
     """

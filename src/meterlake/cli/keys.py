@@ -17,7 +17,7 @@ from meterlake.cli.options import (
 
 commands = typer.Typer()
 
-keys_app = typer.Typer(help="Keys of the REST API: who may ask the lake.", no_args_is_help=True)
+keys_app = typer.Typer(help="Keys of the REST API: make, list, revoke.", no_args_is_help=True)
 commands.add_typer(keys_app, name="keys")
 
 
@@ -31,7 +31,7 @@ class KeyScope(StrEnum):
 
 @keys_app.command()
 def create(
-    name: Annotated[str, typer.Option("--name", help="Who has it, such as dashboards.")],
+    name: Annotated[str, typer.Option("--name", help="Its holder, such as dashboards.")],
     scope: Annotated[
         list[KeyScope],
         typer.Option("--scope", help="What it allows; sql includes read, admin everything."),
@@ -43,7 +43,7 @@ def create(
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Make a key and print it, this once: the lake keeps a hash only.
+    """Create a key and print it once; the lake keeps only its hash.
 
     Example: meterlake keys create --name dashboards --scope read --expires 90d
     """
@@ -106,7 +106,7 @@ def list_command(lake: LakeOption = None, output: OutputOption = Output.table) -
 
 @keys_app.command()
 def revoke(
-    id: Annotated[str, typer.Argument(metavar="ID", help="As keys list shows it.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key; see keys list.")],
     lake: LakeOption = None,
     output: OutputOption = Output.table,
 ) -> None:

@@ -34,23 +34,23 @@ def simulate_readings_command(
     ] = None,
     topology: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of a topology's files, whose meters are read."),
+        typer.Option(metavar="DIR", help="Folder of topology files, whose meters are simulated."),
     ] = None,
     interval_minutes: Annotated[int, typer.Option(help="Length of an interval in minutes.")] = 15,
-    file_every: Annotated[str, typer.Option(help="A file for each 1d, 6h or 15m.")] = "1d",
+    file_every: Annotated[str, typer.Option(help="Time span of a file: 1d, 6h or 15m.")] = "1d",
     region_voltage: Annotated[float, typer.Option(help="Nominal voltage in V.")] = 220.0,
     min_load_kw: Annotated[float, typer.Option(help="Smallest contract load in kW.")] = 5.0,
     max_load_kw: Annotated[float, typer.Option(help="Largest contract load in kW.")] = 20.0,
     late_percent: Annotated[
         float, typer.Option(help="Share of meters that are late, in percent.")
     ] = 0.0,
-    late_minutes: Annotated[int, typer.Option(help="How late they are in minutes.")] = 1440,
+    late_minutes: Annotated[int, typer.Option(help="Delay of late meters in minutes.")] = 1440,
     bad_percent: Annotated[
         float, typer.Option(help="Share of rows that are damaged, in percent.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     truth: Annotated[
-        Path | None, typer.Option(help="Inject faults and write here (csv, parquet) which.")
+        Path | None, typer.Option(help="Inject faults and list them in this file (csv, parquet).")
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -111,7 +111,7 @@ def simulate_topology_command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     output: OutputOption = Output.table,
 ) -> None:
-    """Write the seven files of a grid with so many meters, around a place.
+    """Write the seven topology files of a simulated grid around a place.
 
     Example: meterlake simulate topology --meters 1000 --near 47.61,-122.33 --out topology
     """
@@ -133,7 +133,7 @@ def simulate_weather_command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     output: OutputOption = Output.table,
 ) -> None:
-    """Write a weather station's hours as Meteostat's bulk files: a source that needs no network.
+    """Write a weather station's hours in Meteostat's bulk format: a source without a network.
 
     Example: meterlake simulate weather --near 48,-122 --start 2024-01-01 --end 2024-03-01 --out w
     """
@@ -151,15 +151,13 @@ def simulate_weather_command(
 def demo(
     devices: Annotated[int, typer.Option(help="Number of meters.")] = 150,
     days: Annotated[int, typer.Option(help="Number of days.")] = 56,
-    folder: Annotated[Path, typer.Option(help="An empty or new folder for all of it.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[Path, typer.Option(help="An empty or new folder.")] = Path("demo"),
     serve: Annotated[
         bool, typer.Option(help="Serve the lake at the end, until Ctrl-C; not with json.")
     ] = True,
     output: OutputOption = Output.table,
 ) -> None:
-    """From simulated inbound files to answered questions, in one go, on an empty folder.
+    """Run everything once in an empty folder, from simulated files to answered questions.
 
     Example: meterlake demo --devices 150 --days 56
     """

@@ -66,7 +66,7 @@ class EngineName(StrEnum):
 
 EngineOption = Annotated[
     EngineName | None,
-    typer.Option("--engine", help="Who runs the work: this process, or a Spark cluster."),
+    typer.Option("--engine", help="Where the work runs: this process, or a Spark cluster."),
 ]
 
 
@@ -80,7 +80,7 @@ MasterOption = Annotated[
 ]
 
 
-OutputOption = Annotated[Output, typer.Option("--output", help="For people, or one JSON object.")]
+OutputOption = Annotated[Output, typer.Option("--output", help="A table, or one JSON object.")]
 
 
 RowsOption = Annotated[TableOutput, typer.Option("--output", help="How to print the rows.")]
@@ -88,7 +88,7 @@ RowsOption = Annotated[TableOutput, typer.Option("--output", help="How to print 
 
 AsOfOption = Annotated[
     str | None,
-    typer.Option("--as-of", help="Only what had arrived by this moment, whatever came since."),
+    typer.Option("--as-of", help="Only what had arrived by this moment."),
 ]
 
 

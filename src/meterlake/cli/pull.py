@@ -38,17 +38,15 @@ def pull_command(
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(help="Go on until stopped, with a turn every 30s, 15m or 1h."),
+        typer.Option(help="Keep pulling until stopped, every 30s, 15m or 1h."),
     ] = None,
-    integrate: Annotated[
-        bool, typer.Option(help="Whether what came in is integrated right away.")
-    ] = True,
+    integrate: Annotated[bool, typer.Option(help="Integrate right away what came in.")] = True,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    r"""Take in what has arrived at head-end systems since the last time: each read once.
+    r"""Pull what has arrived at head-end systems since the last pull: each read once.
 
     Windows follow the time of arrival, so late reads come too. What is cut off goes on with the
     next pull. Integrations are named in meterlake.toml, in sections \[integration.NAME].

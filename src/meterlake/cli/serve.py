@@ -20,7 +20,7 @@ def serve(
         int | None, typer.Option(help="Port; 0: a free one; default: the setting serve.port.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Processes that answer; default: one.")
+        int | None, typer.Option(min=1, max=64, help="Number of server processes; default: one.")
     ] = None,
     lake: LakeOption = None,
 ) -> None:

@@ -31,13 +31,11 @@ def watch_command(
         list[str] | None,
         typer.Argument(metavar="[NAME...]", help="Sources; default: all of meterlake.toml."),
     ] = None,
-    every: Annotated[str, typer.Option(help="Pause between looks: 10s, 5m or 1h.")] = "10s",
+    every: Annotated[str, typer.Option(help="Pause between checks: 10s, 5m or 1h.")] = "10s",
     once: Annotated[
-        bool, typer.Option("--once", help="Take in what is complete now, and end: for cron.")
+        bool, typer.Option("--once", help="Take in what is complete now, then exit: for cron.")
     ] = False,
-    integrate: Annotated[
-        bool, typer.Option(help="Whether what came in is integrated right away.")
-    ] = True,
+    integrate: Annotated[bool, typer.Option(help="Integrate right away what came in.")] = True,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
@@ -46,7 +44,7 @@ def watch_command(
     r"""Take in what arrives in folders, on SFTP, FTP and web servers, and in S3: each file once.
 
     Sources are named in meterlake.toml, in sections \[\[source]]. Files that are still being
-    written are waited for. It goes on until it is stopped.
+    written are waited for. It runs until it is stopped.
 
     Example: meterlake watch --every 30s
     """

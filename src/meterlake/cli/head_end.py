@@ -1,4 +1,4 @@
-"""The command that plays a head-end system."""
+"""The command that simulates a head-end system."""
 
 import json
 import signal

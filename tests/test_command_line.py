@@ -171,7 +171,7 @@ def test_a_broken_stream_leaves_nothing_half_done(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("sql", "words"),
     [
-        ("selec 1", "not SQL"),
+        ("selec 1", "not valid DuckDB SQL"),
         ("select * from nothing", "Tables: staging"),
         ("drop table readings", "one SELECT"),
         ("select 1; select 2", "one SELECT"),

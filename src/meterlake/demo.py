@@ -141,7 +141,7 @@ What was done
   ingested    {taken.rows:,} rows: {taken.readings:,} readings staged, {taken.quarantined:,} rows in quarantine
   integrated  {merged.added:,} readings in {merged.partitions:,} partitions, one file each;
               {merged.late:,} were late, in {merged.late_partitions:,} partitions
-  served      {served.days:,} days of a type once more by meter, {served.consumption_days:,} days of energy per meter
+  served      {served.days:,} days of a type copied by meter, {served.consumption_days:,} days of energy per meter
   topology    {grid["meters"]:,} meters on {grid["transformers"]:,} transformers; weather of {grid["hours"]:,} hours
   grid        voltage and load of each transformer and hour, outages
   forecasts   {learnt["story"]}

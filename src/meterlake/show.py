@@ -64,7 +64,7 @@ def frame(data: pl.DataFrame, output: str) -> None:
         if nested:
             raise BadInput(
                 f"--output csv needs plain columns; '{nested[0]}' is a list or has parts. "
-                "Take them apart in the query, or ask for --output json"
+                "Unnest it in the query, or use --output json"
             )
         sys.stdout.write(_iso_times(data).write_csv())
     elif output == "parquet":

@@ -162,7 +162,7 @@ def address_of(url: str, *, is_pattern: bool = True) -> Address:
             raise ValueError("needs three slashes: file:///folder/*.gz")
         return Address(kind, "", None, None, path_of(f"/{path}"))
     if ":" in authority.rpartition("@")[0]:
-        raise ValueError("has a password in it; set password_env or password_file in its place")
+        raise ValueError("has a password in it; set password_env or password_file instead")
     match = _HOST.fullmatch(authority)
     if match is None or int(match["port"] or 1) not in range(1, 65536):
         raise ValueError(f"needs a host after {kind}://, such as {kind}://files.example/out/*.gz")
@@ -179,7 +179,7 @@ def address_of(url: str, *, is_pattern: bool = True) -> Address:
 def _pattern(path: str) -> str:
     """A path with what names files in it; a folder's means all of its files."""
     if "**" in path:
-        raise ValueError("knows no **; give a source for each depth, such as */*.gz")
+        raise ValueError("does not support **; give a source for each depth, such as */*.gz")
     return _plain(f"{path}*" if path.endswith("/") or not path else path)
 
 
@@ -258,7 +258,9 @@ class IntegrationSettings(BaseModel):
     def _usable_port(cls, sftp: str) -> str:
         host = _HOST.fullmatch(sftp)
         if host is None or host["user"] is not None:
-            raise ValueError("needs a host or host:port, such as files.example:22; user is apart")
+            raise ValueError(
+                "needs a host or host:port, such as files.example:22; set user separately"
+            )
         if int(host["port"] or 1) not in range(1, 65536):
             raise ValueError("needs a port of 1 to 65535")
         return sftp

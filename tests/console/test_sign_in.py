@@ -132,7 +132,7 @@ def test_a_wrong_key_is_refused_and_not_kept(
     opened(page, closed)
     _sign_in(page, wrong)
     assert page.inner_text("h1") == "Sign in"
-    assert "not known" in page.get_by_role("alert").inner_text()
+    assert "unknown, revoked or expired" in page.get_by_role("alert").inner_text()
     assert page.locator("[data-hostile]").count() == 0
     assert wrong not in page.content()
     assert _cookies(page) == []

@@ -53,7 +53,7 @@ def test_a_link_shows_its_query_and_does_not_run_it(page: Page, server: str) -> 
         page.evaluate(f"location.href = '/console/sql?sql={quote(QUERY)}'")
     page.wait_for_selector("html[data-ready=yes]", state="attached")
     assert page.get_by_label("Query").input_value() == QUERY
-    assert "Nothing was asked" in page.inner_text("#sql-told")
+    assert "No query has been run" in page.inner_text("#sql-told")
     page.wait_for_load_state("networkidle")
     assert "/console/sql" in asked
     assert "/sql" not in asked

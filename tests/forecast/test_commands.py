@@ -123,7 +123,7 @@ def test_one_model_is_made_current_by_name(lake: Store, first: TrainResult) -> N
         (["forecast", "--all", "--start", "2024-05-20+02:00"], "--start needs a date or time"),
         (["models", "--use", "no-such"], "There is no model 'no-such'"),
         (["models", "--forget", "no-such"], "There is no model 'no-such'"),
-        (["anomalies"], "no anomalies yet: meterlake detect judges its days"),
+        (["anomalies"], "no anomalies yet. Detect them: meterlake detect"),
     ],
 )
 def test_a_wrong_command_says_what_is_right(
@@ -135,7 +135,7 @@ def test_a_wrong_command_says_what_is_right(
 def test_without_a_model_the_commands_say_what_makes_one(filled: Path) -> None:
     untrained = open_store(str(filled))
     for words in (["forecast", "--all"], ["forecast", "m01"], ["detect"]):
-        assert "no model yet: meterlake train makes one" in refused(untrained, *words)
+        assert "no model yet. Train one: meterlake train" in refused(untrained, *words)
 
 
 def test_a_missing_package_is_named_with_its_extra(

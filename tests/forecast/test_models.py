@@ -88,7 +88,7 @@ def test_a_model_is_known_by_its_name_alone(lake: Store, first: TrainResult) -> 
 
 
 def test_a_lake_without_a_model_says_what_makes_one(untrained: Store) -> None:
-    with pytest.raises(BadInput, match="no model yet: meterlake train makes one"):
+    with pytest.raises(BadInput, match=r"no model yet\. Train one: meterlake train"):
         models.load(untrained)
     with pytest.raises(BadInput, match="no model 'x'; the lake has: none"):
         models.load(untrained, "x")

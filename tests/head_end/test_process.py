@@ -161,8 +161,8 @@ def test_a_port_that_is_taken_is_told_once(flag: str, tmp_path: Path) -> None:
         code, said = refused(tmp_path / "hes", flag, str(port))
     assert code == 3 and said.startswith("meterlake: The ")
     assert said.endswith(
-        f" cannot listen at 127.0.0.1:{port}: Address already in use. Stop what does, or give "
-        f"another {flag}\n"
+        f" cannot listen at 127.0.0.1:{port}: Address already in use. Stop the process that "
+        f"does, or give another {flag}\n"
     )
 
 

@@ -183,7 +183,7 @@ def test_it_pulls_until_it_is_stopped(shell: Shell) -> None:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert err.endswith("meterlake: stopped. The next pull goes on from here\n")
+    assert err.endswith("meterlake: stopped. The next pull continues from here\n")
     assert time.monotonic() - began < 10
 
 
@@ -387,7 +387,7 @@ def test_it_ends_at_once_while_it_waits_for_an_answer(
                 process.terminate()
                 _, err = process.communicate(timeout=20)  # of the 30 s that it would wait
     assert process.returncode == code
-    assert err == "meterlake: stopped. The next pull goes on from here\n"
+    assert err == "meterlake: stopped. The next pull continues from here\n"
     _, out, _ = shell.run("status", "--output", "json")
     assert json.loads(out)["integrations"][0]["state"] == "idle"
 

@@ -161,7 +161,7 @@ def test_a_source_that_fails_is_told_once_and_tried_later_and_others_go_on(
     assert re.search(
         r"down: The FTP server .* broke off: .*\. Next try in 2 s|Next try in 1 s", err
     )
-    assert "stopped. The next watch goes on from here" in err
+    assert "stopped. The next watch continues from here" in err
 
 
 @contextmanager

@@ -303,7 +303,7 @@ def test_a_web_server_that_has_no_such_file_is_told_apart_from_one_that_is_busy(
         ({"url": "sftp://u@h/x", **SECRET}, "needs one user"),
         ({"url": "ftp://h/x", "user": "u"}, "go together"),
         ({"url": "s3://b/x", **SECRET}, "the usual variables"),
-        ({"url": "x/**/y"}, "knows no"),
+        ({"url": "x/**/y"}, "does not support"),
         ({"url": "http://h/x", "after": "move"}, "nothing can be changed by HTTP"),
         ({"url": "sftp://h:99999/x"}, "needs a host"),
         ({"url": "file://h/x"}, "three slashes"),

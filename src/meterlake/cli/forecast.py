@@ -123,7 +123,7 @@ def models(
             forget(here.store, forgotten, now=here.clock())
         rows = listed(here.store)
         if rows.is_empty():
-            raise BadInput("The lake has no model yet: meterlake train makes one")
+            raise BadInput("The lake has no model yet. Train one: meterlake train")
         chosen = pl.col("chosen_at")
         shown = rows.select(
             "name",
@@ -259,7 +259,7 @@ def anomalies(
 
     with existing_lake(lake) as here:
         if snapshot(here.store, ANOMALIES).version < 0:
-            raise BadInput("The lake has no anomalies yet: meterlake detect judges its days")
+            raise BadInput("The lake has no anomalies yet. Detect them: meterlake detect")
         first, after = to_date(start, "--from"), to_date(end, "--to")
         check_days(first, after)
         last = None if after is None else after - timedelta(days=1)

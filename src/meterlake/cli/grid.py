@@ -47,7 +47,7 @@ def _must_be_there(store: Any, table: Table) -> Any:
 
     state = snapshot(store, table)
     if state.version < 0:
-        raise BadInput(f"The lake has no {table.name} yet: meterlake grid update works it out")
+        raise BadInput(f"The lake has no {table.name} yet. Compute it: meterlake grid update")
     return state
 
 

@@ -48,15 +48,15 @@ def pull_command(
 ) -> None:
     r"""Pull what has arrived at head-end systems since the last pull: each read once.
 
-    Windows follow the time of arrival, so late reads come too. What is cut off goes on with the
-    next pull. Integrations are named in meterlake.toml, in sections \[integration.NAME].
+    Windows follow the time of arrival, so late reads come too. The next pull resumes what was
+    cut off. Integrations are named in meterlake.toml, in sections \[integration.NAME].
 
     Example: meterlake hes pull --every 15m
     """
     from meterlake.sources.port import Means
 
     with (
-        stoppable("The next pull goes on from here", is_asked=every is not None) as stop,
+        stoppable("The next pull continues from here", is_asked=every is not None) as stop,
         working_lake(lake, engine, spark_master, may_be_new=True) as here,
     ):
         turn = None if every is None else to_duration(every, "--every").total_seconds()

@@ -51,7 +51,7 @@ def watch_command(
     from meterlake.sources.port import Means
 
     with (
-        stoppable("The next watch goes on from here", is_asked=not once) as stop,
+        stoppable("The next watch continues from here", is_asked=not once) as stop,
         working_lake(lake, engine, spark_master, may_be_new=True) as here,
     ):
         pause = to_duration(every, "--every").total_seconds()

@@ -132,12 +132,12 @@ def _side(counts: pl.DataFrame, name: str) -> Side:
 
 
 def _by_month(counts: pl.DataFrame) -> Chart:
-    told = "Months that are partly judged compare by this too."
+    told = "Per 1,000, so that partly judged months compare too."
     return _shared(counts, "month", "Trend: anomalous days per month, of 1,000 judged", told)
 
 
 def _by_weekday(counts: pl.DataFrame) -> Chart:
-    told = "A day of one meter is one; 20 lie beyond the band by chance alone."
+    told = "Counted per meter and day; 20 are beyond the band by chance alone."
     return _shared(counts, "weekday", "Anomalous days by weekday, of 1,000 judged", told)
 
 

@@ -37,7 +37,7 @@ FEW_NAMES = 8  # of an axis that are told side by side on a small screen
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a page; `rows` are the same numbers as a table, for who cannot see it.
+    """A figure of a page; `rows` are the same numbers as a table, for people who cannot see it.
 
     `told` is the sentence that says what is to be seen; `href` leads to all of the numbers where
     they are too many for a table.

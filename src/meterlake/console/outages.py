@@ -1,4 +1,4 @@
-"""Outages: a map of who is without supply at a moment, what was out, how reliable supply was."""
+"""Outages: a map of the meters without supply at a moment, what was out, how reliable it was."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta

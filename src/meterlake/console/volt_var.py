@@ -200,7 +200,7 @@ def _voltage(here: Served, rows: pl.DataFrame, href: str) -> Chart:
     ):
         _level(drawn, rows, level, label, color, dash)
     told = (
-        "Of the meters below it, per hour. p95: 95 % of the voltages do not exceed it. Limits: "
+        "Voltages of the meters below it, per hour. p95: 95 % do not exceed it. Limits: "
         f"{grid.voltage_low_percent:g} % below and {grid.voltage_high_percent:g} % above the "
         f"nominal {grid.nominal_voltage_v:g} V, {low:g} and {high:g} V. Set point: "
         f"{grid.cvr_set_point_v:g} V."

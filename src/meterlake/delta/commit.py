@@ -256,7 +256,9 @@ def _settle(store: Store, table: Table, attached: Table, now: datetime) -> tuple
             storage.pause(attempt)
             continue
         return files
-    raise Conflict(f"Table '{attached.name}' is busy: other writers kept coming first. Try again")
+    raise Conflict(
+        f"Table '{attached.name}' is busy: other writers kept committing first. Try again"
+    )
 
 
 def _version(store: Store, table: Table) -> int:

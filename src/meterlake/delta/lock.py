@@ -119,8 +119,8 @@ class Claim:
         lease = lease_of(self.store, self.name)
         if lease is None or lease.holder != self.holder:
             raise Unavailable(
-                f"'{self.name}' was taken over by another process, since this one had not gone "
-                f"on for {LASTS}; it stops here. Run the command again"
+                f"'{self.name}' was taken over by another process, since this one made no "
+                f"progress for {LASTS}; it stops here. Run the command again"
             )
         now = self.clock()
         if lease.until is None or lease.until - now < LASTS / 2:

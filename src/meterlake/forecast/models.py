@@ -153,7 +153,7 @@ def model_row(store: Store, name: str | None = None) -> dict[str, Any]:
         return named_row(rows, name)
     row = current_row(rows)
     if row is None:
-        raise BadInput("The lake has no model yet: meterlake train makes one")
+        raise BadInput("The lake has no model yet. Train one: meterlake train")
     return row
 
 

@@ -196,7 +196,7 @@ def _plan_rebuild(run: Run, staged: Sequence[DataFile]) -> Plan[hours.Integrated
 
 
 def _verify_integration(run: Run, findings: Sequence[Finding]) -> Verification:
-    """Every hour worked out again, unless staging itself is damaged."""
+    """Every hour recomputed, unless staging itself is damaged."""
     staging, consumed = run.inputs[STAGING.name], run.consumed[STAGING.name]
     if consumed > staging.version or (run.state.files and consumed < 0):
         problem = f"readings were made from it, and its log ends at {staging.version}"

@@ -1,4 +1,4 @@
-"""Integrated against staging: each hour worked out again and compared, row for row."""
+"""Integrated against staging: each hour recomputed and compared, row for row."""
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence

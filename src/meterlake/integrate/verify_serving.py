@@ -1,4 +1,4 @@
-"""Serving against integrated, and energies against readings: worked out again and compared."""
+"""Serving against integrated, and energies against readings: recomputed and compared."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ def upgrade(
     Conflict
         Other writers kept coming first.
     Unavailable
-        The storage refuses or fails. Run it again: it goes on where it stopped.
+        The storage refuses or fails. Run it again: it continues where it stopped.
     """
     was = format_of(store)
     if was > FORMAT:

@@ -201,12 +201,12 @@ def _answered(
         relation = connection.sql(sql, params=parameters)
         doubled = [name for name, count in Counter(relation.columns).items() if count > 1]
         if doubled:
-            raise BadInput(f"The query has several columns named '{doubled[0]}': name each by AS")
+            raise BadInput(f"The query has several columns named '{doubled[0]}': name each with AS")
         for column, kind in zip(relation.columns, relation.types, strict=True):
             if "INTERVAL" in str(kind):
                 raise BadInput(
-                    f"The query's column '{column}' is a length of time, which no output has; "
-                    "make a number of it, such as epoch(…) in seconds"
+                    f"The query's column '{column}' is a length of time, which cannot be "
+                    "output; convert it to a number, such as epoch(…) in seconds"
                 )
         with _told_by_duckdb():
             return _fetched(relation, limits)

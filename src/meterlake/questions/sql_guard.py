@@ -54,9 +54,9 @@ def check(sql: str) -> None:
         found = parser.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
         tree = json.loads(found[0]) if found else {}
     except duckdb.Error as error:
-        raise BadInput(f"The query is not SQL that DuckDB knows: {cause(error)}") from error
+        raise BadInput(f"The query is not valid DuckDB SQL: {cause(error)}") from error
     except RecursionError as error:
-        raise BadInput("The query is nested too deeply: take it apart by WITH") from error
+        raise BadInput("The query is nested too deeply: split it with WITH") from error
     if tree.get("error", True):
         why = tree.get("error_message", "it cannot be looked through")
         raise BadInput(f"The query cannot be answered: {why}")
@@ -67,7 +67,7 @@ def check(sql: str) -> None:
     for node in nodes:
         if outside := _outside(node, tables):
             raise BadInput(
-                f"The query cannot be answered: it asks for {outside}, which is not of the lake. "
+                f"The query cannot be answered: it asks for {outside}, which is not in the lake. "
                 f"Tables: {table_names()}"
             )
 

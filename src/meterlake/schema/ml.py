@@ -3,7 +3,7 @@
 from meterlake.schema.port import Column, Table
 
 _MODEL = Column("model_name", "string", "", "Name of the model")
-_START = Column("start", "string", "", "forecast_start once more, as yyyyMMddHHmmss in UTC")
+_START = Column("start", "string", "", "forecast_start, repeated as yyyyMMddHHmmss in UTC")
 _FORECAST_START = Column("forecast_start", "timestamp", "UTC", "Hour at which the forecast begins")
 _DATE_TIME = Column("date_time", "timestamp", "UTC", "Start of the hour that is forecast")
 _BAND = (

@@ -227,7 +227,7 @@ READINGS = Table(
 SERVING_READINGS = Table(
     name="serving_readings",
     path="serving/readings",
-    meaning="The readings of closed days once more, by meter; what their type says is left out",
+    meaning="A copy of the readings of closed days, by meter; without what their type says",
     columns=(
         _METER_ID,
         _READING_VALUE,

@@ -110,8 +110,8 @@ class Access:
         key = self._keys.verify(text, now)
         if key is None:
             raise NotAuthenticated(
-                "The key is not known, was revoked or has expired: meterlake keys list shows those "
-                f"that are. {self._needed()}"
+                "The key is unknown, revoked or expired: meterlake keys list shows the valid ones. "
+                f"{self._needed()}"
             )
         return Caller(key.name, granted(key.scopes), "key")
 
@@ -135,7 +135,7 @@ def require(caller: Caller, scope: Scope) -> None:
     if scope not in caller.scopes:
         has = ", ".join(sorted(caller.scopes)) or "none"
         raise NotAllowed(
-            f"This needs the scope '{scope}', and what was shown has {has}: ask with a key that "
+            f"This needs the scope '{scope}', and the key or token has {has}: use a key that "
             f"meterlake keys create --scope {scope} made"
         )
 

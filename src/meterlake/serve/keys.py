@@ -92,8 +92,8 @@ def create_key(
         raise BadInput(f"A key needs scopes of {', '.join(SCOPES)}; found {found}")
     if not (name.strip() and name.isprintable() and len(name) <= _LONGEST_NAME):
         raise BadInput(
-            f"A key needs a name of up to {_LONGEST_NAME} printable characters, which says who "
-            f"has it; found {name[:_LONGEST_NAME]!r}"
+            f"A key needs a name of up to {_LONGEST_NAME} printable characters, for its "
+            f"holder; found {name[:_LONGEST_NAME]!r}"
         )
     if expires_at is not None and expires_at <= now:
         raise BadInput(f"A key needs to expire after {now}; found {expires_at}")
@@ -124,7 +124,7 @@ def revoke_key(store: Store, id: str, *, now: datetime) -> Key:
     key = _read(store, id) if _ID.fullmatch(id) else None
     if key is None:
         raise BadInput(
-            f"There is no key with the id '{id[:40]}'; meterlake keys list shows those that are"
+            f"There is no key with the id '{id[:40]}'; meterlake keys list shows the ids"
         )
     if key.revoked_at is None:
         key = replace(key, revoked_at=now)
@@ -189,7 +189,7 @@ class Keys:
             key = None
         except Unavailable as error:  # whose words are about the storage, and not for the caller
             raise Unavailable(
-                "The lake's storage cannot say at the moment whether the key is valid; try again"
+                "The key cannot be checked, since the lake's storage is not available; try again"
             ) from error
         with self._lock:
             if key is None:

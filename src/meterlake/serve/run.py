@@ -40,8 +40,8 @@ def serve(store: Store, settings: Settings, *, ready: Callable[[str], None]) -> 
             listening.bind((of.host, of.port))
         except OSError as error:
             raise Unavailable(
-                f"The server cannot listen at {of.host}:{of.port}: {error.strerror}. Stop what "
-                "does, or give another --port"
+                f"The server cannot listen at {of.host}:{of.port}: {error.strerror}. Stop the "
+                "process that does, or give another --port"
             ) from error
         port = listening.getsockname()[1]
         config = uvicorn.Config(

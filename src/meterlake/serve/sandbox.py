@@ -99,7 +99,7 @@ class Sandbox:
         if len(sql) > MOST_CHARACTERS:
             raise BadInput(
                 f"A query needs to have at most {MOST_CHARACTERS:,} characters; "
-                f"found {len(sql):,}. Take it apart"
+                f"found {len(sql):,}. Split it"
             )
         if self._places.locked() and self._waiting >= MOST_WAITING:
             raise Unavailable(
@@ -216,8 +216,8 @@ class Sandbox:
             await child.ended()
             self._alive.discard(child)
             raise Unavailable(
-                f"The process for SQL queries does not start ({_end_of(child)}): its words on "
-                "standard error say why. Try again later"
+                f"The process for SQL queries does not start ({_end_of(child)}): see its "
+                "standard error. Try again later"
             ) from None
         except BaseException:
             await self._end(child)

@@ -228,11 +228,11 @@ def _compare(place: Place, file: SourceFile, to: Path) -> None:
     have, is_same = _size(to), file.version.agrees_with(place.version(file.path))
     if is_same and have < file.version.size:
         raise FileUnavailable(
-            f"'{file.name}' broke off after {have:,} of {file.version.size:,} bytes; what is here "
-            "is kept"
+            f"'{file.name}' broke off after {have:,} of {file.version.size:,} bytes; the part "
+            "received so far is kept"
         )
     if not is_same or have != file.version.size:
-        raise _refused(file, to, "changed while it was fetched; it is looked at again")
+        raise _refused(file, to, "changed while it was fetched; it will be checked again")
 
 
 def _verify(file: SourceFile, to: Path) -> None:

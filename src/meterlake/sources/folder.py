@@ -42,7 +42,7 @@ class FolderPlace:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise Unavailable(f"'{path}' cannot be looked at: {error.strerror}") from error
+            raise Unavailable(f"'{path}' cannot be inspected: {error.strerror}") from error
 
     def fetch(self, file: SourceFile, to: Path, *, seen: Seen) -> None:
         """Copy a file, so that it can no longer change."""
@@ -62,8 +62,8 @@ class FolderPlace:
             Path(path).expanduser().rename(target)
         except OSError as error:
             raise FileUnavailable(
-                f"'{path}' was taken in, but cannot become '{to}': {error.strerror}. Allow it "
-                "there, or set after to keep"
+                f"'{path}' was taken in, but cannot become '{to}': {error.strerror}. Allow "
+                "renaming there, or set after to keep"
             ) from error
 
     def close(self) -> None:

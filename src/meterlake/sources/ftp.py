@@ -113,7 +113,7 @@ class FtpPlace:
             except ftplib.error_perm as error:
                 raise FileUnavailable(
                     f"{self._at} does not let '{path}' become '{to}': {_said(error)}. It was "
-                    "taken in; allow it there, or set after to keep"
+                    "taken in; allow renaming there, or set after to keep"
                 ) from error
 
     def close(self) -> None:
@@ -155,11 +155,12 @@ class FtpPlace:
         except ssl.SSLCertVerificationError as error:
             raise BadInput(
                 f"{self._at} shows a certificate that is not trusted: {error.verify_message}. "
-                "Nothing was sent. Have it show a good one, or trust its issuer (SSL_CERT_FILE)"
+                "Nothing was sent. Install a valid one there, or trust its issuer (SSL_CERT_FILE)"
             ) from error
         except (ftplib.Error, EOFError, OSError, UnicodeError) as error:
             raise Unavailable(
-                f"{self._at} cannot be reached, or broke off: {_said(error)}. What is here is kept"
+                f"{self._at} cannot be reached, or broke off: {_said(error)}. "
+                "The part received so far is kept"
             ) from error
 
 

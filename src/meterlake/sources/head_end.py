@@ -182,7 +182,7 @@ class HeadEndSource:
                 self.pending = None  # nothing will come of it any more
             raise Unavailable(
                 f"The file {file.request_id} is still {file.status} after "
-                f"{self._told.wait_minutes:g} minutes. The next pull goes on waiting for it"
+                f"{self._told.wait_minutes:g} minutes. The next pull continues to wait for it"
             )
         self._waits += 1
         return Batch(

@@ -95,7 +95,8 @@ class HttpPlace:
                 self._refused(url, error.code, error)
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(
-                f"{url} cannot be reached, or broke off: {cause(error)}. What is here is kept"
+                f"{url} cannot be reached, or broke off: {cause(error)}. "
+                "The part received so far is kept"
             ) from error
 
     def _refused(self, url: str, code: int, error: Exception) -> None:
@@ -110,7 +111,7 @@ class HttpPlace:
             ) from error
         if code < 500 and code not in (408, 425, 429):
             raise FileUnavailable(words) from error
-        raise Unavailable(f"{words}. It is asked again later") from error
+        raise Unavailable(f"{words}. It will be retried later") from error
 
 
 class _Nowhere(urllib.request.HTTPRedirectHandler):

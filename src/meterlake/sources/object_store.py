@@ -61,7 +61,9 @@ class ObjectPlace:
         except FileNotFoundError as error:
             raise FileUnavailable(f"'{file.name}' is gone") from error
         except PreconditionError as error:
-            raise FileUnavailable(f"'{file.name}' was replaced; it is looked at again") from error
+            raise FileUnavailable(
+                f"'{file.name}' was replaced; it will be checked again"
+            ) from error
 
     def rename(self, path: str, to: str) -> None:
         """Copy an object there, and delete it here."""

@@ -42,7 +42,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Version:
-    """What tells one content of a file from another: size [B], time of change, entity tag."""
+    """What tells one content of a file from another: size [B], modification time, entity tag."""
 
     size: int
     modified: datetime | None = None

@@ -95,7 +95,7 @@ class SftpPlace:
         except asyncssh.SFTPError as error:
             raise FileUnavailable(
                 f"{self._at} does not let '{path}' become '{to}': {error.reason}. It was "
-                "taken in; allow it there, or set after to keep"
+                "taken in; allow renaming there, or set after to keep"
             ) from error
 
     def close(self) -> None:
@@ -139,8 +139,8 @@ class SftpPlace:
 
     def _broke_off(self, error: Exception) -> str:
         return (
-            f"{self._at} cannot be reached, or broke off: {plain(cause(error))}. What is here is "
-            "kept; the next pull goes on from there"
+            f"{self._at} cannot be reached, or broke off: {plain(cause(error))}. The part "
+            "received so far is kept; the next pull resumes it"
         )
 
 

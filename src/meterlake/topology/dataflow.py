@@ -151,7 +151,7 @@ def _plain(value: object, name: str, where: str) -> object:
     """A value as it is, a text that is empty as null. Raises BadInput where it is none."""
     if isinstance(value, str):
         if _HALF_A_LETTER.search(value):
-            raise BadInput(f"'{where}' needs whole letters; found half of one in {name}")
+            raise BadInput(f"'{where}' needs valid Unicode; found half a surrogate pair in {name}")
         return value if value.strip() else None
     if isinstance(value, list | dict):
         raise BadInput(f"'{where}' needs a text or a number as {name}; found {str(value)[:60]}")

@@ -86,7 +86,7 @@ def plan_of(wanted: Wanted, usual_start: datetime) -> ReadingsPlan:
 
 
 def _check_same(stored: ReadingsPlan, wanted: ReadingsPlan, *, start_given: bool) -> None:
-    """Refuse to go on with a plan other than the one that was taken on. Raises BadInput."""
+    """Refuse to continue with a plan other than the one that was taken on. Raises BadInput."""
     for name, field in _OPTIONS.items():
         was, now = getattr(stored, field), getattr(wanted, field)
         if was != now and (name != "start" or start_given):

@@ -224,7 +224,7 @@ def _api_socket(listening: Listening) -> socket.socket:
         api.close()
         raise Unavailable(
             f"The API cannot listen at {listening.host}:{listening.port}: {error.strerror}. Stop "
-            "what does, or give another --port"
+            "the process that does, or give another --port"
         ) from error
     return api
 

@@ -67,8 +67,8 @@ def host_key(path: Path) -> HostKey:
         return HostKey(asyncssh.read_private_key(path))
     except asyncssh.KeyImportError as error:
         raise BadInput(
-            f"The host key {path} needs to be a private key of OpenSSH: {error}. Remove it, and "
-            "a new one is made"
+            f"The host key {path} needs to be a private key of OpenSSH: {error}. Remove it "
+            "to have a new one made"
         ) from error
     except OSError as error:
         raise Unavailable(
@@ -113,8 +113,8 @@ async def serving(
         )
     except OSError as error:
         raise Unavailable(
-            f"The SFTP server cannot listen at {host}:{port}: {_reason(error)}. Stop what does, "
-            "or give another --sftp-port"
+            f"The SFTP server cannot listen at {host}:{port}: {_reason(error)}. Stop the process "
+            "that does, or give another --sftp-port"
         ) from error
     try:
         yield listening.get_port()
@@ -171,7 +171,7 @@ class _Transfer:
 
 
 def _refuse() -> NoReturn:
-    raise asyncssh.SFTPPermissionDenied("This server is for reading files alone")
+    raise asyncssh.SFTPPermissionDenied("This server is read-only")
 
 
 class _Files(asyncssh.SFTPServer):

@@ -1,7 +1,7 @@
 """The head-end as a whole: its folder, what it reads as time passes, and what it is asked for.
 
-Two threads work: one reads the meters, one writes files. Both may be ended at any time, and go on
-from where they were after the next start.
+Two threads work: one reads the meters, one writes files. Both may be ended at any time, and
+continue where they were after the next start.
 """
 
 import logging
@@ -37,7 +37,7 @@ _log = logging.getLogger("meterlake.simulate.head_end")
 
 
 class HeadEnd:
-    """A head-end in a folder, which goes on where it was left. Threads may share it.
+    """A head-end in a folder, which continues where it was left. Threads may share it.
 
     Raises
     ------

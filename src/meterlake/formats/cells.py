@@ -1,7 +1,8 @@
 """Cells to readings: a profile applied to a table, every untypable row with its reason.
 
-The table's cells are text (a delimited file) or typed (Parquet). An empty cell and a null
-are "not read"; everything else must be a finite number in a value column.
+The table's cells are text (a delimited file) or typed (Parquet). In a value column an empty
+cell, a null and what the profile lists in `not_read` are "not read", whether text or number;
+everything else must be a finite number.
 """
 
 from collections.abc import Sequence
@@ -341,6 +342,9 @@ def _number(
                 pl.format(f"{name} is not a number: '{{}}'", column.cast(pl.String)),
             )
         )
+    listed = _listed_numbers(not_read, cells.schema[name])
+    if listed:
+        number = pl.when(~number.is_in(listed)).then(number)
     reasons.append(
         (
             ~number.is_finite(),
@@ -348,3 +352,11 @@ def _number(
         )
     )
     return number
+
+
+def _listed_numbers(not_read: Sequence[str], dtype: pl.DataType) -> list[float]:
+    """The listed texts that are numbers, as a column of this type holds them; NaN is one."""
+    numbers = pl.Series(not_read, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    # 4294967.295 is 4294967.5 in 32 bits.
+    held = numbers.cast(dtype, strict=False) if dtype.is_float() else numbers
+    return held.cast(pl.Float64).to_list()

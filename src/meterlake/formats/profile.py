@@ -110,7 +110,7 @@ class Profile(_Part):
     status: Mapping[str, Status] = {}  # what quality flags mean; others, and none: raw
     require: Mapping[str, str] = {}  # columns that must have just this value
     values: Mapping[str, Value] = Field(min_length=1)
-    not_read: tuple[str, ...] = ()  # texts that mean "not read", besides the empty one
+    not_read: tuple[str, ...] = ()  # texts and numbers that mean "not read"
     long: Long | None = None
 
     @model_validator(mode="after")

@@ -270,21 +270,17 @@ class ProfileFormat:
         if cells is None or cells.height != len(ends) or longest > MAX_LINE_BYTES:
             return self._parse_lines(text_lines(data, first_row), block.columns, rows)
         typed = self._type_rows(cells, may_have_control=not plain)
-        # A null may be an empty cell or one that is no number: the line itself tells.
-        values = [v.series for v in self.profile.values.values()]
-        odd = pl.col("reason").is_not_null() | pl.col("_beyond").is_not_null()
+        # A null may be an empty cell or one that is no number: the line itself tells. A number
+        # that is listed in not_read is none: type_rows makes it a null of its own.
+        odd = cells["_beyond"].is_not_null() | typed["reason"].is_not_null()
+        for name in self._value_columns:
+            odd |= cells[name].is_null()
         # So may an empty cell too many, in the end: Polars knows of it nothing but null.
         if (empty := ends_empty(data, ends, self.profile.delimiter)) is not None:
-            odd |= pl.lit(empty)
-        if self.profile.long is None:
-            odd |= pl.any_horizontal(pl.col(values).is_null())
-        else:
-            odd |= pl.all_horizontal(pl.col(values).is_null())
-        suspect = typed.with_columns(cells["_beyond"]).select(odd.alias("odd"))["odd"]
-        if not suspect.any():
+            odd |= empty
+        if not odd.any():
             return Parsed(_good(typed), pl.DataFrame(schema=REJECTED), rows)
-        if self._needs_whole_meters:
-            suspect = self._with_companions(suspect, cells)
+        suspect = self._with_companions(odd, cells) if self._needs_whole_meters else odd
         lines = text_lines(data, first_row).filter(suspect)
         again = self._parse_lines(lines, block.columns, rows)
         reads = pl.concat([_good(typed.filter(~suspect)), again.reads], how="diagonal")
@@ -302,13 +298,8 @@ class ProfileFormat:
         self, data: bytes, columns: tuple[str, ...], first_row: int
     ) -> pl.DataFrame | None:
         names = self._names(columns)
-        numbers = (
-            set(self.profile.values)
-            if self.profile.long is None
-            else {self.profile.long.value_column}
-        )
         schema = {
-            f"{i}": pl.Float64() if names.get(name) in numbers else pl.String()
+            f"{i}": pl.Float64() if names.get(name) in self._value_columns else pl.String()
             for i, name in enumerate(columns)
         }
         if data.startswith(_POLARS_TAKES_OFF):
@@ -383,6 +374,11 @@ class ProfileFormat:
             return next(csv.reader([line], delimiter=delimiter, quotechar=quote), [])
         except csv.Error:  # a carriage return in the middle, or a cell of over 128 KiB
             return line.split(delimiter)
+
+    @property
+    def _value_columns(self) -> tuple[str, ...]:
+        long = self.profile.long
+        return tuple(self.profile.values) if long is None else (long.value_column,)
 
     @property
     def _needs_whole_meters(self) -> bool:

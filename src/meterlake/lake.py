@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meterlake.delta.vacuum import Vacuumed
     from meterlake.forecast.detection import Detected
     from meterlake.forecast.forecasts import Forecasted
+    from meterlake.ingest.deliveries import DeliveryRecord
     from meterlake.ingest.intake import Ingested
     from meterlake.integrate.derivations import Clustered, IntegrationResult
     from meterlake.periods import By
@@ -92,18 +93,33 @@ class Lake:
         return utc_window(start, end, self.settings.timezone)
 
     def ingest(
-        self, *locations: str, profile: str | None = None, strict: bool = False
+        self,
+        *locations: str,
+        profile: str | None = None,
+        strict: bool = False,
+        again: bool = False,
     ) -> "Ingested":
         """Take delivered files, folders or URLs into staging, each once.
 
         Files that cannot be read are listed in `failures`, and the others are taken in. `strict`:
-        also those whose times contradict the length of their intervals.
+        also those whose times contradict the length of their intervals. `again`: read files that
+        were taken in before once more, in the place of what they were read as.
         """
-        from meterlake.ingest.intake import ingest
+        from meterlake.ingest.intake import IngestOptions, ingest
         from meterlake.sources.fetcher import local_copies
 
         fetch = local_copies(self.settings)
-        return ingest(self.session, locations, profile=profile, strict=strict, fetch=fetch)
+        options = IngestOptions(strict, again)
+        return ingest(self.session, locations, profile=profile, options=options, fetch=fetch)
+
+    def withdraw(self, file: str, *, reason: str | None = None) -> "list[DeliveryRecord]":
+        """Have a delivered file count no more: its name, or how its SHA-256 begins.
+
+        Its rows stay in staging; the next integration answers without them.
+        """
+        from meterlake.ingest.deliveries import withdraw
+
+        return withdraw(self.store, file, reason=reason, now=self.clock())
 
     def integrate(self) -> "IntegrationResult":
         """Bring the readings up to what staging has received."""

@@ -701,7 +701,7 @@ class _Loses:
 
 def staged(store: Store, fmt: Format) -> Staged | RefusedPortion:
     block = Block(DeliveredFile("x.csv", "x.csv", "none"), 1, data=b"")
-    return stage(store, received_at=NOW)(Portion(0, "0", fmt, block))
+    return stage(store, received_at=NOW)(Portion(0, "0", "0", fmt, block))
 
 
 @pytest.mark.parametrize(

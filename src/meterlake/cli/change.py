@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from meterlake.cli.options import (
     MasterOption,
     Output,
     OutputOption,
+    existing_lake,
     plain_errors,
     show_progress,
     to_duration,
@@ -38,6 +40,10 @@ def ingest(
         bool,
         typer.Option("--strict", help="Refuse files whose times contradict the interval's length."),
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Read known files once more, in place of what they were."),
+    ] = False,
     lake: LakeOption = None,
     engine: EngineOption = None,
     spark_master: MasterOption = None,
@@ -52,7 +58,7 @@ def ingest(
     with working_lake(lake, engine, spark_master, may_be_new=True) as here:
         began = time.perf_counter()
         with show_progress(here, output) as here:
-            done = here.ingest(*locations, profile=profile, strict=strict)
+            done = here.ingest(*locations, profile=profile, strict=strict, again=again)
         facts: dict[str, Any] = {
             "files": done.files,
             "rows": done.rows,
@@ -87,6 +93,30 @@ def ingest(
             _say_lengths(done)
         if done.failures:
             raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
+
+
+@commands.command()
+def withdraw(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|SHA256", help="A delivered file's name, or its hash.")
+    ],
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    lake: LakeOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Take a delivered file back: its reads count no more, and integrate answers without them.
+
+    Its rows stay in staging, and the file in inbound/. Ingest it again to have it back.
+
+    Example: meterlake withdraw export.csv --reason "wrong unit"
+    """
+    with existing_lake(lake) as here:
+        gone = here.withdraw(Path(file).name, reason=reason)
+    told = [{"file": r.source_file, "sha256": r.source_sha256} for r in gone]
+    facts = {"withdrawn": told, "readings": sum(r.readings for r in gone)}
+    show.result(facts, output is Output.json)
+    if gone:
+        typer.echo("Now run: meterlake integrate", err=True)
 
 
 def _say_lengths(done: "Ingested") -> None:

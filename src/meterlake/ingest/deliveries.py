@@ -7,23 +7,29 @@ be made again.
 
 import json
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from typing import Literal
 
 import polars as pl
 
 from meterlake import __version__
-from meterlake.delta.commit import snapshot
+from meterlake.delta.commit import Change, commit, settle, snapshot
+from meterlake.delta.journal import Provenance
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, fetched, scan, write_file
+from meterlake.delta.table import DataFile, fetched, open_delta, recorded_under, scan, write_file
+from meterlake.errors import BadInput
 from meterlake.formats.port import Format
 from meterlake.formats.registry import recorded_format
-from meterlake.schema import DELIVERIES, LengthSource, polars_schema
+from meterlake.readings.withdrawals import COUNT_KEY, PREFIX
+from meterlake.schema import DELIVERIES, STAGING, LengthSource, polars_schema
 
 KEY_PREFIX = "ingest/"  # staging's key of a delivery: this and the SHA-256 of its content
 
+
 _ID_LETTERS = 16
+_SHORTEST = 8  # digits of a hash that name a delivery
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class DeliveryRecord:
     quarantined: int
     readings: int
     recorded_at: datetime
-    state: str = "active"
+    state: Literal["active", "withdrawn"] = "active"
+    reason: str | None = None
     code_version: str = __version__
 
     def read_format(self) -> Format:
@@ -59,9 +66,75 @@ class DeliveryRecord:
         return self.interval_seconds if self.length_source == "lake" else None
 
 
-def delivery_id_of(source_sha256: str) -> str:
-    """Identifier of a delivery, from the SHA-256 of its bytes as delivered."""
-    return source_sha256[:_ID_LETTERS]
+def delivery_id_of(source_sha256: str, number: int = 0) -> str:
+    """Identifier of a delivery, from the SHA-256 of its bytes as delivered.
+
+    `number` counts how often the same content was read before, each time in another way.
+    """
+    return source_sha256[:_ID_LETTERS] + (f"-{number}" if number else "")
+
+
+def withdrawn(record: DeliveryRecord, reason: str | None, now: datetime) -> DeliveryRecord:
+    """The row that says that a delivery does not count any more."""
+    return replace(record, state="withdrawn", reason=reason, recorded_at=now)
+
+
+def withdrawal_keys(store: Store, rows: Sequence[DeliveryRecord]) -> dict[str, int]:
+    """Staging's keys of a commit that withdraws these."""
+    if not rows:
+        return {}
+    before = max(recorded_under(open_delta(store, STAGING), COUNT_KEY), 0)
+    keys = {f"{PREFIX}{row.delivery_id}": 0 for row in rows}
+    return {COUNT_KEY: before + len(rows), **keys}
+
+
+def withdraw(store: Store, name: str, *, reason: str | None, now: datetime) -> list[DeliveryRecord]:
+    """Have deliveries count no more; their rows stay in staging.
+
+    Parameters
+    ----------
+    name : the name of a delivered file, or how its SHA-256 begins (8 digits at least)
+
+    Returns
+    -------
+    The rows of the deliveries that counted until now.
+
+    Raises
+    ------
+    BadInput
+        No delivery has that name or hash, or files of different content have it.
+    Conflict
+        Another one withdrew it at the same moment.
+    """
+    settle(store, STAGING, now=now)
+    found = [r for r in read_records(store).values() if _is_of(r, name)]
+    if not found:
+        raise BadInput(
+            f"Withdraw needs the name or the SHA-256 of a file that was taken in; found '{name}'. "
+            "The table deliveries lists them"
+        )
+    if len({r.source_sha256 for r in found}) > 1:
+        hashes = ", ".join(sorted({r.source_sha256[:_ID_LETTERS] for r in found}))
+        raise BadInput(f"'{name}' is the name of several deliveries; say which, by hash: {hashes}")
+    gone = [r for r in found if r.state == "active"]
+    rows = [withdrawn(r, reason, now) for r in gone]
+    if rows:
+        change = Change(
+            withdrawal_keys(store, rows),
+            attached={DELIVERIES.name: write_records(store, rows)},
+            provenance=Provenance("withdraw"),
+        )
+        commit(store, STAGING, change, now=now)
+        settle(store, STAGING, now=now)
+    return gone
+
+
+def _is_of(record: DeliveryRecord, name: str) -> bool:
+    is_hash = len(name) >= _SHORTEST and set(name.lower()) <= set("0123456789abcdef")
+    hashes = (record.sha256 or "", record.source_sha256)
+    return name == record.source_file or (
+        is_hash and any(sha256.startswith(name.lower()) for sha256 in hashes)
+    )
 
 
 def write_records(store: Store, records: Iterable[DeliveryRecord]) -> list[DataFile]:
@@ -97,5 +170,5 @@ def read_records(store: Store) -> dict[str, DeliveryRecord]:
     """The row of each delivery that counts, by its identifier. Raises Unavailable."""
     names = [f.name for f in fields(DeliveryRecord)]
     rows = fetched(scan(store, DELIVERIES, snapshot(store, DELIVERIES).files).select(names))
-    ordered = rows.sort("recorded_at", maintain_order=True)
+    ordered = rows.sort("recorded_at", "state", maintain_order=True)
     return {row["delivery_id"]: DeliveryRecord(**row) for row in ordered.iter_rows(named=True)}

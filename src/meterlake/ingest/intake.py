@@ -8,10 +8,11 @@ itself, when all of its parts are there; what is wrong with one leaves the other
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from meterlake.delta.commit import Change, Mark, Step, commit, settle
-from meterlake.delta.journal import Provenance
-from meterlake.delta.table import open_delta, recorded_under
+from meterlake.delta.journal import Provenance, logged
+from meterlake.delta.table import fetched, open_delta, recorded_under, scan
 from meterlake.errors import BadInput, Conflict, MeterlakeError, NotReadable
 from meterlake.formats.lengths import Lengths
 from meterlake.formats.port import Format
@@ -23,6 +24,9 @@ from meterlake.ingest.deliveries import (
     KEY_PREFIX,
     DeliveryRecord,
     delivery_id_of,
+    read_records,
+    withdrawal_keys,
+    withdrawn,
     write_records,
 )
 from meterlake.ingest.land import Delivery, Fetch, delivery_of, expand, land, local, set_aside
@@ -99,6 +103,21 @@ class FileBalance:
         return self.rows - self.quarantined
 
 
+@dataclass(frozen=True)
+class IngestOptions:
+    """How files are taken in.
+
+    `strict`: refuse one whose times contradict the length of its intervals. `again`: read one that
+    was taken in before once more, in the place of what it was read as.
+    """
+
+    strict: bool = False
+    again: bool = False
+
+
+USUAL = IngestOptions()
+
+
 @dataclass
 class Ingested:
     """What an ingest did, over all its files: `rows` = `stored` + `quarantined`."""
@@ -142,7 +161,7 @@ def ingest(
     locations: Sequence[str],
     *,
     profile: str | None = None,
-    strict: bool = False,
+    options: IngestOptions = USUAL,
     marks: Mapping[str, Mark] | None = None,
     fetch: Fetch = local,
 ) -> Ingested:
@@ -154,7 +173,6 @@ def ingest(
     Parameters
     ----------
     profile : name or file of their format; None: it is recognised
-    strict : refuse a file whose times contradict the length of its intervals
     marks : keys of staging that move in the same step, a Step only with a single file; one that
         was taken in before moves none
     fetch : brings a location within reach; `sources.fetcher.local_copies` knows URLs
@@ -168,7 +186,7 @@ def ingest(
     settle(store, STAGING, now=session.now)
     if len(files) > 1 and any(isinstance(mark, Step) for mark in (marks or {}).values()):
         raise ValueError("a Step moves with one file")
-    intake = _Intake(session, profile, marks or {}, fetch, strict)
+    intake = _Intake(session, profile, marks or {}, fetch, options)
     units = intake.portions(files)
     rows = 0
     progress("ingest", len(files), 0)
@@ -204,6 +222,26 @@ class _File:
     lengths: Lengths | None = None
     error: MeterlakeError | None = None
     results: list[Staged | RefusedPortion] = field(default_factory=list)
+    before: Sequence[DeliveryRecord] = ()
+
+    @property
+    def delivery_id(self) -> str:
+        """Identifier of this delivery: another one each time that the content is read."""
+        return delivery_id_of(self.delivery.sha256, len(self.before))
+
+    def whole(self, number: int) -> Portion:
+        """All of the file as a unit of work."""
+        if self.source is None or self.format is None:
+            raise ValueError(f"{self.location} has not been opened")
+        return Portion(
+            number,
+            self.delivery.sha256,
+            self.delivery_id,
+            self.format,
+            self.source,
+            self.lengths,
+            min((r.received_at for r in self.before), default=None),
+        )
 
 
 @dataclass
@@ -214,7 +252,8 @@ class _Intake:
     profile: str | None
     marks: Mapping[str, Mark]
     fetch: Fetch
-    strict: bool = False
+    options: IngestOptions
+    known: list[DeliveryRecord] | None = None
     files: dict[int, _File] = field(default_factory=dict)
     first_of: dict[str, int] = field(default_factory=dict)  # number by content
     same: dict[int, tuple[str, Delivery]] = field(default_factory=dict)
@@ -232,13 +271,15 @@ class _Intake:
                     if self.first_of.setdefault(delivery.sha256, number) != number:
                         self.same[number] = location, delivery
                         continue
-                    if self._is_known(delivery.sha256):
+                    before = self._records(delivery.sha256)
+                    if self._stays_as_it_is(before):
                         self.outcomes[number] = _known(delivery)
                         continue
                 except MeterlakeError as error:
                     self.outcomes[number] = _failure(location, error)
                     continue
-                file = self.files[number] = _File(location, delivery, held.pop_all())
+                file = _File(location, delivery, held.pop_all(), before=before)
+                self.files[number] = file
             try:
                 yield from self._cut(number, file)
             except MeterlakeError as error:
@@ -256,7 +297,7 @@ class _Intake:
         for part in cut(fmt, source, by_reference=self.session.engine.sends_units):
             if any(isinstance(result, RefusedPortion) for result in file.results):
                 return
-            yield Portion(number, file.delivery.sha256, fmt, part, file.lengths)
+            yield replace(file.whole(number), part=part)
 
     def conclude(self, *, before: int) -> None:
         """Commit the files before a number, all of whose portions are done."""
@@ -285,7 +326,7 @@ class _Intake:
         refused = [r.error for r in file.results if isinstance(r, RefusedPortion)]
         error = refused[0] if refused else file.error
         if isinstance(error, NotReadable):
-            if self._is_known(delivery.sha256):
+            if not file.before and self._is_known(delivery.sha256):
                 return _known(delivery)  # it could be read meanwhile, by another profile
             set_aside(self.store, delivery, file.source, str(error))
         if error is not None:
@@ -293,9 +334,9 @@ class _Intake:
         if file.source is None or file.format is None:
             raise ValueError(f"{file.location} was neither cut nor refused")
         results = [r for r in file.results if isinstance(r, Staged)]
-        first = Portion(0, delivery.sha256, file.format, file.source, file.lengths)
-        now = self.session.now
-        results = by_own_steps(self.store, first, file.source, results, received_at=now)
+        results = by_own_steps(
+            self.store, file.whole(0), file.source, results, received_at=self.received_at(file)
+        )
         seconds, told = stated_length(file.format, file.lengths)
         balance = FileBalance(
             delivery.name,
@@ -308,26 +349,73 @@ class _Intake:
             contradicting=sum(r.contradicting for r in results),
             apart_seconds=min((r.apart for r in results if r.apart is not None), default=None),
         )
-        if self.strict and balance.contradiction:
+        if self.options.strict and balance.contradiction:
             words = f"'{delivery.name}' is refused by --strict: {balance.contradiction}"
             set_aside(self.store, delivery, file.source, words)
             raise NotReadable(f"{words}. Correct the length in its profile, or in the settings")
-        record = self._record(balance, file.source, file.format, _content_of(file.source, results))
+        if balance.rows and not balance.stored:
+            words = f"'{delivery.name}' has no row that can be read as {file.format.name}"
+            reason = next((r.reason for r in results if r.reason), "")
+            set_aside(self.store, delivery, file.source, f"{words}: {reason}")
+            raise NotReadable(
+                f"{words}. The commonest reason: {reason}. Correct the profile and ingest it again"
+            )
+        if not self.options.again:
+            self._refuse_twice(file, results)
+        record = self._record(file, balance, _content_of(file.source, results))
         try:
-            commit(self.store, STAGING, self._change(record, results), now=self.session.now)
+            commit(self.store, STAGING, self._change(file, record, results), now=self.session.now)
         except Conflict:
-            if not self._is_known(record.source_sha256, record.sha256):
+            if file.before or not self._is_known(record.source_sha256, record.sha256):
                 raise
             if not self._is_known(delivery.sha256):  # it came before, otherwise packed
                 self.store.delete(record.inbound)
             return _known(delivery)
         return balance
 
-    def _record(
-        self, balance: FileBalance, source: DeliveredFile, fmt: Format, content: str | None
-    ) -> DeliveryRecord:
+    def received_at(self, file: _File) -> datetime:
+        """When a file came first: reading it again makes it no later."""
+        return min((r.received_at for r in file.before), default=self.session.now)
+
+    def _stays_as_it_is(self, before: Sequence[DeliveryRecord]) -> bool:
+        """Whether a file's content counts already, read in the way that is asked for."""
+        counting = [r for r in before if r.state == "active"]
+        if self.options.again or not counting:
+            return False
+        if self.profile is None:
+            return True
+        fmt = named_format(self.profile, default_zone=self.zone)
+        asked = fmt.name, profile_of(fmt)
+        return any((r.format, r.profile) == asked for r in counting)
+
+    def _refuse_twice(self, file: _File, results: Sequence[Staged]) -> None:
+        """Raise BadInput where rows that count already would be read in another way too."""
+        counting = {r.delivery_id: r for r in file.before if r.state == "active"}
+        if not counting:
+            return
+        old = [f for f in logged(self.store, STAGING).files.values() if f.made_from in counting]
+        new = [f for r in results for f in r.files]
+        rows = (
+            fetched(scan(self.store, STAGING, x).select("source_row").unique()) for x in (old, new)
+        )
+        twice = next(rows).join(next(rows), on="source_row", how="semi").height
+        if twice and file.format is not None:
+            how = ", ".join(r.format for r in counting.values())
+            name = file.location
+            raise BadInput(
+                f"'{file.delivery.name}' was taken in before, read as {how}; {twice:,} of its rows "
+                f"would be read as {file.format.name} too. To have it read as {file.format.name} "
+                f"instead: meterlake ingest {name} --again --profile {self.profile}. To leave it "
+                "as it is, do nothing; to take it back: meterlake withdraw "
+                f"{file.delivery.sha256[:12]}"
+            )
+
+    def _record(self, file: _File, balance: FileBalance, content: str | None) -> DeliveryRecord:
+        if file.source is None or file.format is None:
+            raise ValueError(f"{file.location} was neither cut nor refused")
+        source, fmt = file.source, file.format
         return DeliveryRecord(
-            delivery_id_of(balance.sha256),
+            file.delivery_id,
             source_file=balance.file,
             sha256=content or balance.sha256,
             source_sha256=balance.sha256,
@@ -337,7 +425,7 @@ class _Intake:
             timezone=self.zone,
             interval_seconds=balance.interval_seconds,
             length_source=balance.length_source,
-            received_at=self.session.now,
+            received_at=self.received_at(file),
             rows=balance.rows,
             stored=balance.stored,
             quarantined=balance.quarantined,
@@ -345,15 +433,29 @@ class _Intake:
             recorded_at=self.session.now,
         )
 
-    def _change(self, record: DeliveryRecord, results: Sequence[Staged]) -> Change:
+    def _change(self, file: _File, record: DeliveryRecord, results: Sequence[Staged]) -> Change:
         files = files_of_delivery(results, record.delivery_id)
+        number = f"/{len(file.before)}" if file.before else ""
+        keys = {
+            f"{KEY_PREFIX}{sha256}{number}": 0 for sha256 in (record.sha256, record.source_sha256)
+        }
+        gone = [r for r in file.before if r.state == "active"] if self.options.again else []
+        rows = [withdrawn(r, "read again", self.session.now) for r in gone]
         return Change(
-            {f"{KEY_PREFIX}{sha256}": 0 for sha256 in (record.sha256, record.source_sha256)},
+            keys | withdrawal_keys(self.store, rows),
             add=files.pop(STAGING.name),
-            attached={**files, DELIVERIES.name: write_records(self.store, [record])},
+            attached={**files, DELIVERIES.name: write_records(self.store, [record, *rows])},
             marks=self.marks,
             provenance=Provenance("ingest"),
         )
+
+    def _records(self, sha256: str) -> list[DeliveryRecord]:
+        """What is known of a content that was taken in before: each time that it was read."""
+        if not self._is_known(sha256):
+            return []
+        if self.known is None:
+            self.known = list(read_records(self.store).values())
+        return [r for r in self.known if sha256 in (r.sha256, r.source_sha256)]
 
     def _is_known(self, *contents: str | None) -> bool:
         """Whether a file of one of these hashes was taken in: of its content, or as delivered."""

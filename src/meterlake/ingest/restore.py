@@ -97,7 +97,7 @@ def take_in_again(
     """
     source = kept_source(store, record.source_file, record.inbound, sha256=record.source_sha256)
     fmt, lengths = with_lengths(record.read_format(), source, record.lake_seconds)
-    whole = Portion(0, record.source_sha256, fmt, source, lengths)
+    whole = Portion(0, record.source_sha256, record.delivery_id, fmt, source, lengths)
     parts = cut(fmt, source, by_reference=engine.sends_units)
     work, moment = stage(store, received_at=record.received_at), record.received_at
     first = engine.map(work, (replace(whole, part=part) for part in parts))

@@ -32,6 +32,7 @@ _FEW = {
     "status",
     "source_file",
     "source_sha256",
+    "delivery_id",
 }
 
 
@@ -43,14 +44,16 @@ class Portion:
     """A unit of work: a block of a delivered file, or all of a stream that is yet to be cut.
 
     `number` is the file's among those that are taken in together; `lengths` are those of intervals
-    of which the format says none.
+    of which the format says none, `received_at` is when its content came first, if before.
     """
 
     number: int
     sha256: str
+    delivery_id: str
     format: Format
     part: Block | DeliveredFile
     lengths: Lengths | None = None
+    received_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Staged:
 
     `contradicting` are rows that come sooner than a length that is not the file's own allows;
     `apart` is the smallest time between two stamps [s], None where there are few of them;
+    `reason` is the commonest reason of its rejected rows;
     `sha256` is of the uncompressed content, of a stream that was cut in the work.
     """
 
@@ -70,6 +74,7 @@ class Staged:
     quarantined: int = 0
     contradicting: int = 0
     apart: int | None = None
+    reason: str = ""
     sha256: str = ""
 
 
@@ -130,7 +135,8 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
         done = Staged(portion.number)
         try:
             for block in blocks:
-                one = _stage_block(store, portion, block, received_at)
+                moment = portion.received_at or received_at
+                one = _stage_block(store, portion, block, moment)
                 done = Staged(
                     portion.number,
                     done.files + one.files,
@@ -140,6 +146,7 @@ def stage(store: Store, *, received_at: datetime) -> Callable[[Portion], Staged 
                     done.quarantined + one.quarantined,
                     done.contradicting + one.contradicting,
                     min((a for a in (done.apart, one.apart) if a is not None), default=None),
+                    done.reason or one.reason,
                 )
         except MeterlakeError as error:
             return RefusedPortion(portion.number, error)
@@ -193,6 +200,7 @@ def _stage_block(store: Store, portion: Portion, block: Block, received_at: date
     same = {
         "source_file": block.source.name,
         "source_sha256": portion.sha256,
+        "delivery_id": portion.delivery_id,
         "received_at": received_at,
         "format": fmt.name,
         "status": "raw",
@@ -208,6 +216,7 @@ def _stage_block(store: Store, portion: Portion, block: Block, received_at: date
         quarantined=quarantined,
         contradicting=_count_contradicting(parsed.reads),
         apart=_apart(parsed.reads),
+        reason=_commonest(parsed.rejected),
     )
 
 
@@ -318,6 +327,10 @@ def _apart(reads: pl.DataFrame) -> int | None:
     steps = reads["reading_date_time"].unique().sort().diff().drop_nulls().dt.total_seconds()
     smallest = steps.sort().head(_SEVERAL)
     return int(smallest[0]) if len(smallest) == _SEVERAL and smallest.n_unique() == 1 else None
+
+
+def _commonest(rejected: pl.DataFrame) -> str:
+    return "" if rejected.is_empty() else str(rejected["reason"].mode().sort()[0])
 
 
 def _count_readings(reads: pl.DataFrame) -> int:

@@ -46,7 +46,7 @@ def plan_days(
         for day in layout.days(name):
             span = layout.span_of(name, day)
             if span is None:
-                if day + DAY <= closed_until:
+                if day + DAY <= closed_until and layout.hours(name, day):
                     units[day, name] = Clustering(name, day, (_hours(layout, name, day),))
             elif (span.first, name) not in units:
                 is_rebuilt = (name, span.first) in rebuilt

@@ -90,7 +90,7 @@ def plan_months(
             pieces = [p for run in runs_of(days) for p in layout.pieces(name, *run)]
             in_month = tuple(f for f in before if month_of(f) == first)
             hours = [p for r in runs_of(days) for p in layout.pieces(name, *r, by_meter=False)]
-            if pieces:
+            if pieces or in_month:
                 units.append(Month(name, first, tuple(days), tuple(pieces), tuple(hours), in_month))
     return units
 
@@ -113,7 +113,8 @@ def consumed_month(store: Store, unit: Month) -> Iterator[pl.DataFrame]:
     order = MeterOrder()
     for keep in meter_ranges(store, unit.pieces, RANGE_ROWS):
         read = [scan_pieces(store, [p], READ, keep=keep) for p in unit.pieces]
-        readings = order.by_meter(fetched(pl.concat(read)))
+        nothing = scan_pieces(store, (), READ)
+        readings = order.by_meter(fetched(pl.concat(read or [nothing])))
         rows = daily_energy(readings, unit.days, arrivals_in(store, unit.hours))
         if unit.before:
             others = scan(store, CONSUMPTION_DAILY, unit.before).filter(
@@ -174,7 +175,7 @@ def plan_periods(
                     tuple(present.get(tuple(_partition(table, name, first).values()), ())),
                 )
             )
-    return [u for u in units if u.daily]
+    return [u for u in units if u.daily or u.replaces]
 
 
 def consume_period(store: Store) -> Callable[[Summed], Made]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from meterlake.delta.check import Finding
 from meterlake.delta.commit import settle, snapshot
+from meterlake.delta.journal import Entry, logged
 from meterlake.delta.table import DataFile, fetched, partition_path, scan
 from meterlake.errors import MeterlakeError, Unavailable
 from meterlake.integrate import cluster as spans
@@ -26,6 +27,7 @@ from meterlake.pipeline.derivation import (
     Verification,
 )
 from meterlake.pipeline.runner import bring_up
+from meterlake.readings import withdrawals
 from meterlake.readings.consumption import changed_hours, check_zone
 from meterlake.schema import (
     CONSUMPTION_DAILY,
@@ -157,9 +159,9 @@ def _plan_integration(run: Run) -> Plan[hours.Integrated]:
         )
     commits = list(run.since(STAGING))
     if run.damaged or (run.is_full and run.consumed[STAGING.name] >= 0):
-        waiting = {f.path for e in commits for f in e.new}
-        return _plan_rebuild(run, [f for f in staging.files if f.path not in waiting])
-    live = {f.path for f in staging.files}
+        return _plan_rebuild(run, _consumed(run, commits))
+    staged, lost = _counting(run, commits)
+    live = {f.path for f in staged}
     arrived = [f for e in commits for f in e.new if f.path in live]
     made_from = {f.path: f.made_from for e in commits for f in e.added}
     deliveries = sorted({made_from[f.path] for f in arrived})
@@ -169,16 +171,42 @@ def _plan_integration(run: Run) -> Plan[hours.Integrated]:
 
     def finish(made: Sequence[hours.Integrated]) -> Finish:
         written = [partition_path(f.partition) for m in made for f in m.files]
+        written += [path for m in made for path in m.emptied]
         late = pl.concat([m.late for m in made])
         written_late = write_late_arrivals(run.store, late, search, now=run.now)
         replaced = [present[path] for path in written if path in present]
         return Finish({LATE_ARRIVALS.name: written_late}, {READINGS.name: replaced})
 
     return Plan(
-        list(hours.plan_hours(arrived, staging.files)) if arrived else (),
+        list(hours.plan_hours(arrived, staged, lost)) if arrived or lost else (),
         hours.integrate_hours(run.store, late_after=late_after),
         finish=finish,
     )
+
+
+def _counting(run: Run, commits: Sequence[Entry]) -> tuple[list[DataFile], list[DataFile]]:
+    """Staging's files that count, and those that count no more since the last integration."""
+    files = run.inputs[STAGING.name].files
+    gone = withdrawals.withdrawn_deliveries(run.store)
+    if not gone:
+        return list(files), []
+    logs = logged(run.store, STAGING, until=run.inputs[STAGING.name].version).files
+    delivery = {f.path: logs[f.path].made_from for f in files}
+    lately = gone & _withdrawn_in(commits)
+    counting = [f for f in files if delivery[f.path] not in gone]
+    return counting, [f for f in files if delivery[f.path] in lately]
+
+
+def _consumed(run: Run, commits: Sequence[Entry]) -> list[DataFile]:
+    """Staging's files that the last integration had."""
+    waiting = {f.path for e in commits for f in e.new}
+    counting, lost = _counting(run, commits)
+    return [f for f in (*counting, *lost) if f.path not in waiting]
+
+
+def _withdrawn_in(commits: Sequence[Entry]) -> set[str]:
+    keys = {key for e in commits for key in e.keys if key.startswith(withdrawals.PREFIX)}
+    return {key.removeprefix(withdrawals.PREFIX) for key in keys}
 
 
 def _plan_rebuild(run: Run, staged: Sequence[DataFile]) -> Plan[hours.Integrated]:
@@ -203,8 +231,7 @@ def _verify_integration(run: Run, findings: Sequence[Finding]) -> Verification:
         return Verification(findings=[Finding(STAGING.name, "_delta_log", problem)])
     if any(f.table == STAGING.name for f in findings):
         return Verification()
-    waiting = {f.path for e in run.since(STAGING) for f in e.new}
-    staged = [f for f in staging.files if f.path not in waiting]
+    staged = _consumed(run, list(run.since(STAGING)))
     units, found = verify.plan_comparison(staged, run.state.files)
     unreadable = frozenset(f.path for f in findings)
     return Verification(units, verify.compare_hours(run.store, unreadable=unreadable), found)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from meterlake.delta.store import Store
-from meterlake.delta.table import DataFile, fetched, scan, write_file
+from meterlake.delta.table import DataFile, fetched, partition_path, scan, write_file
 from meterlake.pipeline.derivation import Made
 from meterlake.schema import (
     LATE_ARRIVALS,
@@ -42,13 +42,14 @@ LATE_SCHEMA = {
 class Hours:
     """A unit of work: the hours from `start` to before `end`, and staging's files of them.
 
-    `arrived` came since the last integration, `known` before.
+    `arrived` came since the last integration, `known` before; `lost` count no more since then.
     """
 
     start: datetime
     end: datetime
     arrived: tuple[DataFile, ...]
     known: tuple[DataFile, ...]
+    lost: tuple[DataFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,35 +75,39 @@ class Counts:
 
 @dataclass(frozen=True)
 class Integrated(Made):
-    """What a unit became: one file per partition, counts, and its late reads."""
+    """What a unit became: one file per partition, counts, partitions without reads, late reads."""
 
     counts: Counts = Counts(0, 0, 0)
+    emptied: tuple[str, ...] = ()
     late: pl.DataFrame = field(repr=False, default_factory=lambda: pl.DataFrame(schema=LATE_SCHEMA))
 
 
-def plan_hours(arrived: Sequence[DataFile], staged: Sequence[DataFile]) -> Iterator[Hours]:
+def plan_hours(
+    arrived: Sequence[DataFile], staged: Sequence[DataFile], lost: Sequence[DataFile] = ()
+) -> Iterator[Hours]:
     """Cut the hours that the arrived files span into units, in time order.
 
     Parameters
     ----------
     arrived : staging files added since the last integration
-    staged : all of staging's files, the arrived ones included
+    staged : all of staging's files that count, the arrived ones included
+    lost : files that count no more, of hours that are to be integrated without them
     """
-    new = {f.path for f in arrived}
+    new, gone = {f.path for f in arrived}, {f.path for f in lost}
     days: dict[datetime, list[DataFile]] = {}
-    for file in staged:
+    for file in (*staged, *lost):
         days.setdefault(_hour(file.first).replace(hour=0), []).append(file)
     held: list[tuple[datetime, datetime, list[DataFile]]] = []
     rows = 0.0
-    for day in sorted({_hour(f.first).replace(hour=0) for f in arrived}):
-        for start, end, weight in _runs(day, days[day], new):
+    for day in sorted({_hour(f.first).replace(hour=0) for f in (*arrived, *lost)}):
+        for start, end, weight in _runs(day, days[day], new | gone):
             if held and rows + weight > UNIT_ROWS:
-                yield _unit(held, new)
+                yield _unit(held, new, gone)
                 held, rows = [], 0.0
             held.append((start, end, days[day]))
             rows += weight
     if held:
-        yield _unit(held, new)
+        yield _unit(held, new, gone)
 
 
 def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours], Integrated]:
@@ -112,18 +117,22 @@ def integrate_hours(store: Store, *, late_after: timedelta) -> Callable[[Hours],
         within = pl.col("reading_date_time").is_between(unit.start, unit.end, closed="left")
         arrived = _read(store, unit.arrived, within, new=True)
         known = _read(store, unit.known, within, new=False)
+        lost = _read(store, unit.lost, within, new=False).select("_hour", "reading_type").unique()
         if not known.is_empty():
-            touched = arrived.select(pl.col("_hour").unique())
+            touched = pl.concat([arrived.select("_hour"), lost.select("_hour")]).unique()
             known = known.join(touched, on="_hour", how="semi")
+        left = set(lost.iter_rows())
         files: list[DataFile] = []
         counts = Counts(0, 0, 0)
         for hour, name, reads in _by_partition(pl.concat([arrived, known])):
-            if not reads["_new"].any():
+            if not reads["_new"].any() and (hour, name) not in left:
                 continue
+            left.discard((hour, name))
             standing, became = latest(reads.sort(*_ORDER))
             counts += became
             files.append(_write(store, standing, hour, name))
-        return Integrated(tuple(files), counts, late_reads(arrived, late_after))
+        emptied = tuple(sorted(partition_path(_partition(hour, name)) for hour, name in left))
+        return Integrated(tuple(files), counts, emptied, late_reads(arrived, late_after))
 
     return work
 
@@ -218,6 +227,7 @@ def _runs(
 def _unit(
     parts: Sequence[tuple[datetime, datetime, Sequence[DataFile]]],
     new: set[str],
+    gone: set[str],
 ) -> Hours:
     files = {
         file.path: file
@@ -229,7 +239,8 @@ def _unit(
         start=parts[0][0],
         end=parts[-1][1],
         arrived=tuple(f for path, f in files.items() if path in new),
-        known=tuple(f for path, f in files.items() if path not in new),
+        known=tuple(f for path, f in files.items() if path not in new | gone),
+        lost=tuple(f for path, f in files.items() if path in gone),
     )
 
 
@@ -260,9 +271,12 @@ def _loses(reads: pl.DataFrame) -> pl.Series:
 
 def _write(store: Store, standing: pl.DataFrame, hour: datetime, name: str) -> DataFile:
     """Write one partition: the reads of an hour and type that stand."""
-    partition = {"reading_type": name, **hour_partition(hour)}
-    rows = standing.select(of_reads(name))
-    return write_file(store, READINGS, rows, partition=partition, name=f"part-{uuid.uuid4().hex}")
+    rows, file = standing.select(of_reads(name)), f"part-{uuid.uuid4().hex}"
+    return write_file(store, READINGS, rows, partition=_partition(hour, name), name=file)
+
+
+def _partition(hour: datetime, name: str) -> dict[str, str]:
+    return {"reading_type": name, **hour_partition(hour)}
 
 
 def hour_partition(hour: datetime) -> dict[str, str]:

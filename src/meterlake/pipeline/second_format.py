@@ -122,6 +122,7 @@ def _as_it_was(
     same = {
         "source_file": record.source_file,
         "source_sha256": record.source_sha256,
+        "delivery_id": record.delivery_id,
         "received_at": record.received_at,
         "status": "raw",
         "length_source": "unknown",

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from meterlake.schema import LATE_ARRIVALS, QUARANTINE, READINGS, STAGING
+from meterlake.readings.withdrawals import withdrawn_sql
+from meterlake.schema import DELIVERIES, LATE_ARRIVALS, QUARANTINE, READINGS, STAGING
 from meterlake.schema.projection import ARRIVAL_SQL, KEY, RANK_SQL, VERSION, readings_sql
 
 _ORDER = f"{RANK_SQL} DESC, {ARRIVAL_SQL} DESC, source_file DESC, source_row DESC"
 _KEY = f"reading_type, {', '.join(KEY)}"
+_GONE = withdrawn_sql("deliveries WHERE true")
 _VERSION = f"{', '.join(VERSION)}, {ARRIVAL_SQL}"
 
 
@@ -39,10 +41,21 @@ def views_as_of(as_of: AsOf) -> dict[str, str]:
     moment = f"TIMESTAMPTZ '{as_of.moment.astimezone(UTC).isoformat()}'"
     return {
         STAGING.name: f"SELECT * FROM {{staging}} WHERE {clock} <= {moment}",
-        QUARANTINE.name: f"SELECT * FROM {{quarantine}} WHERE received_at <= {moment}",
+        QUARANTINE.name: (
+            f"SELECT * FROM {{quarantine}} WHERE received_at <= {moment} AND delivery_id NOT IN "
+            f"({_withdrawn(moment)})"
+        ),
+        DELIVERIES.name: f"SELECT * FROM {{deliveries}} WHERE recorded_at <= {moment}",
         LATE_ARRIVALS.name: f"SELECT * FROM {{late_arrivals}} WHERE detected_at <= {moment}",
-        READINGS.name: _standing(f"SELECT * FROM {{staging}} WHERE {clock} <= {moment}"),
+        READINGS.name: _standing(
+            f"SELECT * FROM {{staging}} WHERE {clock} <= {moment} AND delivery_id NOT IN "
+            f"({_withdrawn(moment)})"
+        ),
     }
+
+
+def _withdrawn(moment: str) -> str:
+    return withdrawn_sql(f"{{deliveries}} WHERE recorded_at <= {moment}")
 
 
 def balance_sql() -> str:
@@ -61,7 +74,8 @@ def balance_sql() -> str:
                 row_number() OVER (
                     PARTITION BY {_KEY}, {_VERSION} ORDER BY {_ORDER}
                 ) = 1 AS is_version
-            FROM staging WHERE reading_value IS NOT NULL
+            FROM staging
+            WHERE reading_value IS NOT NULL AND delivery_id NOT IN ({_GONE})
         ), readings AS (
             SELECT source_file, source_sha256, count(*) AS readings,
                 count(*) FILTER (stands) AS standing,
@@ -70,9 +84,10 @@ def balance_sql() -> str:
             FROM judged GROUP BY ALL
         ), stored AS (
             SELECT source_file, source_sha256, count(DISTINCT source_row) AS stored
-            FROM staging GROUP BY ALL
+            FROM staging WHERE delivery_id NOT IN ({_GONE}) GROUP BY ALL
         ), quarantined AS (
-            SELECT source_file, source_sha256, count(*) AS quarantined FROM quarantine GROUP BY ALL
+            SELECT source_file, source_sha256, count(*) AS quarantined FROM quarantine
+            GROUP BY ALL
         )
         SELECT source_file AS file, source_sha256 AS sha256,
             coalesce(stored, 0) + coalesce(quarantined, 0) AS rows,

@@ -300,7 +300,7 @@ QUESTIONS = (
             Column("superseded", "long", "", "Readings that a later arrival has replaced"),
             Column("duplicates", "long", "", "Readings that are the same as another"),
         ),
-        (STAGING.name, QUARANTINE.name),
+        (STAGING.name, QUARANTINE.name, DELIVERIES.name),
         balance_sql(),
         ("file", "sha256"),
     ),

@@ -6,13 +6,13 @@ from datetime import datetime
 
 import polars as pl
 
-from meterlake.delta.commit import snapshot
+from meterlake.delta.commit import snapshot, snapshots
 from meterlake.delta.store import Store
 from meterlake.questions.history import AsOf
 from meterlake.questions.sql import answer
 from meterlake.readings.layout import EARLIEST, LATEST, meets
 from meterlake.readings.reader import COLUMNS, check_types, several
-from meterlake.schema import STAGING, TOTAL
+from meterlake.schema import DELIVERIES, STAGING, TOTAL
 
 
 def readings_as_of(
@@ -52,4 +52,6 @@ def readings_as_of(
         "start": start,
         "end": end,
     }
-    return answer(store, sql, {STAGING.name: replace(staging, files=files)}, asked, as_of=as_of)
+    states = snapshots(store, [STAGING, DELIVERIES])
+    states = {**states, STAGING.name: replace(staging, files=files)}
+    return answer(store, sql, states, asked, as_of=as_of)

@@ -27,7 +27,10 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.questions.history import AsOf, views_as_of
 from meterlake.questions.sql_guard import CLOSED, cause, check, parser_of_ours, table_names
 from meterlake.readings.layout import EARLIEST, LATEST, Layout, layout_of
+from meterlake.readings.withdrawals import withdrawn_deliveries
 from meterlake.schema import (
+    DELIVERIES,
+    QUARANTINE,
     READINGS,
     SERVING_READINGS,
     STAGING,
@@ -99,7 +102,7 @@ def _needed(
     named = _named(sql)
     if as_of is not None:
         # As of a moment the readings come from staging.
-        wanted = {STAGING if t == READINGS else t for t in named} | {STAGING}
+        wanted = {STAGING if t == READINGS else t for t in named} | {STAGING, DELIVERIES}
         return snapshots(store, wanted), None
     if READINGS not in named or _asks_for_arrival(sql, named):
         return snapshots(store, named), None
@@ -281,6 +284,8 @@ def _create_views(
             rows = _files(store, state.table, state.files)
             if name == READINGS.name and layout is not None:
                 rows = _readings(store, layout)
+            if name == QUARANTINE.name and as_of is None:
+                rows = _of_counting(store, rows)
             connection.execute(f'CREATE {kind} "{prefix}{name}" AS {rows}')
         if as_of is None:
             _create_own_views(connection, set(states), kind=kind)
@@ -291,6 +296,12 @@ def _create_views(
                     connection.execute(f'CREATE {kind} "{name}" AS {view.format(**here)}')
     except duckdb.Error as error:
         raise _unreadable(error) from error
+
+
+def _of_counting(store: Store, rows: str) -> str:
+    """SQL of the rows whose delivery counts."""
+    gone = ", ".join(_quoted(name) for name in sorted(withdrawn_deliveries(store)))
+    return f"SELECT * FROM ({rows}) WHERE delivery_id NOT IN ({gone})" if gone else rows
 
 
 def _create_own_views(connection: Connection, there: set[str], *, kind: str) -> None:

@@ -24,7 +24,7 @@ from meterlake.readings.energy import (
     daily_energy,
     period_energy,
 )
-from meterlake.readings.layout import DAY, HOUR, Layout, Piece, day_of, scan_pieces
+from meterlake.readings.layout import DAY, HOUR, Layout, Piece, hours_of, scan_pieces
 from meterlake.readings.reader import Reader, check_types, several
 from meterlake.schema import CONSUMPTION_DAILY, POWER_TYPES, READINGS
 
@@ -128,9 +128,8 @@ def changed_hours(commits: Iterable[Entry]) -> dict[str, set[datetime]]:
     """The UTC hours, by reading type, that commits to the readings have written."""
     hours: dict[str, set[datetime]] = {}
     for entry in commits:
-        for file in entry.added:
-            start = day_of(file).replace(hour=int(file.partition["hour"]))
-            hours.setdefault(file.partition["reading_type"], set()).add(start)
+        for reading_type, hour in hours_of(entry):
+            hours.setdefault(reading_type, set()).add(hour)
     return hours
 
 

@@ -205,8 +205,12 @@ class Layout:
 
     def _note_integrated(self, entry: Entry) -> None:
         if entry.version > self.clustered:
-            for file in entry.added:
-                self._integrated_at[file.partition["reading_type"], day_of(file)] = entry.version
+            for reading_type, hour in hours_of(entry):
+                day = start_of_day(hour)
+                if day not in self._hours.setdefault(reading_type, {}):  # nothing is left of it
+                    self._hours[reading_type][day] = {}
+                    insort(self._days.setdefault(reading_type, []), day)
+                self._integrated_at[reading_type, day] = entry.version
 
 
 class LiveLayout:
@@ -323,6 +327,14 @@ def _scan(
 ) -> pl.LazyFrame:
     rows = scan(store, table, files)
     return rows.with_columns(of_serving(columns)) if table == SERVING_READINGS else rows
+
+
+def hours_of(entry: Entry) -> Iterator[tuple[str, datetime]]:
+    """Reading type and UTC hour of each partition that a commit to the readings has changed."""
+    for path in (*(f.path for f in entry.added), *entry.removed):
+        values = dict(part.split("=", 1) for part in path.split("/")[:-1])
+        day = _day(values["year"], values["month"], values["day"])
+        yield values["reading_type"], day.replace(hour=int(values["hour"]))
 
 
 def day_of(file: DataFile) -> datetime:

@@ -88,6 +88,7 @@ _STATUS = Column(
 )
 _QUALITY = Column("quality", "string", "", "Quality flag as delivered; null where none was given")
 _SOURCE_FILE = Column("source_file", "string", "", "Name of the delivered file")
+_DELIVERY_ID = Column("delivery_id", "string", "", "Delivery that brought it: see deliveries")
 _SOURCE_SHA256 = Column("source_sha256", "string", "", "SHA-256 of the delivered file's bytes")
 
 QUARANTINE = Table(
@@ -97,6 +98,7 @@ QUARANTINE = Table(
     columns=(
         _SOURCE_FILE,
         _SOURCE_SHA256,
+        _DELIVERY_ID,
         Column(
             "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
         ),
@@ -134,7 +136,8 @@ DELIVERIES = Table(
         Column("stored", "long", "rows", "Rows that staging got"),
         Column("quarantined", "long", "rows", "Rows that the quarantine got"),
         Column("readings", "long", "readings", "Values in the stored rows"),
-        Column("state", "string", "", "active: its reads count"),
+        Column("state", "string", "", "active: its reads count; withdrawn: they do not"),
+        Column("reason", "string", "", "Why it was withdrawn"),
         Column("recorded_at", "timestamp", "UTC", "When this row was written"),
         Column("code_version", "string", "", "Version of meterlake that wrote this row"),
         Column("ingest_date", "string", "", "UTC date of received_at, YYYY-MM-DD"),
@@ -165,6 +168,7 @@ STAGING = Table(
         _STATUS,
         _SOURCE_FILE,
         _SOURCE_SHA256,
+        _DELIVERY_ID,
         Column(
             "source_row", "long", "", "Line (text) or row (table) in the delivered file, from 1"
         ),

@@ -118,9 +118,9 @@ def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_p
     path = tmp_path / "autumn.csv"
     path.write_text(
         "nmi;at;register;amount\n"
-        "n1;27/10/2024 02:00;E1;1\n"
+        "n1;27/10/2024 01:30;E1;1\n"
         "n1;27/10/2024 01:30;E1;2\n"
-        "n1;27/10/2024 01:30;E1;3\n"
+        "n1;27/10/2024 02:00;E1;3\n"
         "n2;27/10/2024 01:30;E1;4\n"
     )
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
@@ -129,7 +129,7 @@ def test_the_hour_that_a_clock_shows_twice_is_told_apart_by_the_rows_order(tmp_p
         r["source_row"]: r["reading_date_time"].strftime("%H:%M")
         for r in parsed.reads.iter_rows(named=True)
     }
-    assert hours == {2: "01:30", 3: "00:00", 4: "01:00"}
+    assert hours == {2: "00:00", 3: "01:00", 4: "01:30"}
     assert parsed.rejected["source_row"].to_list() == [5]
 
 
@@ -150,7 +150,8 @@ v = { type = "vltg", unit = "V" }
     cells = ["230", "230"]
     cells[empty] = ""
     rows = [f"a,2024-10-27 01:30:00,{n},{volt}" for n, volt in enumerate(cells)]
-    path.write_text("\n".join(["meter,at,kw,v", *rows, "b,2024-10-27 03:00:00,1,230", ""]))
+    rows.append("a,2024-10-27 03:00:00,1,230")
+    path.write_text("\n".join(["meter,at,kw,v", *rows, ""]))
     fmt = ProfileFormat(read_profile(profile, origin="test"), default_zone="UTC")
     parsed = read_all(fmt, DeliveredFile("autumn.csv", str(path), "none"))
     assert parsed.rejected.is_empty()
@@ -160,15 +161,19 @@ v = { type = "vltg", unit = "V" }
 
 def test_registers_of_a_long_table_are_told_apart_in_the_repeated_hour(tmp_path: Path) -> None:
     path = tmp_path / "autumn.csv"
-    rows = [f"n1;27/10/2024 01:30;{register};{n}" for n in (1, 2) for register in ("E1", "V")]
+    stamps = ["00:30", "01:30", "01:30"]
+    rows = [
+        f"n1;27/10/2024 {stamp};{register};{n}"
+        for n, stamp in enumerate(stamps)
+        for register in ("E1", "V")
+    ][1:]  # E1 rises from the first, V from the second
+    rows.append("n1;27/10/2024 02:00;E1;3")
     path.write_text("\n".join(["nmi;at;register;amount", *rows, ""]))
     fmt = ProfileFormat(read_profile(LONG, origin="test"), default_zone="UTC")
     parsed = read_all(fmt, DeliveredFile("autumn.csv", str(path), "none"))
     assert parsed.rejected.is_empty()
-    reads = parsed.reads.sort("source_row")
-    assert (
-        reads["reading_date_time"].dt.strftime("%H:%M").to_list() == ["00:00"] * 2 + ["01:00"] * 2
-    )
+    times = parsed.reads.sort("source_row")["reading_date_time"].dt.strftime("%H:%M").to_list()
+    assert times[1:] == ["00:00"] * 2 + ["01:00"] * 2 + ["01:30"]
 
 
 @pytest.mark.parametrize("order", [",calendar_key", ""])

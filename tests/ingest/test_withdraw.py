@@ -1,4 +1,4 @@
-"""Taking a delivery back, and reading it again: the lake answers as if it were so from the start."""
+"""Taking a delivery back, and reading it again: the lake answers as if it always were so."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -179,15 +179,16 @@ def _meter_id(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
 
 
 def _order(cells: pl.DataFrame, profile: Profile) -> pl.Expr:
-    """What tells rows with equal stamps apart: the order column's number, else the row's."""
-    row = pl.col("source_row").cast(pl.Float64)
+    """The order column's number, which tells rows with equal stamps apart.
+
+    Null where a meter has none or lacks some: the rows' order counts.
+    """
     order = profile.time.order
     if order is None or order not in cells.columns:
-        return row
+        return pl.lit(None, pl.Float64)
     number = pl.col(order).cast(pl.Float64, strict=False)
-    # Numbers of the column and of rows are not of one kind: a meter has one or the other.
     has_all = number.is_not_null().all().over(profile.meter)
-    return pl.when(has_all).then(number).otherwise(row)
+    return pl.when(has_all).then(number)
 
 
 def _register(profile: Profile) -> pl.Expr:

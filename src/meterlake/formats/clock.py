@@ -1,7 +1,9 @@
 """Wall clocks to UTC: zones, stamps without one, and the hours that a clock skips or repeats.
 
 A reading's time is not guessed: one that its zone does not have, or has twice without the file
-saying which, is not a valid time, and its row is rejected with that reason.
+saying which, is not a valid time, and its row is rejected with that reason. Which of two rows
+with the same stamp is the earlier is told by an order column, else by whether the meter's stamps
+rise or fall around that hour from row to row: exports list the oldest first, or the newest.
 """
 
 from bisect import bisect_left
@@ -19,6 +21,7 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
 # Columns that are worked out lie beside the delivered ones, whose names may be the same.
 METER, ORDER, REGISTER = "~meter_id", "~order", "~register"
+_RISES = "~rises"
 
 Reason = tuple[pl.Expr, pl.Expr]
 """Which rows cannot be used, and the words that say why."""
@@ -28,6 +31,7 @@ _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC
 _ISO = "%Y-%m-%d %H:%M:%S%.f"
 _SECOND = timedelta(seconds=1)
 _SECOND_US, _MINUTE_US = 1_000_000, 60_000_000
+_DAY = timedelta(days=1)
 _STEP = timedelta(days=5)  # no zone has changed its offset twice within a week since 1970
 
 _AmongEquals = tuple[pl.Expr, pl.Expr]
@@ -50,18 +54,20 @@ def with_utc(
 
     Parameters
     ----------
-    frame : with `time.column`, METER, ORDER and REGISTER
+    frame : with `time.column`, METER, ORDER (null where the rows' order counts), REGISTER and
+        source_row
     in_pairs : whether an hour that the clock repeats has each stamp twice, in order, as the
         readings of a meter do; else the earlier of the two instants is meant, as for arrivals
     reasons : the reasons why a row's time cannot be used are added to it; rows that have one
         already are no half of a pair
     """
     zone = time.zone or default_zone
-    stamp, wall = f"{into}_stamp", f"{into}_wall"
+    stamp, wall, untold = f"{into}_stamp", f"{into}_wall", f"{into}_untold"
     said = _said(frame, time)
     if said.dtype == _NAIVE:
         usable = ~pl.any_horizontal(pl.lit(False), *(rows.fill_null(False) for rows, _ in reasons))
         frame = frame.with_columns(said.alias(stamp), said.alias(wall))
+        frame = _with_direction(frame, wall, usable, _hours_twice(zone, time.doubled_hour), untold)
         among_equals = _among_equals(wall, usable)
         frame = _untwin_doubled_hour(frame, time, wall, among_equals)
         frame = _from_wall_clock(frame, wall, into, zone, among_equals if in_pairs else None)
@@ -69,13 +75,21 @@ def with_utc(
             with_offset = _offset_time(frame[time.column])
             frame = frame.with_columns(pl.coalesce(into, with_offset).alias(into))
     else:
-        frame = frame.with_columns(said.alias(into), pl.lit(None, _NAIVE).alias(stamp))
+        frame = frame.with_columns(
+            said.alias(into), pl.lit(None, _NAIVE).alias(stamp), pl.lit(False).alias(untold)
+        )
     name = pl.lit(time.column)
     shown = _bounded(frame, time.column).cast(pl.String).fill_null("")
     undecided = pl.format(
         "{} '{}' does not exist in {}, or twice and the file does not say which",
         *(name, shown, pl.lit(zone)),
     )
+    neither = pl.format(
+        "{} '{}' stands twice, and the meter's stamps neither rise nor fall around it: which of "
+        "the two rows is the earlier cannot be told",
+        *(name, shown),
+    )
+    reasons.append((pl.col(into).is_null() & pl.col(untold), neither))
     reasons.append((pl.col(into).is_null() & pl.col(stamp).is_not_null(), undecided))
     reasons.append((pl.col(into).is_null(), pl.format("{} is not a valid time: '{}'", name, shown)))
     reasons.append(
@@ -177,7 +191,7 @@ def _from_wall_clock(
     twice = earlier != later
     if among_equals is None or not twice.any():
         return frame.with_columns(earlier.alias(into))
-    # An hour that the clock shows twice: of a register's two rows the first is the earlier.
+    # An hour that the clock shows twice: of a register's two rows the one that ranks first.
     frame = frame.with_columns(earlier.alias("_earlier"), later.alias("_later"))
     rank, rows = among_equals
     return frame.with_columns(
@@ -217,7 +231,7 @@ def _untwin_doubled_hour(
             .then(at)
             .when(pl.when(after_it).then(rows == 1).otherwise((rows == 2) & (rank == 1)))
             .then(at)
-            .when(~after_it & (rows == 2))
+            .when(~after_it & (rows == 2) & (rank == 2))
             .then(at + shift)
             .alias(wall)
         )
@@ -226,7 +240,92 @@ def _untwin_doubled_hour(
 
 def _among_equals(wall: str, usable: pl.Expr) -> _AmongEquals:
     key = [pl.col(METER), pl.col(REGISTER), pl.col(wall), usable]
-    return pl.col(ORDER).rank("ordinal").over(key), pl.len().over(key)
+    row = pl.col("source_row").cast(pl.Float64)
+    in_time = pl.when(_RISES).then(row).when(~pl.col(_RISES)).then(-row)
+    return pl.coalesce(ORDER, in_time).rank("ordinal").over(key), pl.len().over(key)
+
+
+def _with_direction(
+    frame: pl.DataFrame, wall: str, usable: pl.Expr, hours: pl.DataFrame, untold: str
+) -> pl.DataFrame:
+    """Add whether a register's stamps rise around an hour that stands twice: _RISES.
+
+    It is false where they fall, and null where neither holds, where an order column tells the
+    rows apart, and away from such hours. `untold` are the pairs that are lost by it.
+
+    Of rows in the order of time each stamp is later than the last, but for one step back: from
+    the hour's first pass to its second. Of the newest first it is the other way round. The rows
+    within a day of the hour are asked, and of their steps those that begin or end in it.
+    """
+    rises = pl.repeat(None, frame.height, dtype=pl.Boolean, eager=True)
+    is_untold = pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
+    if not hours.is_empty():
+        at = (hours["start"] - _DAY).search_sorted(frame[wall], side="right").cast(pl.Int64) - 1
+        start, end = (hours[name].gather(at.clip(0)) for name in ("start", "end"))
+        near = frame.select(
+            *(METER, REGISTER, wall, "source_row"),
+            at.alias("hour"),
+            frame[wall].is_between(start, end, closed="left").alias("in_hour"),
+            pl.int_range(pl.len()).alias("place"),
+            is_near=usable
+            & pl.col(ORDER).is_null()
+            & frame[wall].is_between(start - _DAY, end + _DAY, closed="left"),
+        ).filter("is_near")
+        near = _told_direction(near.sort("source_row"), wall)
+        rises = rises.scatter(near["place"], near["rises"])
+        is_untold = is_untold.scatter(near["place"], near["untold"])
+    return frame.with_columns(rises.alias(_RISES), is_untold.alias(untold))
+
+
+def _told_direction(near: pl.DataFrame, wall: str) -> pl.DataFrame:
+    """Add `rises` and `untold` to the rows around hours that stand twice, in the file's order."""
+    key = [METER, REGISTER, "hour"]
+    near = near.with_columns(
+        pl.col(wall).diff().over(key).alias("step"),
+        (pl.col("in_hour") & pl.col("in_hour").shift().over(key)).alias("within"),
+        (pl.col("in_hour") ^ pl.col("in_hour").shift().over(key)).alias("across"),
+    )
+    up, down = pl.col("step") > timedelta(0), pl.col("step") < timedelta(0)
+    can_rise, can_fall = (
+        ((pl.col("across") & against).sum().over(key) == 0)
+        & ((pl.col("within") & against).sum().over(key) <= 1)
+        for against in (down, up)
+    )
+    near = near.with_columns(pl.when(can_rise ^ can_fall).then(can_rise).alias("rises"))
+    is_pair = pl.len().over(*key, wall) == 2
+    return near.with_columns(
+        (pl.col("in_hour") & is_pair & pl.col("rises").is_null()).alias("untold")
+    )
+
+
+def is_near_change(times: pl.Series, zone: str) -> pl.Series:
+    """Which UTC times lie within three days of a change of the zone's offset.
+
+    They include all rows that tell the two passes of a repeated hour apart.
+    """
+    _, changes = _clock(zone)
+    if not changes:
+        return pl.repeat(False, len(times), dtype=pl.Boolean, eager=True)
+    moments = pl.Series([moment for moment, _, _ in changes], dtype=_NAIVE)
+    utc = times.dt.replace_time_zone(None).dt.cast_time_unit("us")
+    at = moments.search_sorted(utc - 3 * _DAY).clip(0, len(moments) - 1)
+    return (moments.gather(at) - utc).is_between(-3 * _DAY, 3 * _DAY).fill_null(False)
+
+
+@cache
+def _hours_twice(zone: str, doubled_hour: str | None) -> pl.DataFrame:
+    """The spans in which a wall clock's stamps may stand twice: start, end."""
+    offsets = _offsets(zone).with_columns(pl.col("since").shift(-1).alias("end"))
+    spans = offsets.filter(pl.col("earlier") != pl.col("later")).select(
+        pl.col("since").alias("start"), "end"
+    )
+    changes = _clock(doubled_hour)[1] if doubled_hour is not None else ()
+    doubled = [
+        (moment + before, moment + after) for moment, before, after in changes if after > before
+    ]
+    return pl.concat([spans, pl.DataFrame(doubled, schema=spans.schema, orient="row")]).sort(
+        "start"
+    )
 
 
 @cache

@@ -17,6 +17,7 @@ import polars as pl
 from meterlake import storage
 from meterlake.errors import NotReadable
 from meterlake.formats.cells import type_rows, without_far_times
+from meterlake.formats.clock import METER, is_near_change
 from meterlake.formats.lengths import HES_SECONDS, Lengths, Stamps, fixed, inferred
 from meterlake.formats.lines import RAW_BYTES, count_blank, ends_empty, scan_lines, text_lines
 from meterlake.formats.port import REJECTED, Block, Format, Parsed
@@ -280,19 +281,26 @@ class ProfileFormat:
             odd |= empty
         if not odd.any():
             return Parsed(_good(typed), pl.DataFrame(schema=REJECTED), rows)
-        suspect = self._with_companions(odd, cells) if self._needs_whole_meters else odd
+        suspect = odd
+        if self._needs_whole_meters:
+            suspect = self._with_companions(odd, cells, typed["reading_date_time"])
         lines = text_lines(data, first_row).filter(suspect)
         again = self._parse_lines(lines, block.columns, rows)
         reads = pl.concat([_good(typed.filter(~suspect)), again.reads], how="diagonal")
         return replace(again, reads=reads)
 
-    def _with_companions(self, suspect: pl.Series, cells: pl.DataFrame) -> pl.Series:
+    def _with_companions(
+        self, suspect: pl.Series, cells: pl.DataFrame, times: pl.Series
+    ) -> pl.Series:
         """Also the rows that tell of a suspect row's time which of two it is: see clock.py."""
         time = self.profile.time
-        key = [self.profile.meter] if time.doubled_hour else [self.profile.meter, time.column]
-        keys = cells.select(pl.col(key).str.strip_chars())
-        told = keys.with_columns(suspect.alias("~suspect"))
-        return told.select(pl.col("~suspect").any().over(key)).to_series()
+        companion = pl.lit(True)
+        if time.doubled_hour is None:
+            companion = pl.lit(is_near_change(times, time.zone or self._default_zone))
+        meter = pl.col(self.profile.meter).str.strip_chars()
+        told = cells.select(meter.alias(METER), suspect.alias("~suspect"))
+        is_meters = pl.col("~suspect").any().over(METER)
+        return told.select(pl.col("~suspect") | (companion & is_meters)).to_series()
 
     def _read_fast(
         self, data: bytes, columns: tuple[str, ...], first_row: int

@@ -74,7 +74,7 @@ class _Origin:
 
 
 def settle_first_format(session: Session) -> None:
-    """Go on from where the attached tables of format 1 are up to date with their main tables."""
+    """Continue where the attached tables of format 1 are up to date with their main tables."""
     store, now = session.store, session.now
     for main, attached in ((STAGING, QUARANTINE), (READINGS, LATE_ARRIVALS)):
         delta, until = open_delta(store, attached), table_at(store, main).version

@@ -157,8 +157,8 @@ def without_overlap(reads: pl.DataFrame, arrivals: Arrivals | None = None) -> pl
 def period_energy(daily: pl.DataFrame, periods: Sequence[Period]) -> pl.DataFrame:
     """Energy of each meter and week or month, from its days.
 
-    An interval across the end of a day counts where it lies in the period whole, and nothing of a
-    later day begins before its end.
+    An interval across the end of a day counts if the period holds it whole, and nothing of a later
+    day begins before its end.
 
     Parameters
     ----------

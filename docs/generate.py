@@ -114,7 +114,7 @@ def data_dictionary() -> str:
     lines = [
         "# Data dictionary",
         "",
-        _GENERATED.format("schema.py"),
+        _GENERATED.format("schema/"),
         "",
         "Every table is a Delta table: Parquet files, and a `_delta_log` that says which of them",
         "hold now. Paths are below the lake. Columns marked *partition* are part of the path",
@@ -147,7 +147,7 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        _GENERATED.format("cli.py"),
+        _GENERATED.format("cli/"),
         "",
         "Exit codes: 0 done; 1 bad input, trying again will not help; 2 wrong usage; 3 something",
         "needed is not there at the moment. Messages, warnings and progress go to stderr, results",
@@ -179,7 +179,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        _GENERATED.format("settings.py"),
+        _GENERATED.format("settings.py` and `source_settings.py"),
         "",
         "A setting is looked for in this order, and the first that is found holds: the command's",
         f"flag (`--lake`), the environment variable, `{CONFIG_FILE}` in the working folder (or",
@@ -411,6 +411,8 @@ def _kind(annotation: Any) -> str:
         return "tables" if get_args(annotation)[0] is SourceSettings else "list of names"
     if isinstance(annotation, UnionType):
         return _kind(next(a for a in get_args(annotation) if a is not type(None)))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(f"`{member.value}`" for member in annotation)
     if get_args(annotation):
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if annotation is bool:

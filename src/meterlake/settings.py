@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -33,6 +34,13 @@ _MASTER = re.compile(
     r"local(\[(\d+|\*)(,\s*\d+)?\])?|local-cluster\[[\d,\s]+\]|yarn|k8s://.+"
     r"|spark://[^,]+:\d+(,[^,]+:\d+)*"
 )
+
+
+class EngineName(StrEnum):
+    """Who runs the units of work."""
+
+    local = "local"
+    spark = "spark"
 
 
 class GridSettings(BaseModel):
@@ -243,8 +251,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Rows per file of serving, approximately: larger days are cut by meter",
     )
-    engine: Literal["local", "spark"] = Field(
-        "local", description="Who runs the units of work: threads of this process, or a cluster"
+    engine: EngineName = Field(
+        EngineName.local,
+        description="Who runs the units of work: threads of this process, or a cluster",
     )
     spark_master: str | None = Field(
         None,

@@ -28,12 +28,13 @@ def parse(path: Path) -> tuple[str, Parsed]:
 
 
 def as_readings(reads: pl.DataFrame) -> pl.DataFrame:
-    """The reads one value a row, times as text, sorted."""
+    """The reads one value a row, with their quality where the format has it, times as text."""
     times = [c for c in ("reading_date_time", "arrival_time") if c in reads.columns]
+    flags = [c for c in ("quality",) if c in reads.columns]
     return (
         reads.unpivot(
             value_columns(reads),
-            index=["meter_id", *times],
+            index=["meter_id", *times, *flags],
             variable_name="reading_type",
             value_name="reading_value",
         )

@@ -21,6 +21,7 @@ from meterlake.delta import commit as commits
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import Unavailable
+from meterlake.grid.derivations import GRID
 from meterlake.ingest import intake
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
@@ -185,7 +186,7 @@ CHANGED_BY = {
     },
     "topology": {"topology", "dataflow_runs"},
     "weather": {"weather", "dataflow_runs"},
-    "grid": {"volt_var", "transformer_load", "meter_supply", "outages"},
+    "grid": {derivation.name for derivation in GRID.values()},
 }  # fmt: skip
 
 

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, assert_never
 
 import typer
 
 from meterlake import show
 from meterlake.errors import BadInput, MeterlakeError
 from meterlake.periods import to_utc
-from meterlake.settings import load_settings
+from meterlake.settings import EngineName, load_settings
 
 if TYPE_CHECKING:
     from meterlake.lake import Lake
@@ -55,13 +55,6 @@ LakeOption = Annotated[
     str | None,
     typer.Option("--lake", metavar="URL", help="The lake: a folder or s3://bucket/prefix."),
 ]
-
-
-class EngineName(StrEnum):
-    """Who runs the units of work."""
-
-    local = "local"
-    spark = "spark"
 
 
 EngineOption = Annotated[
@@ -135,20 +128,19 @@ def working_lake(
     from meterlake.lake import open as open_lake
 
     with plain_errors():
-        name = None if engine is None else engine.value
-        settings = load_settings(lake=url, engine=name, spark_master=master)
+        settings = load_settings(lake=url, engine=engine, spark_master=master)
         here = open_lake(settings=settings, may_be_new=may_be_new)
-        if settings.engine == "spark":
+        if settings.engine is EngineName.spark:
             from meterlake.engine.spark import spark_engine
 
             with spark_engine(settings.spark_master) as running:
                 yield replace(here, engine=running)
-        elif master is not None:
-            raise BadInput(
-                f"--spark-master needs --engine spark; found the engine '{settings.engine}'"
-            )
-        else:
+        elif settings.engine is EngineName.local:
+            if master is not None:
+                raise BadInput("--spark-master needs --engine spark; found the engine 'local'")
             yield here
+        else:
+            assert_never(settings.engine)
 
 
 @contextmanager

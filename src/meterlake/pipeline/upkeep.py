@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -99,8 +99,7 @@ def vacuum(
     store, engine = session.store, session.engine
     cutoff = cutoff_of(retain, session.now, nobody_else=nobody_else)
     log_cutoff = cutoff if nobody_else else min(cutoff, session.now - SHORTEST_LOG_RETENTION)
-    kinds = {"superseded": 0, "orphans": 0, "leftovers": 0, "log": 0}
-    size = 0
+    counts = dict.fromkeys((field.name for field in fields(Vacuumed)), 0)
     # Models right before they go: a training that makes the same one again writes the same files.
     for unneeded, before, at_once in (
         (unneeded_files, cutoff, FILES_A_UNIT),
@@ -109,8 +108,8 @@ def vacuum(
     ):
         paths = []
         for kind, file in unneeded(store, before):
-            kinds[kind] += 1
-            size += file.size
+            counts[kind] += 1
+            counts["bytes"] += file.size
             paths.append(file.path)
         if not dry_run:
             units = [tuple(paths[i : i + at_once]) for i in range(0, len(paths), at_once)]
@@ -118,7 +117,7 @@ def vacuum(
             for count in engine.map(remove_files(store), units):
                 removed += count
                 session.progress("vacuum", len(paths), removed)
-    return Vacuumed(**kinds, bytes=size)
+    return Vacuumed(**counts)
 
 
 def _restore_deliveries(session: Session, findings: Iterable[Finding]) -> bool:

@@ -200,9 +200,15 @@ def _register(profile: Profile) -> pl.Expr:
 
 def _values(cells: pl.DataFrame, profile: Profile, reasons: list[Reason]) -> list[pl.Expr]:
     if profile.long is None:
-        return [
-            _stored(_number(cells, name, profile.not_read, reasons), value).alias(value.series)
+        numbers = {
+            name: _stored(_number(cells, name, profile.not_read, reasons), value)
             for name, value in profile.values.items()
+        }
+        return [
+            _combined([numbers[name] for name in names], profile.values[names[0]].combine).alias(
+                type_
+            )
+            for type_, names in profile.by_series.items()
         ]
     kind = pl.col(REGISTER)
     spellings = {n for name, value in profile.values.items() for n in (name, *value.also)}
@@ -231,6 +237,13 @@ def _stored(number: pl.Expr, value: Value) -> pl.Expr:
     if of_energy:
         return number * (factor * 3600 / pl.col(LENGTH))
     return number if factor == 1.0 else number * factor
+
+
+def _combined(numbers: list[pl.Expr], combine: str | None) -> pl.Expr:
+    """The numbers of columns that are one series; there is no sum where one is not read."""
+    if combine == "sum":
+        return pl.sum_horizontal(numbers, ignore_nulls=False)
+    return pl.coalesce(numbers)
 
 
 def _with_lengths(

@@ -49,6 +49,7 @@ class Value(_Part):
     channel: str = Field(TOTAL, pattern=r"^[A-Za-z0-9_.:-]+$")
     multiplier: float = 1.0
     also: tuple[str, ...] = ()  # further spellings of the column's name
+    combine: Literal["sum", "first"] | None = None  # columns of one type: added, or alternatives
 
     @property
     def series(self) -> str:
@@ -124,9 +125,7 @@ class Profile(_Part):
                     f"column '{name}': {value.type} is stored in {stored} and can be read from "
                     f"{', '.join(known)}, not from '{value.unit}'"
                 )
-        types = [value.series for value in self.values.values()]
-        if self.long is None and len(set(types)) < len(types):
-            raise ValueError("two columns give the same reading type and channel")
+        self._check_combined()
         given = [self.interval, self.interval_minutes, self.interval_column, self.time.end]
         if all(given[:2]) or all(given[2:]):
             raise ValueError(
@@ -140,6 +139,31 @@ class Profile(_Part):
         if self.time.doubled_hour is not None and self.time.order is None:
             raise ValueError("doubled_hour needs order, the column that tells the two rows apart")
         return self
+
+    def _check_combined(self) -> None:
+        """Raise where columns of one type do not say alike how they are combined."""
+        if self.long is not None:
+            if any(value.combine for value in self.values.values()):
+                raise ValueError("combine is for columns; in a long table each row is a reading")
+            return
+        for type_, names in self.by_series.items():
+            ways = {self.values[name].combine for name in names}
+            shown = ", ".join(f"'{name}'" for name in names)
+            if len(names) == 1 and ways != {None}:
+                raise ValueError(f"column {shown}: combine needs a second column of {type_}")
+            if len(names) > 1 and (None in ways or len(ways) > 1):
+                raise ValueError(
+                    f'columns {shown} all give {type_}: say in each combine = "sum" where they '
+                    'are added, or combine = "first" where one of them is filled'
+                )
+
+    @property
+    def by_series(self) -> dict[str, list[str]]:
+        """The names in `values` that give each type and channel, in the profile's order."""
+        names: dict[str, list[str]] = {}
+        for name, value in self.values.items():
+            names.setdefault(value.series, []).append(name)
+        return names
 
     @property
     def length(self) -> Length | None:

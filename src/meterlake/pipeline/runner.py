@@ -156,7 +156,8 @@ def _commit(
         replaces_all=len(remove) == len(state.files),
     )
     commit(run.store, state.table, change, now=run.now)
-    return settle(run.store, state.table, now=run.now) if any(attached.values()) else {}
+    # Also where nothing came to them: their logs are to be brought up by work, not when idle.
+    return settle(run.store, state.table, now=run.now)
 
 
 def _as_made(settings: Settings, last: Provenance) -> Settings:

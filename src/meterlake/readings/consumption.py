@@ -24,7 +24,7 @@ from meterlake.readings.energy import (
     daily_energy,
     period_energy,
 )
-from meterlake.readings.layout import DAY, HOUR, Layout, Piece, hours_of, scan_pieces
+from meterlake.readings.layout import DAY, HOUR, Layout, Piece, hours_of, meets, scan_pieces
 from meterlake.readings.reader import Reader, check_types, several
 from meterlake.schema import CONSUMPTION_DAILY, POWER_TYPES, READINGS
 
@@ -144,6 +144,8 @@ def pending_days(
 ) -> list[Period]:
     """The local days whose energy is not that of the table, in order.
 
+    A new day needs a reading: the UTC day of the last one may have a part of a local day without.
+
     Parameters
     ----------
     known : the daily table's files of the type
@@ -160,9 +162,11 @@ def pending_days(
     for start in layout.days(reading_type):
         if last is not None and start + 2 * DAY < last:
             continue
+        hours = layout.hours(reading_type, start)
         for day in periods(zone, "day", start, start + DAY):
             is_new = last is None or day.start > last
-            if is_new and (closed_until is None or day.end <= closed_until):
+            is_wanted = is_new and (closed_until is None or day.end <= closed_until)
+            if is_wanted and any(meets(file, day.start, day.end) for file in hours):
                 found[day.date] = day
     return [found[date] for date in sorted(found)]
 

@@ -53,12 +53,12 @@ from meterlake.forecast.registry import named_forecaster
 from meterlake.forecast.scores import scores
 from meterlake.forecast.series import Series
 from meterlake.forecast.statistics import Floats, quantiles
+from meterlake.forecast.training import train
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.integrate.derivations import cluster
 from meterlake.periods import LocalHours
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import train
 from meterlake.settings import MlSettings, Settings
 
 HOMES = Path(__file__).resolve().parents[2] / "shared" / "data" / "sgsc" / "sgsc_50.parquet"

@@ -17,10 +17,10 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.detection import detect
 from meterlake.forecast.forecasts import forecast_meters
+from meterlake.forecast.training import train
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import train
 from meterlake.questions.sql import query
 from meterlake.readings.reader import Reader
 from meterlake.settings import MlSettings, Settings

@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 
 from meterlake import lake as lakes
-from meterlake import show
+from meterlake import terminal
 from meterlake.errors import BadInput
+from meterlake.forecast.training import TrainResult
 from meterlake.lake import Lake
-from meterlake.pipeline.train import TrainResult
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -86,7 +86,7 @@ def run_demo(
     here = replace(lakes.open(settings=settings), clock=lambda: now)
 
     say = _silent if quiet else _say
-    with show.progress(quiet=quiet) as progress:
+    with terminal.progress(quiet=quiet) as progress:
         files = 0
 
         def on_file(_: object) -> None:
@@ -159,7 +159,7 @@ What was asked
     )
     if not quiet:
         print("\n  the first damaged rows")
-        show.frame(here.query(BAD_SQL), "table")
+        terminal.frame(here.query(BAD_SQL), "table")
     say(
         f"""Where it is
   {inbox}    what was delivered; {topology} and {weather}, the grid and its weather

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from meterlake.delta.vacuum import Vacuumed
     from meterlake.forecast.detection import Detected
     from meterlake.forecast.forecasts import Forecasted
+    from meterlake.forecast.training import Backtest, TrainResult
     from meterlake.ingest.deliveries import DeliveryRecord
     from meterlake.ingest.intake import Ingested
     from meterlake.integrate.derivations import Clustered, IntegrationResult
     from meterlake.periods import By
     from meterlake.pipeline.derivation import Session
     from meterlake.pipeline.lineage import Lineage
-    from meterlake.pipeline.train import Backtest, TrainResult
     from meterlake.pipeline.upkeep import Checked
     from meterlake.questions.history import AsOf
     from meterlake.questions.question import Value
@@ -268,7 +268,7 @@ class Lake:
 
     def train(self, *, force: bool = False) -> "TrainResult":
         """Train a model on the last days of readings; it becomes current where it is not worse."""
-        from meterlake.pipeline.train import train
+        from meterlake.forecast.training import train
 
         return train(
             self.store,
@@ -281,7 +281,7 @@ class Lake:
 
     def backtest(self, origins: int = 4) -> "Backtest":
         """How good forecasts of the last weeks would have been, each made without it."""
-        from meterlake.pipeline.train import backtest
+        from meterlake.forecast.training import backtest
 
         return backtest(
             self.store,

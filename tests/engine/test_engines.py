@@ -33,7 +33,7 @@ from meterlake.engine import Engine, Result, Unit
 from meterlake.engine.local import LocalEngine
 from meterlake.engine.spark import SparkEngine, _Raised, _Task, require_java, spark_engine
 from meterlake.errors import BadInput, Unavailable
-from meterlake.forecast import detection, forecasts
+from meterlake.forecast import detection, forecasts, training
 from meterlake.formats import tabular
 from meterlake.formats.registry import recognise
 from meterlake.formats.source import DeliveredFile
@@ -41,7 +41,7 @@ from meterlake.grid.derivations import GRID, update_grid
 from meterlake.ingest import intake, land
 from meterlake.ingest.stage import cut
 from meterlake.integrate import derivations, hours
-from meterlake.pipeline import train, upkeep
+from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
 from meterlake.schema import DELIVERIES, LATE_ARRIVALS, READINGS, SERVING_READINGS, STAGING, TABLES
 from meterlake.settings import load_settings
@@ -389,7 +389,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
     spark: SparkEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ml.small_networks(monkeypatch)
-    monkeypatch.setattr(train, "_RANGE_METERS", 3)
+    monkeypatch.setattr(training, "_RANGE_METERS", 3)
     monkeypatch.setattr(forecasts, "RANGE_ROWS", 3000)
     alike = open_store(str(tmp_path / "local"))
     conf = ml.settings(country="AU", subdivision="NSW")
@@ -402,7 +402,7 @@ def test_every_engine_gives_the_same_model_forecasts_and_anomalies(
 
     def said(store: Store, engine: Engine) -> tuple[Any, ...]:
         session = Session(store, engine, conf, ml.NOW)
-        trained = train.train(store, engine=engine, settings=conf, now=ml.NOW)
+        trained = training.train(store, engine=engine, settings=conf, now=ml.NOW)
         return trained, forecasts.forecast_all(session), detection.detect(session)
 
     here = said(alike, LocalEngine(2))

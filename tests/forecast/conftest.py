@@ -9,7 +9,7 @@ from support.ml import METERS, Energy
 
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
-from meterlake.pipeline.train import TrainResult, train
+from meterlake.forecast.training import TrainResult, train
 from meterlake.settings import Settings
 
 DAYS = 150

@@ -19,11 +19,11 @@ from meterlake.forecast import detection as job
 from meterlake.forecast.bands import HISTORY, KINDS, Band, MeterDays, fit_band, judge
 from meterlake.forecast.detection import Detected, detect
 from meterlake.forecast.learning import day_off_of
+from meterlake.forecast.models import choose
+from meterlake.forecast.training import TrainResult, train
 from meterlake.periods import periods
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.models import choose
 from meterlake.pipeline.runner import open_run
-from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.sql import query
 from meterlake.schema import ANOMALIES, CONSUMPTION_DAILY
 from meterlake.settings import MlSettings, Settings

@@ -22,8 +22,8 @@ from meterlake.forecast import models
 from meterlake.forecast.calendar import days_off, holidays_of
 from meterlake.forecast.forecasts import forecast_meters
 from meterlake.forecast.temperature import daily_temperature, hourly_temperature
+from meterlake.forecast.training import TrainResult, train
 from meterlake.periods import LocalHours, periods
-from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.sql import query
 from meterlake.schema import WEATHER, polars_schema
 

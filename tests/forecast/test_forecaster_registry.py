@@ -15,7 +15,7 @@ from meterlake.errors import BadInput
 from meterlake.forecast import models, registry
 from meterlake.forecast.networks import Networks
 from meterlake.forecast.registry import ENTRY_POINT_GROUP, named_forecaster
-from meterlake.pipeline.train import train
+from meterlake.forecast.training import train
 
 
 class Ours(Networks):

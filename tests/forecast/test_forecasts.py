@@ -22,9 +22,9 @@ from meterlake.forecast.features import CONTEXT
 from meterlake.forecast.forecasts import Forecasted, forecast_all, forecast_meters
 from meterlake.forecast.inference import Target
 from meterlake.forecast.series import Series
+from meterlake.forecast.training import TrainResult, train
 from meterlake.periods import LocalHours
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import TrainResult, train
 from meterlake.questions.sql import query
 from meterlake.schema import FORECASTS, NODE_FORECASTS
 from meterlake.settings import Settings

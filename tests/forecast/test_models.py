@@ -17,13 +17,12 @@ from meterlake.delta.check import Finding
 from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.errors import BadInput, MeterlakeError
-from meterlake.forecast import models, networks
+from meterlake.forecast import models, networks, training
 from meterlake.forecast.features import CONTEXT, HORIZON
 from meterlake.forecast.learning import day_off_of
-from meterlake.pipeline import train as training
+from meterlake.forecast.models import choose, forget
+from meterlake.forecast.training import TrainResult, backtest, train
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.models import choose, forget
-from meterlake.pipeline.train import TrainResult, backtest, train
 from meterlake.pipeline.upkeep import check, vacuum
 from meterlake.questions.sql import query
 from meterlake.settings import Settings, load_settings
@@ -367,7 +366,7 @@ def test_the_scores_of_a_backtest_are_those_of_the_oracle(
 def test_training_takes_so_many_meters_evenly_and_a_window(
     lake: Store, conf: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meterlake.pipeline.train._RANGE_METERS", 2)
+    monkeypatch.setattr("meterlake.forecast.training._RANGE_METERS", 2)
     few = ml.settings(train_meters=6, window_days=60)
     done = train(lake, engine=ENGINE, settings=few, now=NOW)
     assert done.meters == 6

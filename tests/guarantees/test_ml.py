@@ -157,8 +157,8 @@ def _learnt_once() -> Iterator[None]:
         return results[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("meterlake.pipeline.train.learn", learn_once)
-        patch.setattr("meterlake.pipeline.train.trained", train_once)
+        patch.setattr("meterlake.forecast.training.learn", learn_once)
+        patch.setattr("meterlake.forecast.training.trained", train_once)
         yield
 
 

@@ -19,11 +19,11 @@ from meterlake.delta.store import Store, open_store
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.detection import detect
 from meterlake.forecast.forecasts import forecast_all
+from meterlake.forecast.training import train
 from meterlake.grid.derivations import GRID, update_grid
 from meterlake.ingest import intake
 from meterlake.integrate.derivations import cluster, integrate
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import train
 from meterlake.schema import LATE_ARRIVALS, READINGS, known_tables
 from meterlake.settings import Settings, load_settings
 

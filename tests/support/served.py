@@ -25,12 +25,12 @@ from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast.forecasts import forecast_all
+from meterlake.forecast.training import train
 from meterlake.grid.derivations import GRID, update_grid
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.integrate.derivations import cluster
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import train
 from meterlake.schema import ANOMALIES, polars_schema
 from meterlake.settings import MlSettings, Settings, load_settings
 from meterlake.simulate.weather import simulate_weather

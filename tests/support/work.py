@@ -22,12 +22,12 @@ from meterlake.delta.table import fetched, log_files, scan
 from meterlake.engine.local import LocalEngine
 from meterlake.forecast import detection
 from meterlake.forecast.forecasts import forecast_all
+from meterlake.forecast.training import train as run_train
 from meterlake.grid.derivations import GRID, update_grid
 from meterlake.ingest import intake
 from meterlake.integrate import derivations
 from meterlake.pipeline import upkeep
 from meterlake.pipeline.derivation import Session
-from meterlake.pipeline.train import train as run_train
 from meterlake.questions.sql import query
 from meterlake.schema import READINGS, Table, known_tables
 from meterlake.settings import load_settings

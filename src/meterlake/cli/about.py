@@ -2,7 +2,7 @@
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import LakeOption, Output, OutputOption, plain_errors
 from meterlake.settings import load_settings, settings_table
 
@@ -21,7 +21,7 @@ def formats(output: OutputOption = Output.table) -> None:
     with plain_errors():
         settings = load_settings()
         known = known_formats(default_zone=settings.timezone)
-        show.rows(
+        terminal.rows(
             "formats",
             [
                 {
@@ -43,4 +43,4 @@ def settings(lake: LakeOption = None, output: OutputOption = Output.table) -> No
     Example: meterlake settings
     """
     with plain_errors():
-        show.rows("settings", settings_table(load_settings(lake=lake)), output is Output.json)
+        terminal.rows("settings", settings_table(load_settings(lake=lake)), output is Output.json)

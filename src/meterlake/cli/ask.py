@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     AsOfOption,
     By,
@@ -44,9 +44,9 @@ def catalog(
             listed = tables(here.store)
             if output is Output.table:  # meterlake lineage shows it
                 listed = [{k: v for k, v in t.items() if k != "made_from"} for t in listed]
-            show.rows("tables", listed, output is Output.json)
+            terminal.rows("tables", listed, output is Output.json)
         else:
-            show.rows("columns", describe(table), output is Output.json, extra={"table": table})
+            terminal.rows("columns", describe(table), output is Output.json, extra={"table": table})
 
 
 @commands.command()
@@ -85,7 +85,7 @@ def readings(
             as_of=as_of_moment(as_of, clock, here.settings.timezone),
             with_arrival=with_arrival,
         )
-        show.frame(frame, output.value)
+        terminal.frame(frame, output.value)
         if frame.is_empty():
             _say_that_there_is_none(meter, reading_type)
 
@@ -122,7 +122,7 @@ def consumption(
         )
         if output is TableOutput.table:
             frame = frame.drop("meter_id", "start", "end", "interval_minutes", "hours")
-        show.frame(frame, output.value)
+        terminal.frame(frame, output.value)
         if frame.is_empty():
             _say_that_there_is_none(meter, reading_type)
 
@@ -143,7 +143,7 @@ def query(
     """
     with existing_lake(lake) as here:
         moment = as_of_moment(as_of, clock, here.settings.timezone)
-        show.frame(here.query(sql, as_of=moment), output.value)
+        terminal.frame(here.query(sql, as_of=moment), output.value)
 
 
 @commands.command()
@@ -171,7 +171,7 @@ def ask(
 
     with existing_lake(lake) as here:
         if question is None:
-            show.rows(
+            terminal.rows(
                 "questions",
                 [
                     {
@@ -189,7 +189,7 @@ def ask(
         types = {each.name: each.type for each in found.filters}
         asked = {n: _value(types.get(n, "string"), n, text) for n, text in given.items()}
         page = run(here.store, found, asked, settings=here.settings, part=Part(limit))
-        show.frame(page.rows, output.value)
+        terminal.frame(page.rows, output.value)
 
 
 @commands.command()
@@ -201,7 +201,7 @@ def balance(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> 
     Example: meterlake balance
     """
     with existing_lake(lake) as here:
-        show.frame(here.ask("balance"), output.value)
+        terminal.frame(here.ask("balance"), output.value)
 
 
 @commands.command()
@@ -211,7 +211,7 @@ def late(lake: LakeOption = None, output: RowsOption = TableOutput.table) -> Non
     Example: meterlake late --output json
     """
     with existing_lake(lake) as here:
-        show.frame(here.ask("late-reads"), output.value)
+        terminal.frame(here.ask("late-reads"), output.value)
 
 
 def _name_and_value(text: str) -> tuple[str, str]:

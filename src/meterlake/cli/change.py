@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     EngineOption,
     LakeOption,
@@ -84,12 +84,12 @@ def ingest(
             if not b.already_ingested
         ]
         if output is Output.json:
-            show.result({**facts, "balance": accounts}, as_json=True)
+            terminal.result({**facts, "balance": accounts}, as_json=True)
         else:
-            show.result(facts, as_json=False)
+            terminal.result(facts, as_json=False)
             if len(accounts) > 1:
                 shown = ("file", "rows", "stored", "quarantined", "readings")
-                show.frame(pl.DataFrame(accounts).select(shown), "table")
+                terminal.frame(pl.DataFrame(accounts).select(shown), "table")
             _say_lengths(done)
         if done.failures:
             raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
@@ -114,7 +114,7 @@ def withdraw(
         gone = here.withdraw(Path(file).name, reason=reason)
     told = [{"file": r.source_file, "sha256": r.source_sha256} for r in gone]
     facts = {"withdrawn": told, "readings": sum(r.readings for r in gone)}
-    show.result(facts, output is Output.json)
+    terminal.result(facts, output is Output.json)
     if gone:
         typer.echo("Now run: meterlake integrate", err=True)
 
@@ -166,7 +166,7 @@ def integrate(
                 except MeterlakeError as error:  # what is integrated stays so, and is told first
                     failures.append(error)
         facts["seconds"] = round(time.perf_counter() - began, 3)
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
         if failures:
             raise failures[-1]
 
@@ -192,7 +192,7 @@ def cluster(
         began = time.perf_counter()
         with show_progress(here, output) as here:
             done = here.cluster(rebuild=rebuild)
-        show.result(
+        terminal.result(
             {**vars(done), "seconds": round(time.perf_counter() - began, 3)},
             output is Output.json,
         )
@@ -218,7 +218,7 @@ def check(
         began = time.perf_counter()
         with show_progress(here, output) as here:
             done = here.check(repair=repair)
-        show.result(
+        terminal.result(
             {
                 "files": done.files,
                 "rows": done.rows,
@@ -248,10 +248,10 @@ def upgrade(lake: LakeOption = None, output: OutputOption = Output.table) -> Non
         began = time.perf_counter()
         settings = load_settings(lake=lake)
         store = existing_store(settings.lake)
-        with show.progress(quiet=output is Output.json) as progress:
+        with terminal.progress(quiet=output is Output.json) as progress:
             done = run(store, now=datetime.now(UTC), settings=settings, progress=progress)
         facts = {**vars(done), "seconds": round(time.perf_counter() - began, 3)}
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -282,6 +282,6 @@ def vacuum(
                 nobody_else=nobody_else,
             )
         facts = {**vars(done), "dry_run": dry_run}
-        show.result(
+        terminal.result(
             {**facts, "seconds": round(time.perf_counter() - began, 3)}, output is Output.json
         )

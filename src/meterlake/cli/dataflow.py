@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     LakeOption,
     Output,
@@ -34,7 +34,7 @@ def list_command(output: OutputOption = Output.table) -> None:
     from meterlake.dataflows.run import list_dataflows
 
     with plain_errors():
-        show.rows("dataflows", list_dataflows(load_settings()), output is Output.json)
+        terminal.rows("dataflows", list_dataflows(load_settings()), output is Output.json)
 
 
 @dataflow_app.command("run")
@@ -74,7 +74,7 @@ def run_command(
         if not done.odd and output is Output.table:
             del facts["odd"]
         facts["seconds"] = round(time.perf_counter() - began, 3)
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @dataflow_app.command("status")
@@ -87,4 +87,4 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
 
     with existing_lake(lake) as here:
         listed = [{k: told(v) for k, v in f.items()} for f in dataflow_status(here.store)]
-        show.rows("dataflows", listed, output is Output.json)
+        terminal.rows("dataflows", listed, output is Output.json)

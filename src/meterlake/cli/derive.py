@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     EngineOption,
     LakeOption,
@@ -44,7 +44,7 @@ def derive(
         with show_progress(here, output) as here:
             units = here.derive(*(tables or ()), rebuild=rebuild)
         facts = {"units": units, "seconds": round(time.perf_counter() - began, 3)}
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -60,7 +60,7 @@ def lineage(
     with existing_lake(lake) as here:
         found = here.lineage(table)
         if output is Output.json:
-            show.rows("lineage", [asdict(each) for each in found], as_json=True)
+            terminal.rows("lineage", [asdict(each) for each in found], as_json=True)
             return
         listed = [
             {
@@ -74,4 +74,4 @@ def lineage(
             for each in found
             for source in each.sources
         ]
-        show.rows("lineage", listed, as_json=False)
+        terminal.rows("lineage", listed, as_json=False)

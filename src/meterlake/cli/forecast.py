@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     EngineOption,
     LakeOption,
@@ -92,7 +92,7 @@ def train(
             "anomaly_band": done.no_band or "yes",
             "seconds": round(time.perf_counter() - began, 3),
         }
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -113,8 +113,7 @@ def models(
     """
     import polars as pl
 
-    from meterlake.forecast.models import listed
-    from meterlake.pipeline.models import choose, forget
+    from meterlake.forecast.models import choose, forget, listed
 
     with existing_lake(lake) as here:
         if use is not None:
@@ -136,7 +135,7 @@ def models(
             coverage=rows["coverage"].round(4),
             created_at="created_at",
         )
-        show.frame(shown, output)
+        terminal.frame(shown, output)
 
 
 @commands.command()
@@ -176,7 +175,7 @@ def backtest(
             "nd_of_last_week_again": round(done.naive.nd, 4),
             "seconds": round(time.perf_counter() - began, 3),
         }
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -207,7 +206,7 @@ def forecast(
             raise BadInput(f"meterlake forecast needs a meter id, or --all; found {found}")
         begin = to_time(start, "--start")
         if meter is not None:
-            show.frame(here.forecast(meter, start=begin, use=use), output)
+            terminal.frame(here.forecast(meter, start=begin, use=use), output)
             return
         if output not in (TableOutput.table, TableOutput.json):
             raise BadInput(f"--all prints a summary: --output table or json; found {output.value}")
@@ -216,7 +215,7 @@ def forecast(
             done = here.forecast_all(start=begin, use=use, rebuild=rebuild)
         facts = {**asdict(done), "start": _moment(done.start)}
         facts["seconds"] = round(time.perf_counter() - began, 3)
-        show.result(facts, output is TableOutput.json)
+        terminal.result(facts, output is TableOutput.json)
 
 
 @commands.command()
@@ -237,7 +236,7 @@ def detect(
         with show_progress(here, output) as here:
             done = here.detect(use=use, rebuild=rebuild)
         facts = {**asdict(done), "seconds": round(time.perf_counter() - began, 3)}
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -266,7 +265,7 @@ def anomalies(
         found = here.ask("anomalies", meter_id=meter, **{"from": first, "to": last})
         order = ["importance", "meter_id", "ds"]
         found = found.drop("day_start").sort(order, descending=[True, False, False])
-        show.frame(found.head(max(0, limit)), output)
+        terminal.frame(found.head(max(0, limit)), output)
 
 
 def _rounded(value: float) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     EngineOption,
     LakeOption,
@@ -85,7 +85,7 @@ def update(
             done = here.update_grid(rebuild=rebuild)
         facts: dict[str, Any] = {f"{name}_days": days for name, days in done.items()}
         facts["seconds"] = round(time.perf_counter() - began, 3)
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @grid_app.command("volt-var")
@@ -112,7 +112,7 @@ def volt_var(
             pl.col(name).round(digits, mode="half_away_from_zero")
             for name, digits in _VOLT_VAR_DIGITS.items()
         ]
-        show.frame(found.select(*_VOLT_VAR_SHOWN, *shown), output)
+        terminal.frame(found.select(*_VOLT_VAR_SHOWN, *shown), output)
 
 
 @grid_app.command("transformer-load")
@@ -133,7 +133,7 @@ def transformer_load(
         _must_be_there(here.store, TRANSFORMER_LOAD)
         found = here.ask("transformer-load-ranking", max(0, limit), **_window(start, end))
         rounded = [pl.col(name).round(1) for name in ("highest_percent", "mean_percent")]
-        show.frame(found.with_columns(rounded), output)
+        terminal.frame(found.with_columns(rounded), output)
 
 
 @grid_app.command()
@@ -155,7 +155,7 @@ def outages(
     with existing_lake(lake) as here:
         _must_be_there(here.store, OUTAGES)
         found = here.ask("outages", include_parts=True, **_window(start, end))
-        show.frame(found.filter(pl.lit(meters) | (pl.col("level") != "meter")), output)
+        terminal.frame(found.filter(pl.lit(meters) | (pl.col("level") != "meter")), output)
 
 
 @grid_app.command("indices")
@@ -173,4 +173,4 @@ def indices_command(
         _must_be_there(here.store, OUTAGES)
         found = here.ask("indices", **_window(start, end)).row(0, named=True)
         rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
-        show.result(rounded, output is Output.json)
+        terminal.result(rounded, output is Output.json)

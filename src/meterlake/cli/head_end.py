@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import Output, OutputOption, plain_errors, to_duration, to_moment
 from meterlake.errors import BadInput, Unavailable
 
@@ -142,7 +142,7 @@ def _tell(at: "Serving", integration: Path, as_json: bool) -> None:
     }
     if not as_json and at.password_file is None:
         facts["password_file"] = "none: METERLAKE_HES_PASSWORD"
-    show.result(facts, as_json)
+    terminal.result(facts, as_json)
     print("" if as_json else "Ctrl-C stops it\n", end="", flush=True)
 
 

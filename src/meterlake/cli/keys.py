@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     LakeOption,
     Output,
@@ -60,7 +60,7 @@ def create(
             now=now,
             expires_at=None if lasts is None else now + lasts,
         )
-        show.result(
+        terminal.result(
             {
                 "id": key.id,
                 "name": key.name,
@@ -86,7 +86,7 @@ def list_command(lake: LakeOption = None, output: OutputOption = Output.table) -
 
     with existing_lake(lake) as here:
         as_json, now = output is Output.json, here.clock()
-        show.rows(
+        terminal.rows(
             "keys",
             [
                 {
@@ -118,6 +118,6 @@ def revoke(
 
     with existing_lake(lake) as here:
         key = revoke_key(here.store, id, now=here.clock())
-        show.result(
+        terminal.result(
             {"id": key.id, "name": key.name, "revoked_at": key.revoked_at}, output is Output.json
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import told
 from meterlake.errors import BadInput, MeterlakeError, plain
 
@@ -86,7 +86,7 @@ def integrated(here: "Lake", *, quiet: bool) -> dict[str, Any] | None:
     """
     from meterlake.integrate.derivations import cluster, integrate, is_integrated
 
-    with show.progress(quiet=quiet) as progress:
+    with terminal.progress(quiet=quiet) as progress:
         session = replace(here, progress=progress).session
         if is_integrated(session):
             return None
@@ -142,8 +142,8 @@ class SourceLoop:
         facts = {self.report.name: self.report.facts(done.values())} | self._integrate()
         facts["seconds"] = round(time.perf_counter() - began, 3)
         if not self.as_json:
-            show.rows(self.report.name, facts.pop(self.report.name), as_json=False)
-        show.result(facts, as_json=self.as_json)
+            terminal.rows(self.report.name, facts.pop(self.report.name), as_json=False)
+        terminal.result(facts, as_json=self.as_json)
         for error in errors[:-1]:
             say(str(error))
         if errors:
@@ -207,7 +207,7 @@ class SourceLoop:
     def _attempt(self, runner: "Runner") -> MeterlakeError | None:
         self.stop.check()
         try:
-            with show.progress(quiet=self.as_json) as progress:
+            with terminal.progress(quiet=self.as_json) as progress:
                 runner.session = replace(self.lake, progress=progress).session
                 run = runner.run()
         except MeterlakeError as error:
@@ -231,7 +231,7 @@ class SourceLoop:
         if runs and self.as_json:
             facts = {"at": moment(), self.report.name: self.report.facts(runs)}
             print(end="", flush=True)
-            show.result(facts | also, as_json=True)
+            terminal.result(facts | also, as_json=True)
         elif runs:
             for run in runs:
                 print(f"{moment()} {run.name}: {self.report.line(run)}", flush=True)

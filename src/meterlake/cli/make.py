@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.options import (
     Output,
     OutputOption,
@@ -79,7 +79,7 @@ def simulate_readings_command(
             bad_percent=bad_percent,
             seed=seed,
         )
-        with show.progress(quiet=output is Output.json) as progress:
+        with terminal.progress(quiet=output is Output.json) as progress:
             count = 0
 
             def on_file(_: object) -> None:
@@ -88,7 +88,7 @@ def simulate_readings_command(
                 progress("simulate", None, count)
 
             made = simulate_readings(plan, out, truth=truth, on_file=on_file)
-        show.result(
+        terminal.result(
             {
                 "files": len(made.files),
                 "rows": made.rows,
@@ -121,7 +121,7 @@ def simulate_topology_command(
         began = time.perf_counter()
         made = simulate_grid(meters, to_place(near, "--near"), out, seed=seed)
         facts = {**made, "out": str(out), "seconds": round(time.perf_counter() - began, 3)}
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @simulate_app.command("weather")
@@ -144,7 +144,7 @@ def simulate_weather_command(
         first, last = to_moment(start, "--start"), to_moment(end, "--end")
         made = simulate_weather(to_place(near, "--near"), first, last, out, seed=seed)
         facts = {**made, "out": str(out), "seconds": round(time.perf_counter() - began, 3)}
-        show.result(facts, output is Output.json)
+        terminal.result(facts, output is Output.json)
 
 
 @commands.command()
@@ -169,7 +169,7 @@ def demo(
             devices=devices, days=days, folder=folder, now=datetime.now(UTC), quiet=as_json
         )
         if as_json:
-            show.result(done, as_json=True)
+            terminal.result(done, as_json=True)
         elif serve:
             from meterlake.cli.serve import serve_lake
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, assert_never
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.errors import BadInput, MeterlakeError
 from meterlake.periods import to_utc
 from meterlake.settings import EngineName, load_settings
@@ -146,7 +146,7 @@ def working_lake(
 @contextmanager
 def show_progress(here: "Lake", output: Output | TableOutput) -> "Iterator[Lake]":
     """The lake, whose work is shown as a bar where people read the output."""
-    with show.progress(quiet=output.value == "json") as progress:
+    with terminal.progress(quiet=output.value == "json") as progress:
         yield replace(here, progress=progress)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meterlake import show
+from meterlake import terminal
 from meterlake.cli.loop import Report, SourceLoop, stoppable
 from meterlake.cli.options import (
     EngineOption,
@@ -83,7 +83,7 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
         store, now = open_store(settings.lake), datetime.now(UTC)
         listed = statuses(store, settings, now=now)
         if output is Output.json:
-            show.rows(
+            terminal.rows(
                 "integrations",
                 [{k: told(v) for k, v in vars(s).items()} for s in listed],
                 as_json=True,
@@ -93,7 +93,7 @@ def status_command(lake: LakeOption = None, output: OutputOption = Output.table)
             raise BadInput(_NONE.format(config_file()))
         names = ("name", "state", "cursor", "next_eligible", "failures")
         rows = [{name: _short(getattr(status, name)) for name in names} for status in listed]
-        show.rows("integrations", rows, as_json=False)
+        terminal.rows("integrations", rows, as_json=False)
         for status in listed:
             if status.last_error:
                 print(f"{status.name}: {status.last_error}")

@@ -2,5 +2,6 @@
 
 The path: series (hours of readings), features, sample (rows to learn from), port (a forecaster:
 networks or gradient_trees, found by registry), fleet (forecasts of all meters by one), calibration,
-learning (training units), models (what is stored); bands (what a day may be). Needs the extra `ml`.
+learning (training units), training, models (what is stored, and which is current); bands (what a
+day may be). Needs the extra `ml`.
 """

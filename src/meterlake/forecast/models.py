@@ -1,4 +1,4 @@
-"""Models as they are stored: the files of their forecasters, and a card of checksums.
+"""Models as they are stored: files of their forecasters, a card of checksums, and which is current.
 
 Nothing in them runs when it is loaded. The table `models` names each model and the checksum of its
 card; the card has the kind of its forecaster and the checksums of the files. A model whose
@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -18,10 +18,14 @@ from meterlake.delta.check import Finding
 from meterlake.delta.commit import snapshot
 from meterlake.delta.store import Store
 from meterlake.delta.table import fetched, scan
+from meterlake.delta.upsert import change_rows
 from meterlake.errors import BadInput
 from meterlake.forecast.bands import Band
 from meterlake.forecast.fleet import FleetForecaster
-from meterlake.schema import MODELS
+from meterlake.schema import MODELS, polars_schema
+
+Row = dict[str, Any]
+"""A row of the table of models."""
 
 CARD = "card.json"
 
@@ -146,7 +150,7 @@ def check_model(store: Store) -> Callable[[tuple[str, str]], list[Finding]]:
     return work
 
 
-def model_row(store: Store, name: str | None = None) -> dict[str, Any]:
+def model_row(store: Store, name: str | None = None) -> Row:
     """A model's row of the table, by its name; None: the current one. Raises BadInput."""
     rows = listed(store)
     if name is not None:
@@ -157,7 +161,7 @@ def model_row(store: Store, name: str | None = None) -> dict[str, Any]:
     return row
 
 
-def named_row(rows: pl.DataFrame, name: str) -> dict[str, Any]:
+def named_row(rows: pl.DataFrame, name: str) -> Row:
     """The row of a name, of rows of the table. Raises BadInput where there is none."""
     found = rows.filter(pl.col("name") == name)
     if found.is_empty():
@@ -166,7 +170,7 @@ def named_row(rows: pl.DataFrame, name: str) -> dict[str, Any]:
     return found.row(0, named=True)
 
 
-def current_row(rows: pl.DataFrame) -> dict[str, Any] | None:
+def current_row(rows: pl.DataFrame) -> Row | None:
     """The row of the current model, the one chosen last; None where there is none."""
     chosen = rows.filter(pl.col("chosen_at").is_not_null()).sort("chosen_at", "name")
     return None if chosen.is_empty() else chosen.row(-1, named=True)
@@ -186,3 +190,78 @@ def check_model_zone(model: Model, zone: str) -> None:
             f"Model '{model.name}' is of hours in {found}; the setting timezone is {zone}. Correct "
             "the setting, or train again: meterlake train"
         )
+
+
+def enter(
+    store: Store,
+    row: Row,
+    judged: Callable[[Row | None], tuple[bool, float | None]],
+    *,
+    now: datetime,
+) -> None:
+    """Add a model's row, and make it current where it is judged better than the one that is.
+
+    Where another model became current meanwhile, it is judged once more, beside that one. Of a
+    model that is there already nothing changes, but that it may become current.
+
+    Parameters
+    ----------
+    row : without chosen_at and wql_before
+    judged : of the row of the current model (None: there is none), whether the new one is better,
+        and the loss of that one
+    """
+
+    def entered(rows: pl.DataFrame) -> pl.DataFrame:
+        is_better, wql_before = judged(current_row(rows))
+        there = rows.filter(pl.col("name") == row["name"])
+        new = {**row, "chosen_at": None, "wql_before": wql_before}
+        entry = new if there.is_empty() else there.row(0, named=True)
+        if is_better:
+            entry["chosen_at"] = _last_choice(rows, now)
+        return _with_row(rows, entry)
+
+    change_rows(store, MODELS, entered, job="train", now=now)
+
+
+def choose(store: Store, name: str, *, now: datetime) -> None:
+    """Make a model current. Raises BadInput where there is none of that name, or it is damaged."""
+    load(store, name)
+
+    def chosen(rows: pl.DataFrame) -> pl.DataFrame:
+        row = named_row(rows, name)
+        return _with_row(rows, {**row, "chosen_at": _last_choice(rows, now)})
+
+    change_rows(store, MODELS, chosen, job="choose", now=now)
+
+
+def forget(store: Store, name: str, *, now: datetime) -> None:
+    """Take a model out of the table; a vacuum removes its files, and its forecasts stay.
+
+    Raises
+    ------
+    BadInput
+        There is none of that name, or it is the current one.
+    """
+
+    def forgotten(rows: pl.DataFrame) -> pl.DataFrame:
+        named_row(rows, name)
+        current = current_row(rows)
+        if current is not None and current["name"] == name:
+            raise BadInput(
+                f"Model '{name}' is the current one. Make another one current first: meterlake "
+                "models --use NAME, or meterlake train --force"
+            )
+        return rows.filter(pl.col("name") != name)
+
+    change_rows(store, MODELS, forgotten, job="forget", now=now)
+
+
+def _with_row(rows: pl.DataFrame, row: Row) -> pl.DataFrame:
+    new = pl.DataFrame([row], schema=polars_schema(MODELS))
+    return pl.concat([rows.filter(pl.col("name") != row["name"]), new])
+
+
+def _last_choice(rows: pl.DataFrame, now: datetime) -> datetime:
+    """The moment at which a choice is the last one: a job that began before may choose later."""
+    chosen: list[datetime] = rows["chosen_at"].drop_nulls().to_list()
+    return max([now, *(at + timedelta(microseconds=1) for at in chosen)])

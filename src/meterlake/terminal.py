@@ -5,21 +5,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
+from meterlake.engine.progress import Progress
 from meterlake.errors import BadInput
 
 MAX_ROWS = 100  # a table on the terminal shows this many rows and says how many there are
-
-
-class Progress(Protocol):
-    """Called with (what, units in all or None, units done)."""
-
-    def __call__(self, what: str, total: int | None, done: int) -> None:
-        """Show it."""
-        ...
 
 
 def result(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -32,13 +32,12 @@ from meterlake.forecast.learning import (
     step_of,
     trained,
 )
-from meterlake.forecast.models import Model
+from meterlake.forecast.models import Model, Row
 from meterlake.forecast.registry import named_forecaster
 from meterlake.forecast.scores import Scores, scores
 from meterlake.forecast.series import READING_TYPE, end_of_readings
 from meterlake.forecast.temperature import daily_temperature, hourly_temperature
 from meterlake.periods import LocalHours, local_hour, periods
-from meterlake.pipeline.models import Row, enter
 from meterlake.readings.layout import DAY, LiveLayout, Piece
 from meterlake.readings.meter_ranges import meters_in
 from meterlake.schema import CONSUMPTION_DAILY
@@ -115,7 +114,7 @@ def train(
         compared = _compared(store, before, new, settings)
         return force or compared.is_better, compared.wql_before
 
-    enter(store, new.row(name, digest, facts, now), judged, now=now)
+    models.enter(store, new.row(name, digest, facts, now), judged, now=now)
     return TrainResult(
         name,
         done.scores,

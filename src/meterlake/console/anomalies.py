@@ -8,7 +8,7 @@ import polars as pl
 from fastapi import Query, Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import (
     a_day,
     a_price,
@@ -158,7 +158,7 @@ def _shared(counts: pl.DataFrame, by: str, title: str, told: str) -> Chart:
         drawn.xaxis.major_label_orientation = 0.9
     for name, color, shift in (("above", charts.RED, -0.2), ("below", charts.BLUE, 0.2)):
         charts.bars(
-            drawn, rows, by, f"{name}_per_1000", label=f"{name} expected",
+            drawn, Values(rows, by, f"{name}_per_1000"), label=f"{name} expected",
             color=color, width=0.38, shift=shift,
         )  # fmt: skip
     table = rows.rename(

@@ -36,6 +36,15 @@ FEW_NAMES = 8  # of an axis that are told side by side on a small screen
 
 
 @dataclass(frozen=True)
+class Values:
+    """Rows to draw, and their columns along both axes; a hover can tell the other columns."""
+
+    rows: pl.DataFrame
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
 class Chart:
     """A figure of a page; `rows` are the same numbers as a table, for people who cannot see it.
 
@@ -110,47 +119,43 @@ def over_map(*, tiles: str | None, height: int = 520) -> Any:
     return drawn
 
 
-def line(
-    drawn: Any, rows: pl.DataFrame, x: str, y: str, *, label: str, color: str = BLUE, width: int = 2
-) -> None:
+def line(drawn: Any, values: Values, *, label: str, color: str = BLUE, width: int = 2) -> None:
     """A line; where a value is null it is interrupted."""
-    drawn.line(x, y, source=source(rows, x, y), legend_label=label, color=color, line_width=width)
+    x, y = values.x, values.y
+    columns = source(values.rows, x, y)
+    drawn.line(x, y, source=columns, legend_label=label, color=color, line_width=width)
 
 
 def band(
-    drawn: Any, rows: pl.DataFrame, x: str, low: str, high: str, *, label: str, color: str = BLUE
+    drawn: Any, rows: pl.DataFrame, x: str, y: tuple[str, str], *, label: str, color: str = BLUE
 ) -> None:
-    """The space between two lines."""
-    known = rows.drop_nulls([low, high])
+    """The space between two lines: `y` is the column of the lower one and of the upper one."""
+    known = rows.drop_nulls(y)
     drawn.varea(
-        x, low, high, source=source(known, x, low, high),
+        x, *y, source=source(known, x, *y),
         legend_label=label, fill_color=color, fill_alpha=0.2,
     )  # fmt: skip
 
 
 def points(
     drawn: Any,
-    rows: pl.DataFrame,
-    x: str,
-    y: str,
+    values: Values,
     *,
     label: str,
     color: str = RED,
     size: int = 8,
     marker: str = "circle",
 ) -> None:
-    """Single values; all columns of the rows are there for the hover."""
+    """Single values."""
     drawn.scatter(
-        x, y, source=source(rows), legend_label=label, color=color, size=size, marker=marker,
-        fill_alpha=0.8,
+        values.x, values.y, source=source(values.rows), legend_label=label, color=color, size=size,
+        marker=marker, fill_alpha=0.8,
     )  # fmt: skip
 
 
 def bars(
     drawn: Any,
-    rows: pl.DataFrame,
-    x: str,
-    y: str,
+    values: Values,
     *,
     label: str | None = None,
     color: str = BLUE,
@@ -158,6 +163,7 @@ def bars(
     shift: float = 0.0,
 ) -> None:
     """Bars from zero, moved by `shift` aside others; over time both are in milliseconds."""
+    rows, x, y = values.rows, values.x, values.y
     told: dict[str, Any] = {} if label is None else {"legend_label": label}
     names = drawn.x_range if isinstance(drawn.x_range, FactorRange) else None
     at = x if shift == 0 else dodge(x, shift, range=names)

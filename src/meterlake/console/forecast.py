@@ -9,7 +9,7 @@ from bokeh.models import DatetimeTickFormatter, DaysTicker
 from fastapi import Query, Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import a_price, local, page, router
 from meterlake.console.sign_in import Looks
 from meterlake.errors import BadInput
@@ -219,7 +219,9 @@ def _daily(here: Served, ahead: Ahead, days: pl.DataFrame, price: float, meter_i
                 pl.col("date").cast(pl.Datetime("ms")).dt.offset_by("12h").alias("at"),
                 (pl.col("kwh") * price).alias("cost"),
             )
-            charts.bars(drawn, at, "at", "cost", label=label, color=color, width=0.8 * 86_400_000)
+            charts.bars(
+                drawn, Values(at, "at", "cost"), label=label, color=color, width=0.8 * 86_400_000
+            )
     told = "Net energy times the price, of complete local days."
     if not meter_id:
         told = (
@@ -258,12 +260,12 @@ def _hourly(
         hours = hours.with_columns(pl.lit(None, pl.Float64).alias("usual"))
     drawn = charts.over_time("kWh per hour", height=340)
     if hours["p10"].is_not_null().any():
-        charts.band(drawn, hours, "date_time", "p10", "p90", label="p10 to p90",
+        charts.band(drawn, hours, "date_time", ("p10", "p90"), label="p10 to p90",
                     color=charts.ORANGE)  # fmt: skip
-    charts.line(drawn, hours, "date_time", "mean", label="forecast", color=charts.ORANGE)
+    charts.line(drawn, Values(hours, "date_time", "mean"), label="forecast", color=charts.ORANGE)
     average = f"{weeks} weeks before"
     if before is not None:
-        charts.line(drawn, hours, "date_time", "usual", label=average)
+        charts.line(drawn, Values(hours, "date_time", "usual"), label=average)
     whose = "" if meter_id or ahead.grid is None else (
         f"The {int(ahead.grid['meters'].max()):,} meters below the grid's transformers. "  # type: ignore[arg-type]
     )  # fmt: skip
@@ -284,7 +286,7 @@ def _hourly(
     if before is not None:
         pairs.insert(0, ("average", average, charts.BLUE, -0.2))
     for name, label, color, shift in pairs:
-        charts.bars(by_day, of_day, "hour", name, label=label, color=color,
+        charts.bars(by_day, Values(of_day, "hour", name), label=label, color=color,
                     width=0.38, shift=shift)  # fmt: skip
     table = of_day.rename(
         {"forecast": "forecast [kWh]", "average": f"average of the {average} [kWh]"}

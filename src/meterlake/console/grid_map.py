@@ -97,6 +97,42 @@ def drawn_map(here: Served, grid: Grid) -> Chart | None:
     if meters.is_empty():
         return None
     drawn = charts.over_map(tiles=here.settings.serve.map_tiles)
+    of_meters = _lines_up(drawn, meters, nodes)
+    is_dense = meters.height > MANY
+    marked = [_nodes(drawn, nodes, "service_transformer", is_dense)]
+    dots = drawn.scatter(
+        "x", "y", source=of_meters, legend_label="meter", marker="circle",
+        size=3 if is_dense else 5, fill_color=charts.BLUE, line_color=None, fill_alpha=0.75,
+        nonselection_fill_alpha=0.75, nonselection_line_color=None,
+    )  # fmt: skip
+    marked += [_nodes(drawn, nodes, kind) for kind in ("substation", "distribution_transformer")]
+    _marks_of_out(drawn, nodes, is_dense)
+    marked = [each for each in marked if each is not None]
+    shown = [dots, *marked]
+    drawn.x_range.renderers = drawn.y_range.renderers = shown
+    drawn.add_tools(
+        TapTool(renderers=[dots]),
+        HoverTool(
+            renderers=[dots],
+            tooltips=[("meter", "@meter_id"), ("address", "@address"),
+                      ("transformer", "@service_transformer_id")],
+        ),
+        HoverTool(
+            renderers=marked,
+            tooltips=[("node", "@kind"), ("id", "@id"), ("rating [kVA]", "@capacity_kva{0,0}"),
+                      ("address", "@address")],
+        ),
+    )  # fmt: skip
+    words = (
+        "The grid as it is now. A meter without supply is a red cross, a node that is out has a "
+        "red ring. Click a meter to open it."
+    )
+    charts.finished(drawn).legend[0].ncols = 2  # names are long on small screens
+    return Chart("map", "Map", drawn, words, href="/meters")
+
+
+def _lines_up(drawn: Any, meters: pl.DataFrame, nodes: pl.DataFrame) -> ColumnDataSource:
+    """Draw lines from everything to what feeds it; the meters' source, for their marks."""
     ends = meters.join(
         nodes.filter(pl.col("kind") == "service_transformer").select(
             pl.col("id").alias("service_transformer_id"),
@@ -122,14 +158,11 @@ def drawn_map(here: Served, grid: Grid) -> Chart | None:
         line_width=0.7,
         line_alpha=0.6,
     )
-    is_dense = meters.height > MANY
-    marked = [_nodes(drawn, nodes, "service_transformer", is_dense)]
-    dots = drawn.scatter(
-        "x", "y", source=of_meters, legend_label="meter", marker="circle",
-        size=3 if is_dense else 5, fill_color=charts.BLUE, line_color=None, fill_alpha=0.75,
-        nonselection_fill_alpha=0.75, nonselection_line_color=None,
-    )  # fmt: skip
-    marked += [_nodes(drawn, nodes, kind) for kind in ("substation", "distribution_transformer")]
+    return of_meters
+
+
+def _marks_of_out(drawn: Any, nodes: pl.DataFrame, is_dense: bool) -> None:
+    """Draw marks of meters and nodes that are out, of none yet: the page's script fills them."""
     of_nodes = charts.source(nodes.select("x", "y", "kind", "id"))
     of_nodes.name = "nodes"
     # In the level of overlays: to move the slider does not redraw the grid.
@@ -144,28 +177,6 @@ def drawn_map(here: Served, grid: Grid) -> Chart | None:
     )  # fmt: skip
     # Not in any chart, for the script alone: where each node of a span stands.
     drawn.scatter("x", "y", source=of_nodes, alpha=0, size=1)
-    marked = [each for each in marked if each is not None]
-    shown = [dots, *marked]
-    drawn.x_range.renderers = drawn.y_range.renderers = shown
-    drawn.add_tools(
-        TapTool(renderers=[dots]),
-        HoverTool(
-            renderers=[dots],
-            tooltips=[("meter", "@meter_id"), ("address", "@address"),
-                      ("transformer", "@service_transformer_id")],
-        ),
-        HoverTool(
-            renderers=marked,
-            tooltips=[("node", "@kind"), ("id", "@id"), ("rating [kVA]", "@capacity_kva{0,0}"),
-                      ("address", "@address")],
-        ),
-    )  # fmt: skip
-    words = (
-        "The grid as it is now. A meter without supply is a red cross, a node that is out has a "
-        "red ring. Click a meter to open it."
-    )
-    charts.finished(drawn).legend[0].ncols = 2  # names are long on small screens
-    return Chart("map", "Map", drawn, words, href="/meters")
 
 
 def _nodes(drawn: Any, nodes: pl.DataFrame, kind: str, is_dense: bool = False) -> Any:

@@ -1,14 +1,14 @@
 """Meter: load, forecast, anomalous days, voltage, energy, outages and what is upstream of it."""
 
 from datetime import date, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import polars as pl
 from fastapi import Query, Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import (
     a_day,
     in_order,
@@ -51,11 +51,7 @@ def meter(
 ) -> Response:
     """One meter, or those that a search finds."""
     if not meter_id:
-        found = here.ask_first("meters", FOUND, search=search.strip() or None)
-        return page(
-            request, here, "meters.html",
-            found=found.rows, more=found.after is not None, search=search, charts=[],
-        )  # fmt: skip
+        return _searched(request, here, search)
     known_or_refused(here, meter_id)
     window = _window(here, meter_id, a_day(first, "from"), a_day(last, "to"))
     start, end = here.start_of(window[0]), here.end_of(window[1])
@@ -67,15 +63,8 @@ def meter(
     )  # fmt: skip
     days: dict[str, Value] = {"from": window[0], "to": window[1]}
     odd = here.ask("anomalies", meter_id=meter_id, include_normal=True, **days)
-    moments: dict[str, Value] = {"from": start, "to": end}
-    outages = here.ask("outages", level="meter", id=meter_id, include_parts=True, **moments).select(
-        "start", "end", "minutes", "evidence", "part_of"
-    )
     ahead, no_forecast = _ahead(here, meter_id, end)
     place = places.row(0, named=True) if places.height else None
-    there = None
-    if place is not None and place["first_day"] is not None:
-        there = place["first_day"], max(place["last_day"], _newest_day(here))
     kw = read.filter(pl.col("reading_type") == "kw")
     return page(
         request,
@@ -89,7 +78,7 @@ def meter(
             request,
             window,
             usual=f"the {DAYS} days up to the newest reading of any meter",
-            there=there,
+            there=_there(here, place),
             most=MOST_DAYS,
         ),
         place=place,
@@ -98,16 +87,8 @@ def meter(
         energy_kwh=energy["energy_kwh"].sum() if energy.height else None,
         highest=kw["reading_value"].max(),
         readings=kw.height,
-        odd=odd.filter(pl.col("anomaly") != 0).select(
-            pl.col("ds").alias("day"),
-            "kind",
-            pl.col("consumption").alias("consumption [kWh]"),
-            pl.col("yhat").alias("expected [kWh]"),
-            pl.col("yhat_lower").alias("from [kWh]"),
-            pl.col("yhat_upper").alias("to [kWh]"),
-            "importance",
-        ),
-        outages=outages.rename({"minutes": "length [min]"}),
+        odd=_odd_days(odd),
+        outages=_outages(here, meter_id, start, end),
         no_forecast=no_forecast,
         price=here.settings.serve.price_per_kwh,
         charts=[
@@ -116,6 +97,15 @@ def meter(
             _voltage(here, meter_id, read.filter(pl.col("reading_type") == "vltg"), window),
         ],
     )
+
+
+def _searched(request: Request, here: Served, search: str) -> Response:
+    """The meters that a search finds."""
+    found = here.ask_first("meters", FOUND, search=search.strip() or None)
+    return page(
+        request, here, "meters.html",
+        found=found.rows, more=found.after is not None, search=search, charts=[],
+    )  # fmt: skip
 
 
 def _window(
@@ -148,6 +138,33 @@ def _ahead(here: Served, meter_id: str, end: datetime) -> tuple[pl.DataFrame | N
         return None, str(error)
 
 
+def _there(here: Served, place: dict[str, Any] | None) -> tuple[date, date] | None:
+    """First and last day of which there is something to show."""
+    if place is None or place["first_day"] is None:
+        return None
+    return place["first_day"], max(place["last_day"], _newest_day(here))
+
+
+def _odd_days(odd: pl.DataFrame) -> pl.DataFrame:
+    """The days out of the ordinary, with their energy and what was expected."""
+    return odd.filter(pl.col("anomaly") != 0).select(
+        pl.col("ds").alias("day"),
+        "kind",
+        pl.col("consumption").alias("consumption [kWh]"),
+        pl.col("yhat").alias("expected [kWh]"),
+        pl.col("yhat_lower").alias("from [kWh]"),
+        pl.col("yhat_upper").alias("to [kWh]"),
+        "importance",
+    )
+
+
+def _outages(here: Served, meter_id: str, start: datetime, end: datetime) -> pl.DataFrame:
+    moments: dict[str, Value] = {"from": start, "to": end}
+    found = here.ask("outages", level="meter", id=meter_id, include_parts=True, **moments)
+    length = pl.col("minutes").alias("length [min]")
+    return found.select("start", "end", length, "evidence", "part_of")
+
+
 def _load(
     here: Served,
     meter_id: str,
@@ -159,12 +176,14 @@ def _load(
     zone = here.settings.timezone
     drawn = charts.over_time("kW", height=340)
     rows = local(_with_gaps(kw), zone)
-    charts.line(drawn, rows, "reading_date_time", "reading_value", label="power")
+    charts.line(drawn, Values(rows, "reading_date_time", "reading_value"), label="power")
     if ahead is not None:
         band = local(ahead, zone)
-        charts.band(drawn, band, "date_time", "p10", "p90", label="forecast, p10 to p90",
+        charts.band(drawn, band, "date_time", ("p10", "p90"), label="forecast, p10 to p90",
                     color=charts.ORANGE)  # fmt: skip
-        charts.line(drawn, band, "date_time", "p50", label="forecast, median", color=charts.ORANGE)
+        charts.line(
+            drawn, Values(band, "date_time", "p50"), label="forecast, median", color=charts.ORANGE
+        )
     marked = odd.filter(pl.col("anomaly") != 0)
     if marked.height:
         top = float(kw["reading_value"].max() or 0.0)  # type: ignore[arg-type]
@@ -174,7 +193,7 @@ def _load(
             "kind",
         )
         charts.points(
-            drawn, local(at, zone), "at", "top", label="anomaly", marker="inverted_triangle"
+            drawn, Values(local(at, zone), "at", "top"), label="anomaly", marker="inverted_triangle"
         )
     told = "Mean power of each interval; negative is export."
     more = _readings(here, meter_id, "kw", window)
@@ -193,12 +212,12 @@ def _energy(energy: pl.DataFrame, by: str, odd: pl.DataFrame) -> Chart:
             middle = some.with_columns(
                 pl.col("date").cast(pl.Datetime("ms")).dt.offset_by("12h" if by == "day" else "0h")
             )
-            charts.bars(drawn, middle, "date", "energy_kwh", label=label, color=color,
+            charts.bars(drawn, Values(middle, "date", "energy_kwh"), label=label, color=color,
                         width=0.8 * _MILLIS_OF[by])  # fmt: skip
     if by == "day" and odd.height:
         band = odd.with_columns(pl.col("ds").cast(pl.Datetime("ms")).dt.offset_by("12h"))
         charts.band(
-            drawn, band, "ds", "yhat_lower", "yhat_upper", label="expected", color=charts.GREEN
+            drawn, band, "ds", ("yhat_lower", "yhat_upper"), label="expected", color=charts.GREEN
         )
     table = rows.rename({"date": "from", "energy_kwh": "energy [kWh]", "is_complete": "complete"})
     return Chart(
@@ -214,7 +233,10 @@ def _voltage(
     drawn = charts.over_time("V")
     rows = local(_with_gaps(voltage), here.settings.timezone)
     charts.line(
-        drawn, rows, "reading_date_time", "reading_value", label="voltage", color=charts.GREEN
+        drawn,
+        Values(rows, "reading_date_time", "reading_value"),
+        label="voltage",
+        color=charts.GREEN,
     )
     for label, level in (
         ("lower limit", of.nominal_voltage_v * (1 - of.voltage_low_percent / 100)),
@@ -225,7 +247,7 @@ def _voltage(
                 [pl.col("reading_date_time").min().alias("t"), pl.col("reading_date_time").max()]
             ),
         ).with_columns(pl.lit(level).alias("v"))
-        charts.line(drawn, ends, "t", "v", label=label, color=charts.RED, width=1)
+        charts.line(drawn, Values(ends, "t", "v"), label=label, color=charts.RED, width=1)
     told = "With the limits of the settings."
     more = _readings(here, meter_id, "vltg", window)
     return Chart("voltage", "Voltage", charts.finished(drawn), told, href=more)

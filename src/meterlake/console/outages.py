@@ -66,9 +66,7 @@ def outages(
     found = here.ask("outages", include_parts=True, **of_window)
     single = found.filter(pl.col("level") == "meter")
     counts = _counts(single, start, end)
-    if moment is None and counts.height:
-        moment = counts.sort("meters", descending=True, maintain_order=True)["time"][0]
-    moment = min(max(moment or start, start), end)
+    moment = min(max(moment or _worst_moment(counts) or start, start), end)
     customers = grid.meters.height
     shown = found.filter((pl.col("level") != "meter") | pl.col("part_of").is_null())
     answer = page(
@@ -92,7 +90,7 @@ def outages(
         listed=_listed(here, shown, single, grid, days),
         more=max(0, shown.height - MOST_ROWS),
         all_of_them=link("/outages", **{"from": start.isoformat(), "to": end.isoformat()}),
-        supply=_supply(found, grid, start, end, moment, here.settings.timezone, days),
+        supply=_supply(here, found, grid, days, moment),
         moment=moment,
         out_now=_out_at(single, moment),
         is_capped=found.height > MOST_SPANS,
@@ -117,21 +115,23 @@ def _counts(single: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFram
     return by_time.select("time", pl.col("by").cum_sum().alias("meters"))
 
 
+def _worst_moment(counts: pl.DataFrame) -> datetime | None:
+    """The first moment at which most meters are out; None where none is."""
+    worst = counts.sort("meters", descending=True, maintain_order=True).head(1)
+    found: list[datetime] = worst["time"].to_list()
+    return found[0] if found else None
+
+
 def _out_at(single: pl.DataFrame, moment: datetime) -> int:
     is_out = (pl.col("start") <= moment) & (pl.col("end") > moment)
     return single.filter(is_out)["id"].n_unique()
 
 
 def _supply(
-    found: pl.DataFrame,
-    grid: Grid,
-    start: datetime,
-    end: datetime,
-    moment: datetime,
-    zone: str,
-    days: tuple[date, date],
+    here: Served, found: pl.DataFrame, grid: Grid, days: tuple[date, date], moment: datetime
 ) -> dict[str, Any]:
     """What the page's script moves through: spans [s after start] with rows of meters and nodes."""
+    start, end = here.start_of(days[0]), here.end_of(days[1])
     numbered = pl.concat(
         [
             grid.placed.select(
@@ -165,7 +165,7 @@ def _supply(
         "length": length,
         "step": _LONG_STEP_S if is_long else _STEP_S,
         "at": int((moment - start).total_seconds()),
-        "zone": zone,
+        "zone": here.settings.timezone,
         "meters": grid.meters.height,
         "spans": [list(row) for row in spans.iter_rows()],
     }

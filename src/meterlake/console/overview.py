@@ -7,7 +7,7 @@ import polars as pl
 from fastapi import Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import Days, page, router
 from meterlake.console.sign_in import Looks
 from meterlake.questions import catalog
@@ -87,7 +87,7 @@ def _newest(table: dict[str, Any]) -> datetime | None:
 
 def _reads(per_day: pl.DataFrame) -> Chart:
     drawn = charts.over_time("readings", hover=[("day", "@day{%F}"), ("readings", "@reads{0,0}")])
-    charts.bars(drawn, per_day, "day", "reads", width=0.8 * 86_400_000)
+    charts.bars(drawn, Values(per_day, "day", "reads"), width=0.8 * 86_400_000)
     return Chart(
         "reads", "Readings per day", charts.finished(drawn), "By UTC day of the reading",
         per_day.rename({"reads": "readings"}),
@@ -97,7 +97,7 @@ def _reads(per_day: pl.DataFrame) -> Chart:
 def _completeness(complete: pl.DataFrame) -> Chart:
     rows = complete.select("day", "complete_percent")
     drawn = charts.over_time("% of intervals")
-    charts.line(drawn, rows, "day", "complete_percent", label="intervals read")
+    charts.line(drawn, Values(rows, "day", "complete_percent"), label="intervals read")
     return Chart(
         "completeness",
         "Completeness",

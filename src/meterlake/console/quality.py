@@ -7,7 +7,7 @@ import polars as pl
 from fastapi import Query, Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import (
     a_day,
     link,
@@ -141,7 +141,7 @@ def _late(late: pl.DataFrame) -> Chart:
     drawn = charts.over_time(
         "late readings", hover=[("day", "@day{%F}"), ("late readings", "@late{0,0}")]
     )
-    charts.bars(drawn, _at_noon(late), "day", "late", width=0.8 * _DAY_MS)
+    charts.bars(drawn, Values(_at_noon(late), "day", "late"), width=0.8 * _DAY_MS)
     table = late.rename({"late": "late readings", "longest_hours": "longest delay [h]"})
     return Chart("late", "Late readings per day", drawn, "By local day of the reading.", table)
 
@@ -157,7 +157,7 @@ def _delay(delays: pl.DataFrame) -> Chart:
     drawn = charts.over_names(
         _DELAYS, "late readings", hover=[("how late", "@name"), ("late readings", "@late{0,0}")]
     )
-    charts.bars(drawn, rows, "name", "late", color=charts.ORANGE)
+    charts.bars(drawn, Values(rows, "name", "late"), color=charts.ORANGE)
     table = rows.rename({"name": "how late", "late": "late readings"})
     told = "Arrival less time of the reading; by the latest of each hour and file."
     return Chart("delay", "How late they came", drawn, told, table)
@@ -189,7 +189,9 @@ def _gaps(complete: pl.DataFrame) -> Chart:
             pl.col("day").cast(pl.Datetime("ms")).dt.offset_by(shift),
             pl.col(name).alias("meters"),
         )
-        charts.bars(drawn, rows, "day", "meters", label=label, color=color, width=0.38 * _DAY_MS)
+        charts.bars(
+            drawn, Values(rows, "day", "meters"), label=label, color=color, width=0.38 * _DAY_MS
+        )
     told = "Of meters that had readings before."
     table = complete.select(
         "day", pl.col("with_gaps").alias("meters with gaps"),

@@ -14,6 +14,7 @@ from bokeh.embed import json_item
 from fastapi import Depends, Query, Request, Response
 
 from meterlake.console import charts
+from meterlake.console.charts import Values
 from meterlake.console.pages import page, router
 from meterlake.console.sign_in import looks
 from meterlake.questions import catalog
@@ -111,7 +112,7 @@ def _over_time() -> Any:
     drawn = charts.over_time(" ", x_label="UTC")
     some = pl.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]})  # a figure needs a range to begin with
     for number, color in enumerate(charts.PALETTE):
-        charts.line(drawn, some, "x", "y", label=str(number), color=color)
+        charts.line(drawn, Values(some, "x", "y"), label=str(number), color=color)
         renderer = drawn.renderers[-1]
         renderer.name, renderer.data_source.name = f"time-line-{number}", f"time-{number}"
     charts.finished(drawn)
@@ -123,7 +124,7 @@ def _over_time() -> Any:
 def _over_names() -> Any:
     """A figure with bars that the script fills."""
     drawn = charts.over_names((" ",), " ")
-    charts.bars(drawn, pl.DataFrame({"x": [" "], "y": [1.0]}), "x", "y")
+    charts.bars(drawn, Values(pl.DataFrame({"x": [" "], "y": [1.0]}), "x", "y"))
     drawn.y_range.start = math.nan  # what comes may be below zero
     drawn.renderers[-1].data_source.name = "names"
     drawn.x_range.name, drawn.yaxis[0].name, drawn.xaxis[0].name = (

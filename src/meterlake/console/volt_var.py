@@ -1,13 +1,13 @@
 """Volt/var: voltage below each distribution transformer, what it saves, and transformers' loads."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import polars as pl
 from fastapi import Query, Request, Response
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import (
     a_day,
     link,
@@ -51,23 +51,16 @@ def volt_var(
     kind: Literal["service_transformer", "distribution_transformer"] = "service_transformer",
 ) -> Response:
     """Voltages and savings of a window, one distribution transformer's hours, and loads."""
-    states = snapshots(here.store, [VOLT_VAR, TRANSFORMER_LOAD])
-    moments = [state.newest for state in states.values() if state.newest is not None]
-    if not moments:
+    there = _there(here)
+    if there is None:
         return page(request, here, "volt_var.html", is_empty=True, charts=[])
-    oldest = min(f.first for state in states.values() for f in state.files if f.first is not None)
-    there = here.local_day(oldest), here.local_day(max(moments))
     days = window(
         a_day(first, "from"), a_day(last, "to"), newest=there[1], days=DAYS, most=MOST_DAYS
     )
     start, end = here.start_of(days[0]), here.end_of(days[1])
     asked: dict[str, Value] = {"from": start, "to": end}
     title, column, descending = RANKS[rank]
-    ranking = (
-        here.ask("volt-var-by-transformer", **asked)
-        .rename({"distribution_transformer_id": "id"})
-        .sort(column, "id", descending=[descending, False], nulls_last=True)
-    )
+    ranking = _ranking(here.ask("volt-var-by-transformer", **asked), column, descending)
     if not transformer and ranking.height:
         transformer = ranking["id"][0]
     hours = here.ask("volt-var", distribution_transformer_id=transformer, **asked)
@@ -75,7 +68,7 @@ def volt_var(
     if not load and loads.rows.height:
         kind, load = loads.rows["kind"][0], loads.rows["id"][0]
     loaded = here.ask("transformer-load", kind=kind, id=load, **asked)
-    of_window: dict[str, Any] = {"from": days[0].isoformat(), "to": days[1].isoformat()}
+    usual = f"the {DAYS} days up to the newest voltage or load"
     return page(
         request,
         here,
@@ -83,13 +76,7 @@ def volt_var(
         is_empty=False,
         first=days[0],
         last=days[1],
-        days=shown_days(
-            request,
-            days,
-            usual=f"the {DAYS} days up to the newest voltage or load",
-            there=there,
-            most=MOST_DAYS,
-        ),
+        days=shown_days(request, days, usual=usual, there=there, most=MOST_DAYS),
         rank=rank,
         ranks=RANKS,
         ranked_by=title,
@@ -102,7 +89,7 @@ def volt_var(
         loads=loads.rows,
         loads_more=loads.after is not None,
         grid=here.settings.grid,
-        of_window=of_window,
+        of_window={"from": days[0].isoformat(), "to": days[1].isoformat()},
         kg_of_lb=_KG_OF_LB,
         has_hours=bool(hours.height),
         has_load=bool(loaded.height),
@@ -110,6 +97,22 @@ def volt_var(
             *(_of_voltage(here, hours, transformer, start, end) if hours.height else ()),
             *([_load(here, loaded, kind, load, start, end)] if loaded.height else []),
         ],
+    )
+
+
+def _there(here: Served) -> tuple[date, date] | None:
+    """First and last day with a voltage or load; None where there is none."""
+    states = snapshots(here.store, [VOLT_VAR, TRANSFORMER_LOAD])
+    moments = [state.newest for state in states.values() if state.newest is not None]
+    if not moments:
+        return None
+    oldest = min(f.first for state in states.values() for f in state.files if f.first is not None)
+    return here.local_day(oldest), here.local_day(max(moments))
+
+
+def _ranking(transformers: pl.DataFrame, column: str, descending: bool) -> pl.DataFrame:
+    return transformers.rename({"distribution_transformer_id": "id"}).sort(
+        column, "id", descending=[descending, False], nulls_last=True
     )
 
 
@@ -188,9 +191,9 @@ def _of_voltage(
 def _voltage(here: Served, rows: pl.DataFrame, href: str) -> Chart:
     grid = here.settings.grid
     drawn = charts.over_time("V", height=360)
-    charts.band(drawn, rows, "hour", "min_v", "max_v", label="min to max")
-    charts.line(drawn, rows, "hour", "p95_v", label="p95", color="#7c3f98", width=1)
-    charts.line(drawn, rows, "hour", "mean_v", label="mean")
+    charts.band(drawn, rows, "hour", ("min_v", "max_v"), label="min to max")
+    charts.line(drawn, Values(rows, "hour", "p95_v"), label="p95", color="#7c3f98", width=1)
+    charts.line(drawn, Values(rows, "hour", "mean_v"), label="mean")
     low = grid.nominal_voltage_v * (1 - grid.voltage_low_percent / 100)
     high = grid.nominal_voltage_v * (1 + grid.voltage_high_percent / 100)
     for label, level, color, dash in (
@@ -213,14 +216,14 @@ def _load(
 ) -> Chart:
     rows = local(_with_gaps(loaded), here.settings.timezone)
     drawn = charts.over_time("kVA", height=320)
-    charts.line(drawn, rows, "hour", "load_kva", label="load")
+    charts.line(drawn, Values(rows, "hour", "load_kva"), label="load")
     rating = loaded["rating_kva"].drop_nulls()
     if rating.len():
-        charts.line(drawn, rows.with_columns(pl.col("rating_kva").backward_fill().forward_fill()),
-                    "hour", "rating_kva", label="rating", color=charts.RED)  # fmt: skip
+        rated = rows.with_columns(pl.col("rating_kva").backward_fill().forward_fill())
+        charts.line(drawn, Values(rated, "hour", "rating_kva"), label="rating", color=charts.RED)
     over = rows.filter(pl.col("utilisation_percent") > 100)
     if over.height:
-        charts.points(drawn, over, "hour", "load_kva", label="over the rating", size=7)
+        charts.points(drawn, Values(over, "hour", "load_kva"), label="over the rating", size=7)
     drawn.y_range.start = min(0.0, float(loaded["load_kva"].min() or 0.0))  # type: ignore[arg-type]
     told = "Mean apparent power of each hour, of the meters that have readings."
     href = link(
@@ -239,7 +242,7 @@ def _of_days(days: pl.DataFrame, name: str, unit: str) -> Any:
         unit, height=240, hover=[("day", "@day{%F}"), (unit, f"@{name}{{0,0.00}}")]
     )
     middle = days.with_columns(pl.col("day").cast(pl.Datetime("ms")).dt.offset_by("12h"))
-    charts.bars(drawn, middle, "day", name, width=0.8 * _DAY_MS)
+    charts.bars(drawn, Values(middle, "day", name), width=0.8 * _DAY_MS)
     return drawn
 
 

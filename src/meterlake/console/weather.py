@@ -15,7 +15,7 @@ from fastapi import Query, Request, Response
 from numpy.typing import NDArray
 
 from meterlake.console import charts
-from meterlake.console.charts import Chart
+from meterlake.console.charts import Chart, Values
 from meterlake.console.pages import a_day, a_price, in_order, page, router, shown_days
 from meterlake.console.sign_in import Looks
 from meterlake.questions.question import Value
@@ -79,22 +79,10 @@ def weather(
         return page(request, here, "weather.html", **asked, days=None, charts=[])
     window = _window(a_day(first, "from"), a_day(last, "to"), oldest, newest)
     of_window: dict[str, Value] = {"from": window[0], "to": window[1]}
-    temperature = (
-        here.ask("temperature-by-day", **of_window)
-        .filter(pl.col("hours") >= LEAST_HOURS)
-        .drop("hours")
-    )
-    days = (
-        here.ask("consumption-by-day", meter_id=meter_id or None, **of_window)
-        .filter(pl.col("complete") > 0)
-        .select(
-            "date",
-            pl.col("complete").alias("meters"),
-            pl.col("complete_kwh").alias("energy_kwh"),
-            "mean_kwh",
-        )
-        .join(temperature, on="date", how="left", maintain_order="left")
-    )
+    is_enough = pl.col("hours") >= LEAST_HOURS
+    temperature = here.ask("temperature-by-day", **of_window).filter(is_enough).drop("hours")
+    energy = here.ask("consumption-by-day", meter_id=meter_id or None, **of_window)
+    days = _complete_days(energy, temperature)
     paired = days.drop_nulls("temperature")
     months = by_month(days, temperature, per_kwh)
     slope = fitted(paired["temperature"].to_numpy(), paired["mean_kwh"].to_numpy())
@@ -138,6 +126,20 @@ def _window(first: date | None, last: date | None, oldest: date, newest: date) -
         first = max(start, min(oldest, last))
     in_order(first, last)
     return first, last
+
+
+def _complete_days(energy: pl.DataFrame, temperature: pl.DataFrame) -> pl.DataFrame:
+    """The days that are complete of a meter or more, with their temperature where it is known."""
+    return (
+        energy.filter(pl.col("complete") > 0)
+        .select(
+            "date",
+            pl.col("complete").alias("meters"),
+            pl.col("complete_kwh").alias("energy_kwh"),
+            "mean_kwh",
+        )
+        .join(temperature, on="date", how="left", maintain_order="left")
+    )
 
 
 def by_month(days: pl.DataFrame, temperature: pl.DataFrame, price: float) -> pl.DataFrame:
@@ -277,7 +279,7 @@ def _years(months: pl.DataFrame, what: str) -> Chart:
             "mean_kwh", "temperature", "days",
         )  # fmt: skip
         shift = (number - (len(years) - 1) / 2) * width
-        charts.bars(drawn, rows, "name", "mean_kwh", label=str(year), color=color,
+        charts.bars(drawn, Values(rows, "name", "mean_kwh"), label=str(year), color=color,
                     width=0.95 * width, shift=shift)  # fmt: skip
     drawn.xaxis.major_label_orientation = 0.9
     drawn.y_range.start = min(0.0, float(months["mean_kwh"].min()) * 1.1)  # type: ignore[arg-type]
@@ -293,7 +295,7 @@ def _trend(months: pl.DataFrame, what: str) -> Chart:
                ("temperature", "@temperature{0.0} °C")],
     )  # fmt: skip
     rows = months.select(pl.col("month").alias("date"), "mean_kwh", "temperature")
-    charts.bars(drawn, rows, "date", "mean_kwh", label="energy", width=_BAR_MILLIS)
+    charts.bars(drawn, Values(rows, "date", "mean_kwh"), label="energy", width=_BAR_MILLIS)
     known = rows.drop_nulls("temperature")
     if known.height:
         _second_axis(drawn, known["temperature"].to_list())
@@ -343,12 +345,14 @@ def _scatter(days: pl.DataFrame, slope: UsageAnswer | None, what: str) -> Chart:
         )
         if some.height:
             rows = some.select("told", "temperature", "mean_kwh")
-            charts.points(drawn, rows, "temperature", "mean_kwh", label=label, color=color, size=6)
+            charts.points(
+                drawn, Values(rows, "temperature", "mean_kwh"), label=label, color=color, size=6
+            )
     if slope is not None:
         known = days["temperature"].to_numpy()
         at = np.linspace(known.min(), known.max(), 200)
         fit = pl.DataFrame({"temperature": at, "fit": slope.at(at)})
-        charts.line(drawn, fit, "temperature", "fit", label="fitted", color=charts.RED)
+        charts.line(drawn, Values(fit, "temperature", "fit"), label="fitted", color=charts.RED)
     table = days.select(
         "date", pl.col("temperature").alias("temperature [°C]"), pl.col("mean_kwh").alias(what)
     )

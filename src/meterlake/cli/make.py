@@ -1,9 +1,10 @@
 """Commands that make data: simulate, demo."""
 
+import itertools
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from meterlake.cli.options import (
     to_moment,
     to_place,
 )
+
+if TYPE_CHECKING:
+    from meterlake.simulate.readings import Simulated
 
 commands = typer.Typer()
 simulate_app = typer.Typer(
@@ -80,27 +84,24 @@ def simulate_readings_command(
             seed=seed,
         )
         with terminal.progress(quiet=output is Output.json) as progress:
-            count = 0
+            files = itertools.count(1)
+            made = simulate_readings(
+                plan, out, truth=truth, on_file=lambda _: progress("simulate", None, next(files))
+            )
+        seconds = round(time.perf_counter() - began, 3)
+        facts = {**_counts(made), "out": str(out), "seconds": seconds}
+        terminal.result(facts, output is Output.json)
 
-            def on_file(_: object) -> None:
-                nonlocal count
-                count += 1
-                progress("simulate", None, count)
 
-            made = simulate_readings(plan, out, truth=truth, on_file=on_file)
-        terminal.result(
-            {
-                "files": len(made.files),
-                "rows": made.rows,
-                "readings": made.readings,
-                "late_rows": made.late_rows,
-                "bad_rows": made.bad_rows,
-                "injected": made.injected,
-                "out": str(out),
-                "seconds": round(time.perf_counter() - began, 3),
-            },
-            output is Output.json,
-        )
+def _counts(made: "Simulated") -> dict[str, int]:
+    return {
+        "files": len(made.files),
+        "rows": made.rows,
+        "readings": made.readings,
+        "late_rows": made.late_rows,
+        "bad_rows": made.bad_rows,
+        "injected": made.injected,
+    }
 
 
 @simulate_app.command("topology")

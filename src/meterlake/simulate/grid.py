@@ -8,6 +8,7 @@ and hangs on the transformer that they say it shares.
 import json
 import math
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,76 +68,27 @@ def simulate_grid(
     distribution = -(-service // SERVICE_PER_DISTRIBUTION)
     substations = -(-distribution // DISTRIBUTION_PER_SUBSTATION)
     locations: list[Node] = []
-
-    def place(kind: str, at: tuple[float, float], address: str = "") -> str:
-        identifier = _id("location", len(locations))
-        latitude, longitude = round(at[0], 6), round(at[1], 6)
-        locations.append(
-            {
-                "id": identifier,
-                "latitude": latitude,
-                "longitude": longitude,
-                "address": address,
-                "locationType": kind,
-            }
-        )
-        return identifier
-
     grid = {"id": _id("power_grid", 0), "name": "Main Grid", "status": "online"}
-    substation: list[Node] = []
-    zone: list[Node] = []
-    feeder: list[Node] = []
-    pole: list[Node] = []
-    meter: list[Node] = []
     at_substation = [_spiral(near, number) for number in range(substations)]
-    for number, at in enumerate(at_substation):
-        substation.append(
-            {
-                "id": _id("substation", number),
-                "name": f"Substation {number + 1}",
-                "status": "online",
-                "gridId": grid["id"],
-                "locationId": place("substation", at),
-            }
-        )
-    at_feeder = []
-    for number in range(distribution):
-        home = number // DISTRIBUTION_PER_SUBSTATION
-        zone.append({"id": _id("zone", number), "name": f"Zone {number + 1}"})
-        side = 1 if number % DISTRIBUTION_PER_SUBSTATION else -1
-        at_feeder.append(_moved(at_substation[home], 0, side * _SERVICE_WITHIN_KM / 2))
-        feeder.append(
-            {
-                "id": _id("distribution_transformer", number),
-                "substationId": substation[home]["id"],
-                "status": "online",
-                "capacity": f"{DISTRIBUTION_MVA}MVA",
-                "locationId": substation[home]["locationId"],
-                "voltageControlZoneId": zone[number]["id"],
-            }
-        )
-    sizes = chance.choice(SERVICE_KVA, service, p=SERVICE_SHARES)
-    for number in range(service):
-        home = number // SERVICE_PER_DISTRIBUTION
-        at = _scattered(at_feeder[home], _SERVICE_WITHIN_KM, chance)
-        pole.append(
-            {
-                "id": transformer_name(number),
-                "distributionTransformerId": feeder[home]["id"],
-                "locationId": place("service_transformer", at),
-                "capacity": f"{sizes[number]}kVA",
-            }
-        )
-        first = number * METERS_PER_TRANSFORMER
-        for index in range(first, min(first + METERS_PER_TRANSFORMER, meters)):
-            here = _scattered(at, _METERS_WITHIN_KM, chance)
-            meter.append(
-                {
-                    "id": device_id(index),
-                    "locationId": place("smart_meter", here, f"{index + 1} Meter Lane"),
-                    "serviceTransformerId": pole[number]["id"],
-                }
-            )
+    substation = [
+        {
+            "id": _id("substation", number),
+            "name": f"Substation {number + 1}",
+            "status": "online",
+            "gridId": grid["id"],
+            "locationId": _place(locations, "substation", at),
+        }
+        for number, at in enumerate(at_substation)
+    ]
+    zone = [
+        {"id": _id("zone", number), "name": f"Zone {number + 1}"} for number in range(distribution)
+    ]
+    feeder = [
+        _feeder(number, substation[number // DISTRIBUTION_PER_SUBSTATION], each)
+        for number, each in enumerate(zone)
+    ]
+    at_feeder = [_beside(at_substation, number) for number in range(distribution)]
+    pole, meter = _poles_and_meters(meters, feeder, at_feeder, locations, chance)
     files: dict[str, list[Node]] = {
         "power_grid": [grid],
         "substation": substation,
@@ -146,11 +98,7 @@ def simulate_grid(
         "smart_meter": meter,
         "location": locations,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for kind, nodes in files.items():
-        partial = out / f".{kind}.partial"
-        partial.write_text(json.dumps(nodes, indent=1), encoding="utf-8")
-        partial.replace(out / f"{kind}.json")
+    _write(files, out)
     return {kind: len(nodes) for kind, nodes in files.items()}
 
 
@@ -179,6 +127,83 @@ def meters_of(folder: Path, *, most: int | None = None) -> tuple[tuple[str, str]
     if not found or (most is not None and len(found) < most):
         raise BadInput(f"'{path}' has {len(found):,} meters; --devices asks for {most or 1:,}")
     return found[:most]
+
+
+def _feeder(number: int, substation: Node, zone: Node) -> Node:
+    return {
+        "id": _id("distribution_transformer", number),
+        "substationId": substation["id"],
+        "status": "online",
+        "capacity": f"{DISTRIBUTION_MVA}MVA",
+        "locationId": substation["locationId"],
+        "voltageControlZoneId": zone["id"],
+    }
+
+
+def _beside(at_substation: Sequence[tuple[float, float]], number: int) -> tuple[float, float]:
+    """The middle of what a distribution transformer feeds: a side of its substation."""
+    side = 1 if number % DISTRIBUTION_PER_SUBSTATION else -1
+    middle = at_substation[number // DISTRIBUTION_PER_SUBSTATION]
+    return _moved(middle, 0, side * _SERVICE_WITHIN_KM / 2)
+
+
+def _poles_and_meters(
+    meters: int,
+    feeder: Sequence[Node],
+    at_feeder: Sequence[tuple[float, float]],
+    locations: list[Node],
+    chance: np.random.Generator,
+) -> tuple[list[Node], list[Node]]:
+    """The service transformers and the meters on them, scattered around what feeds them."""
+    service = -(-meters // METERS_PER_TRANSFORMER)
+    pole: list[Node] = []
+    meter: list[Node] = []
+    for number, size_kva in enumerate(chance.choice(SERVICE_KVA, service, p=SERVICE_SHARES)):
+        home = number // SERVICE_PER_DISTRIBUTION
+        at = _scattered(at_feeder[home], _SERVICE_WITHIN_KM, chance)
+        pole.append(
+            {
+                "id": transformer_name(number),
+                "distributionTransformerId": feeder[home]["id"],
+                "locationId": _place(locations, "service_transformer", at),
+                "capacity": f"{size_kva}kVA",
+            }
+        )
+        first = number * METERS_PER_TRANSFORMER
+        for index in range(first, min(first + METERS_PER_TRANSFORMER, meters)):
+            here = _scattered(at, _METERS_WITHIN_KM, chance)
+            address = f"{index + 1} Meter Lane"
+            meter.append(
+                {
+                    "id": device_id(index),
+                    "locationId": _place(locations, "smart_meter", here, address),
+                    "serviceTransformerId": pole[number]["id"],
+                }
+            )
+    return pole, meter
+
+
+def _place(locations: list[Node], kind: str, at: tuple[float, float], address: str = "") -> str:
+    """Add a location; its id."""
+    identifier = _id("location", len(locations))
+    locations.append(
+        {
+            "id": identifier,
+            "latitude": round(at[0], 6),
+            "longitude": round(at[1], 6),
+            "address": address,
+            "locationType": kind,
+        }
+    )
+    return identifier
+
+
+def _write(files: Mapping[str, Sequence[Node]], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for kind, nodes in files.items():
+        partial = out / f".{kind}.partial"
+        partial.write_text(json.dumps(nodes, indent=1), encoding="utf-8")
+        partial.replace(out / f"{kind}.json")
 
 
 def _id(kind: str, number: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,22 @@ from meterlake.cli.options import Output, OutputOption, plain_errors, to_duratio
 from meterlake.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    from meterlake.simulate.head_end.run import Serving
+    from meterlake.simulate.head_end.options import Wanted
+    from meterlake.simulate.head_end.run import Listening, Serving
 
 commands = typer.Typer()
 hes_app = typer.Typer(help="Head-end systems: pull from one, or simulate it.", no_args_is_help=True)
 commands.add_typer(hes_app, name="hes")
+
+
+FaultOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND:PERCENT",
+        help="What goes wrong, and how often: slow, drop, truncate, error500, duplicate, "
+        "out-of-order. May be given several times.",
+    ),
+]
 
 
 @hes_app.command()
@@ -48,14 +60,7 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="File of public keys for that user's login."),
     ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND:PERCENT",
-            help="Faults to inject, and how often: slow, drop, truncate, error500, duplicate, "
-            "out-of-order. May be given several times.",
-        ),
-    ] = None,
+    fault: FaultOption = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same reads.")] = 1,
     keep: Annotated[str, typer.Option(help="How long finished files are kept.")] = "7d",
     output: OutputOption = Output.table,
@@ -66,17 +71,10 @@ def serve(
     """
     signal.signal(signal.SIGTERM, _leave)
     with plain_errors():
-        try:
-            from meterlake.simulate.head_end.clock import machine_clock
-            from meterlake.simulate.head_end.faults import read_faults
-            from meterlake.simulate.head_end.options import Wanted
-            from meterlake.simulate.head_end.run import Listening
-            from meterlake.simulate.head_end.run import serve as run
-        except ImportError as error:
-            raise BadInput(
-                "The simulated head-end system needs more packages: "
-                f"pip install 'meterlake[hes]' (found: {error})"
-            ) from error
+        _check_packages()
+        from meterlake.simulate.head_end.options import Wanted
+        from meterlake.simulate.head_end.run import Listening
+
         wanted = Wanted(
             devices=devices,
             interval_minutes=_to_minutes(every),
@@ -91,19 +89,32 @@ def serve(
         listening = Listening(
             host=host, port=port, sftp_port=sftp_port, user=user, authorized_keys=authorized_keys
         )
+        _play(folder, wanted, listening, fault or [], as_json=output is Output.json)
 
-        def ready(at: "Serving") -> None:
-            told = _integration(folder, at)
-            _tell(at, told, output is Output.json)
 
-        run(
-            folder,
-            wanted,
-            listening,
-            faults=read_faults(fault or []),
-            machine=machine_clock,
-            ready=ready,
-        )
+def _check_packages() -> None:
+    try:
+        import meterlake.simulate.head_end.run  # noqa: F401
+    except ImportError as error:
+        raise BadInput(
+            "The simulated head-end system needs more packages: "
+            f"pip install 'meterlake[hes]' (found: {error})"
+        ) from error
+
+
+def _play(
+    folder: Path, wanted: "Wanted", listening: "Listening", faults: Sequence[str], *, as_json: bool
+) -> None:
+    """Run the head-end, and say where it listens once it does."""
+    from meterlake.simulate.head_end.clock import machine_clock
+    from meterlake.simulate.head_end.faults import read_faults
+    from meterlake.simulate.head_end.run import serve as run
+
+    def ready(at: "Serving") -> None:
+        _tell(at, _integration(folder, at), as_json)
+
+    faulty = read_faults(faults)
+    run(folder, wanted, listening, faults=faulty, machine=machine_clock, ready=ready)
 
 
 def _integration(folder: Path, at: "Serving") -> Path:

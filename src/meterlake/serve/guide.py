@@ -27,7 +27,13 @@ from meterlake.schema import (
 )
 from meterlake.serve.access import needs
 from meterlake.serve.answers import LONGEST_CURSOR, Refused, is_known, rows_answer
-from meterlake.serve.meters import MeterId, forecast_of, known_or_refused, readings_answer
+from meterlake.serve.meters import (
+    MeterId,
+    ReadingsPage,
+    forecast_of,
+    known_or_refused,
+    readings_answer,
+)
 from meterlake.serve.openapi import MOST_ROWS, problems, rows_told
 from meterlake.serve.questions import LONGEST
 from meterlake.serve.state import Here
@@ -104,7 +110,8 @@ def consumption(
     cursor: Cursor = None,
 ) -> Response:
     """Readings of type kw from the first day to the end of the last."""
-    return _readings(request, here, meter_id, "kw", reading_date_from, reading_date_to, cursor)
+    wanted = _days(here, "kw", reading_date_from, reading_date_to, cursor)
+    return readings_answer(request, here, meter_id, wanted)
 
 
 @router.get(
@@ -122,7 +129,8 @@ def voltage(
     cursor: Cursor = None,
 ) -> Response:
     """Readings of type vltg from the first day to the end of the last."""
-    return _readings(request, here, meter_id, "vltg", reading_date_from, reading_date_to, cursor)
+    wanted = _days(here, "vltg", reading_date_from, reading_date_to, cursor)
+    return readings_answer(request, here, meter_id, wanted)
 
 
 @router.get(
@@ -260,23 +268,14 @@ def outage(
     return rows_answer(request, rows, etag=version)
 
 
-def _readings(
-    request: Request,
-    here: Here,
-    meter_id: str,
-    reading_type: str,
-    first: str,
-    last: str,
-    cursor: str | None,
-) -> Response:
+def _days(here: Here, reading_type: str, first: str, last: str, cursor: str | None) -> ReadingsPage:
+    """The readings of a type from the first day to the end of the last."""
     days = [_day(*each) for each in (("reading_date_from", first), ("reading_date_to", last))]
     if days[0] > days[1]:
         raise Refused(400, f"reading_date_to needs to be {first} or later; found {last}")
     start, end = here.start_of(days[0]), here.end_of(days[1])
     columns = [c.name for c in _READING]
-    return readings_answer(
-        request, here, meter_id, reading_type, start, end, columns, MOST_ROWS, cursor
-    )
+    return ReadingsPage(reading_type, start, end, columns, MOST_ROWS, cursor)
 
 
 def _day(name: str, text: str) -> date:

@@ -1,6 +1,7 @@
 """What is asked of one meter: its place, readings, energy, forecast."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -140,39 +141,49 @@ def readings(
     request: Request, meter_id: MeterId, asked: Annotated[ReadingsAsked, Query()], here: Here
 ) -> Response:
     """Readings in a half-open window; times without an offset are in the lake's zone."""
-    start, end = here.window(asked.start, asked.end)
-    return readings_answer(
-        request, here, meter_id, asked.reading_type, start, end,
-        [c.name for c in _READ], asked.limit, asked.cursor,
-    )  # fmt: skip
+    window = here.window(asked.start, asked.end)
+    wanted = ReadingsPage(
+        asked.reading_type, *window, [c.name for c in _READ], asked.limit, asked.cursor
+    )
+    return readings_answer(request, here, meter_id, wanted)
+
+
+@dataclass(frozen=True)
+class ReadingsPage:
+    """Which of a meter's readings a page has: a type, a half-open window, columns, at most so many.
+
+    `cursor` says where the page begins; None: at the start of the window.
+    """
+
+    reading_type: str
+    start: datetime | None
+    end: datetime | None
+    columns: Sequence[str]
+    limit: int
+    cursor: str | None
 
 
 def readings_answer(
-    request: Request,
-    here: Served,
-    meter_id: str,
-    reading_type: str,
-    start: datetime | None,
-    end: datetime | None,
-    columns: list[str],
-    limit: int,
-    cursor: str | None,
+    request: Request, here: Served, meter_id: str, wanted: ReadingsPage
 ) -> Response:
     """A page of one meter's readings."""
-    if cursor is not None:
-        (last,) = from_cursor(request, cursor, 1)
+    start = wanted.start
+    if wanted.cursor is not None:
+        (last,) = from_cursor(request, wanted.cursor, 1)
         if not isinstance(last, datetime):
             raise Refused(400, "cursor needs to be that of the Link header of the page before")
         start = last
-    found = here.reader.find([meter_id], reading_types=[reading_type], start=start, end=end)
+    found = here.reader.find(
+        [meter_id], reading_types=[wanted.reading_type], start=start, end=wanted.end
+    )
     if (known := is_known(request, found.version)) is not None:
         return known
-    rows = found.rows(columns)
+    rows = found.rows(wanted.columns)
     if rows.is_empty():
         known_or_refused(here, meter_id)
     after: tuple[Value, ...] | None = None
-    if rows.height > limit:
-        rows = rows.head(limit)
+    if rows.height > wanted.limit:
+        rows = rows.head(wanted.limit)
         after = (rows["reading_date_time"][-1] + timedelta(microseconds=1),)
     return rows_answer(request, rows, etag=found.version, after=after)
 

@@ -72,6 +72,35 @@ def create_app(head_end: HeadEnd, faults: Faults) -> FastAPI:
             oldest=head_end.oldest(),
         )
 
+    _add_files(app, head_end)
+
+    @app.get(
+        "/readings",
+        summary="Page through reads",
+        response_model=ReadsPage,
+        responses=_problems(400, 422, 503),
+    )
+    def readings(
+        start_date: Annotated[Moment, _query(START)],
+        end_date: Annotated[Moment | None, _query(END)] = None,
+        offset: Annotated[int, Query(ge=0, le=2**62, description="Reads to leave out")] = 0,
+        page_size: Annotated[
+            int, Query(ge=1, le=MOST_ROWS, description="Most reads of the answer")
+        ] = 1000,
+    ) -> Response:
+        total, rows = head_end.page(start_date, end_date, offset=offset, size=page_size)
+        told = f'"total":{total},"offset":{offset},"page_size":{page_size}'
+        body = f'{{{told},"readings":{rows.write_json()}}}'
+        return Response(body, media_type="application/json")
+
+    _describe_problem(app)
+    app.add_middleware(Faulty, faults=faults)
+    return app
+
+
+def _add_files(app: FastAPI, head_end: HeadEnd) -> None:
+    """Add the routes that ask for a file, and what has become of it."""
+
     @app.post(
         "/readings-file",
         status_code=202,
@@ -101,29 +130,6 @@ def create_app(head_end: HeadEnd, faults: Faults) -> FastAPI:
             sha256=found.sha256,
             error=found.error,
         )
-
-    @app.get(
-        "/readings",
-        summary="Page through reads",
-        response_model=ReadsPage,
-        responses=_problems(400, 422, 503),
-    )
-    def readings(
-        start_date: Annotated[Moment, _query(START)],
-        end_date: Annotated[Moment | None, _query(END)] = None,
-        offset: Annotated[int, Query(ge=0, le=2**62, description="Reads to leave out")] = 0,
-        page_size: Annotated[
-            int, Query(ge=1, le=MOST_ROWS, description="Most reads of the answer")
-        ] = 1000,
-    ) -> Response:
-        total, rows = head_end.page(start_date, end_date, offset=offset, size=page_size)
-        told = f'"total":{total},"offset":{offset},"page_size":{page_size}'
-        body = f'{{{told},"readings":{rows.write_json()}}}'
-        return Response(body, media_type="application/json")
-
-    _describe_problem(app)
-    app.add_middleware(Faulty, faults=faults)
-    return app
 
 
 def _query(of: Any) -> Any:

@@ -6,7 +6,7 @@ A file is written under another name until it is whole. Times are ISO 8601 in UT
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,17 +15,10 @@ import polars as pl
 from isal import isal_zlib
 
 from meterlake.simulate.arrivals import COLUMNS
-from meterlake.simulate.head_end.faults import Faults
-from meterlake.simulate.head_end.requests import FileRequest
-from meterlake.simulate.head_end.store import ReadStore
 from meterlake.simulate.registers import READING_TYPES
 
 _GZIP_LEVEL = 2  # takes as long as level 1 here and is never larger
 _GZIP_WINDOW_BITS = 15 + 16  # zlib: 15 bits of window, and 16 for the gzip frame
-
-
-class WritingStopped(Exception):
-    """The head-end is told to stop; what was asked for is done after its next start."""
 
 
 @dataclass(frozen=True)
@@ -49,40 +42,20 @@ def shown(reads: pl.DataFrame, device_ids: Sequence[str]) -> pl.DataFrame:
     ).select(COLUMNS)
 
 
-def write_file(  # noqa: PLR0913
-    request: FileRequest,
-    store: ReadStore,
-    path: Path,
-    *,
-    partial: Path,
-    step_minutes: int,
-    device_ids: Sequence[str],
-    faults: Faults,
-    is_stopped: Callable[[], bool],
-) -> Written | None:
-    """Write the file of a request; None: it would have no rows.
+def write_file(tables: Iterable[pl.DataFrame], path: Path, *, partial: Path) -> Written:
+    """Write a file of reads, one table after the other, under the name `partial` until it is whole.
 
     Raises
     ------
     OSError
-        The disk is full, say. Nothing is left of the file.
-    WritingStopped
-        `is_stopped` said so. Nothing is left of the file.
+        The disk is full, say. Nothing is left of the file, nor after any error of `tables`.
     """
-    parts = store.parts(request.start_date, request.end_date, step_minutes=step_minutes)
-    if not parts:
-        return None
     try:
         with partial.open("wb") as raw:
             file = _GzipFile(raw)
             file.write(",".join(COLUMNS).encode() + b"\n")
             rows = 0
-            for number, (start, end, _) in enumerate(parts):
-                if is_stopped():
-                    raise WritingStopped
-                table = shown(store.reads(start, end), device_ids)
-                order = faults.order_of(table.height, request=request.number, part=number)
-                table = table if order is None else table[order]
+            for table in tables:
                 file.write(_csv(table))
                 rows += table.height
             file.end()

@@ -6,7 +6,7 @@ continue where they were after the next start.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from meterlake.errors import BadInput, Unavailable
 from meterlake.simulate.fleet import fleet_of
 from meterlake.simulate.head_end.clock import Clock
 from meterlake.simulate.head_end.faults import Faults
-from meterlake.simulate.head_end.files import WritingStopped, Written, shown, write_file
+from meterlake.simulate.head_end.files import Written, shown, write_file
 from meterlake.simulate.head_end.generate import reads_of, steps_at_once
 from meterlake.simulate.head_end.options import Wanted, take_up
 from meterlake.simulate.head_end.requests import (
@@ -34,6 +34,10 @@ PAUSE_SECONDS = 3.0  # before what the disk refused is tried again
 OUTBOX = "outbox"
 
 _log = logging.getLogger("meterlake.simulate.head_end")
+
+
+class WritingStopped(Exception):
+    """The head-end is told to stop; what was asked for is done after its next start."""
 
 
 class HeadEnd:
@@ -215,17 +219,26 @@ class HeadEnd:
         self._untold.pop(request.request_id, None)
 
     def _write(self, request: FileRequest) -> Written | None:
-        path = self.files / _name(request.request_id)
-        return write_file(
-            request,
-            self._store,
-            path,
-            partial=self._partial / path.name,
-            step_minutes=self.plan.interval_minutes,
-            device_ids=self._fleet.device_ids,
-            faults=self._faults,
-            is_stopped=self._stopped.is_set,
+        """Write the file of a request; None: it would have no rows."""
+        parts = self._store.parts(
+            request.start_date, request.end_date, step_minutes=self.plan.interval_minutes
         )
+        if not parts:
+            return None
+        path = self.files / _name(request.request_id)
+        tables = self._tables(request, parts)
+        return write_file(tables, path, partial=self._partial / path.name)
+
+    def _tables(
+        self, request: FileRequest, parts: Sequence[tuple[datetime, datetime, int]]
+    ) -> Iterator[pl.DataFrame]:
+        """The reads of a request, part by part, out of order where a fault has them so."""
+        for number, (start, end, _) in enumerate(parts):
+            if self._stopped.is_set():
+                raise WritingStopped
+            table = shown(self._store.reads(start, end), self._fleet.device_ids)
+            order = self._faults.order_of(table.height, request=request.number, part=number)
+            yield table if order is None else table[order]
 
     def _fail(self, request: FileRequest, reason: str) -> None:
         """Keep in mind why there is no file: the disk may be too full to note it."""

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from meterlake.cli.options import (
 from meterlake.errors import BadInput
 from meterlake.periods import check_days
 from meterlake.schema import ANOMALIES
+
+if TYPE_CHECKING:
+    from meterlake.forecast.training import TrainResult
 
 commands = typer.Typer()
 
@@ -68,31 +71,34 @@ def train(
         here = replace(here, settings=here.settings.model_copy(update={"ml": ml}))
         with show_progress(here, output) as here:
             done = here.train(force=force)
-        facts = {
-            "model": done.name,
-            "is_current": done.is_current,
-            "trained_from": _moment(done.trained_from),
-            "trained_until": _moment(done.trained_until),
-            "meters": done.meters,
-            "rows_learnt_from": done.rows,
-            "held_out_weeks": done.held_out_weeks,
-            "wql": round(done.scores.wql, 4),
-            "nd": round(done.scores.nd, 4),
-            "coverage": round(done.scores.coverage, 4),
-            "model_before": done.before or "none",
-            "compared_on": done.compared_by,
-            **{
-                name: round(loss, 4)
-                for name, loss in (
-                    ("wql_compared", done.wql_compared),
-                    ("wql_before", done.wql_before),
-                )
-                if loss is not None
-            },
-            "anomaly_band": done.no_band or "yes",
-            "seconds": round(time.perf_counter() - began, 3),
-        }
+        facts = {**_training_facts(done), "seconds": round(time.perf_counter() - began, 3)}
         terminal.result(facts, output is Output.json)
+
+
+def _training_facts(done: "TrainResult") -> dict[str, Any]:
+    return {
+        "model": done.name,
+        "is_current": done.is_current,
+        "trained_from": _moment(done.trained_from),
+        "trained_until": _moment(done.trained_until),
+        "meters": done.meters,
+        "rows_learnt_from": done.rows,
+        "held_out_weeks": done.held_out_weeks,
+        "wql": round(done.scores.wql, 4),
+        "nd": round(done.scores.nd, 4),
+        "coverage": round(done.scores.coverage, 4),
+        "model_before": done.before or "none",
+        "compared_on": done.compared_by,
+        **{
+            name: round(loss, 4)
+            for name, loss in (
+                ("wql_compared", done.wql_compared),
+                ("wql_before", done.wql_before),
+            )
+            if loss is not None
+        },
+        "anomaly_band": done.no_band or "yes",
+    }
 
 
 @commands.command()

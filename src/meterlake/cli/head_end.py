@@ -26,7 +26,7 @@ FaultOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND:PERCENT",
-        help="What goes wrong, and how often: slow, drop, truncate, error500, duplicate, "
+        help="Faults to inject, and how often: slow, drop, truncate, error500, duplicate, "
         "out-of-order. May be given several times.",
     ),
 ]

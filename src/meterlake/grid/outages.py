@@ -168,15 +168,31 @@ def outage_rows(
         _worst(),
         (pl.col("is_ongoing") & (pl.col("end") == until)).any(),
     )
+    single = _of_meters(_apart_from(out, gone), hit, ways, settings)
+    told = nodes.rename({"node": "id"}).with_columns(pl.lit(None, pl.String).alias("part_of"))
+    return pl.concat([told.select(single.columns), single]).with_columns(
+        _minutes().alias("minutes")
+    )
+
+
+def _of_meters(
+    out: pl.DataFrame, hit: pl.DataFrame, ways: pl.DataFrame, settings: GridSettings
+) -> pl.DataFrame:
+    """The outages of single meters, and of which node's they are part.
+
+    Parameters
+    ----------
+    out : the times in doubt of each meter
+    hit : the nodes' outages, a row for each of these times in them
+    """
     is_told = (
         pl.col("part_of").is_not_null()
         | (pl.col("evidence") != "missing")
         | (_minutes() >= settings.outage_meter_minutes)
     )
     part_of = hit.sort("start").group_by("meter", "start_meter", maintain_order=True)
-    single = (
-        _apart_from(out, gone)
-        .join(
+    return (
+        out.join(
             part_of.agg(pl.col("node").first().alias("part_of")),
             left_on=["meter", "start"],
             right_on=["meter", "start_meter"],
@@ -195,10 +211,6 @@ def outage_rows(
             "is_ongoing",
             "part_of",
         )
-    )
-    told = nodes.rename({"node": "id"}).with_columns(pl.lit(None, pl.String).alias("part_of"))
-    return pl.concat([told.select(single.columns), single]).with_columns(
-        _minutes().alias("minutes")
     )
 
 

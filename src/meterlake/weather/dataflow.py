@@ -184,8 +184,8 @@ def _table(data: bytes, where: str) -> pl.DataFrame:
         ) from error
 
 
-def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> pl.DataFrame:
-    """A file's rows as rows of the weather table, one for each hour; what is empty is null."""
+def _with_time(table: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Rows with `time` to the second, whichever columns of the file say it."""
     if {"year", "month", "day", "hour"} <= set(table.columns):
         stamp = pl.format(
             "{}-{}-{} {}:00:00",
@@ -199,9 +199,14 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
             f"{', '.join(COLUMNS)}; found {', '.join(table.columns)[:200]}"
         )
     without_seconds = r"^(\d{4}-\d\d-\d\d[ T]\d\d:\d\d)(Z|[+-]\d\d:?\d\d)?$"
-    table = table.with_columns(
+    return table.with_columns(
         pl.col("time").str.strip_chars().str.replace(without_seconds, "${1}:00${2}")
     )
+
+
+def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> pl.DataFrame:
+    """A file's rows as rows of the weather table, one for each hour; what is empty is null."""
+    table = _with_time(table, where)
     name = pl.col("station") if "station" in table.columns else pl.lit(station)
     table = table.with_columns(
         name.alias(METER), pl.int_range(pl.len()).alias(ORDER), pl.lit("").alias(REGISTER)

@@ -2,22 +2,27 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from meterlake import lake as lakes
 from meterlake import terminal
+from meterlake.engine.progress import Progress
 from meterlake.errors import BadInput
 from meterlake.forecast.training import TrainResult
 from meterlake.lake import Lake
 from meterlake.settings import load_settings
 from meterlake.simulate.grid import meters_of, simulate_grid
-from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
+from meterlake.simulate.readings import ReadingsPlan, Simulated, device_id, simulate_readings
 from meterlake.simulate.weather import simulate_weather
+
+if TYPE_CHECKING:
+    from meterlake.ingest.intake import Ingested
+    from meterlake.integrate.derivations import Clustered, IntegrationResult
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NEAR = 47.61, -122.33
@@ -78,63 +83,95 @@ def run_demo(
     if days < 1:
         raise BadInput(f"The demo needs at least one day; found --days {days}")
     began = time.perf_counter()
-    inbox, lake = folder / "inbox", folder / "lake"
-    topology, weather, truth = folder / "topology", folder / "weather", folder / "truth.parquet"
-    settings = load_settings(lake=str(lake), late_hooks=())
+    settings = load_settings(lake=str(folder / "lake"), late_hooks=())
     ml = settings.ml.model_copy(update={"train_rows": TRAIN_ROWS})
     settings = settings.model_copy(update={"ml": ml})
     here = replace(lakes.open(settings=settings), clock=lambda: now)
-
     say = _silent if quiet else _say
     with terminal.progress(quiet=quiet) as progress:
-        files = 0
-
-        def on_file(_: object) -> None:
-            nonlocal files
-            files += 1
-            progress("simulate", days + 1, files)
-
-        simulate_grid(devices, NEAR, topology)
-        simulate_weather(NEAR, START, START + timedelta(days=days), weather)
-        plan = ReadingsPlan(
-            devices=devices,
-            meters=meters_of(topology),
-            interval_minutes=15,
-            start=START,
-            end=START + timedelta(days=days),
-            late_percent=LATE_PERCENT,
-            late_minutes=LATE_MINUTES,
-            bad_percent=BAD_PERCENT,
-        )
-        made = simulate_readings(plan, inbox, truth=truth, on_file=on_file)
-        job = replace(here, progress=progress)
-        taken = job.ingest(str(inbox))
-        merged = job.integrate()
-        served = job.cluster()
-        job.run_dataflow("topology", str(topology))
-        job.run_dataflow("weather", str(weather), start=START)
-        job.update_grid()
-        ml_began = time.perf_counter()
-        if days >= LEAST_DAYS_TO_LEARN:
-            trained = job.train()
-            job.forecast_all()
-            job.detect()
-            learnt = _learnt(here, truth, trained, time.perf_counter() - ml_began)
-        else:
-            learnt = {
-                "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
-            }
-    again = here.ingest(str(inbox))
-    meter = device_id(0)
-    day = here.readings(meter, start=START, end=START + timedelta(days=1))
-    energy = here.consumption(meter)
-    peak, lowest = here.query(PEAK_SQL), here.query(LOWEST_VOLTAGE_SQL)
-    grid = _grid(here, truth)
-    readings = here.tables().row(by_predicate=pl.col("table") == "readings", named=True)
+        made = _simulate(folder, devices, days, progress)
+        done = _fill(replace(here, progress=progress), folder, made, days)
+    again = here.ingest(str(folder / "inbox"))
     seconds = round(time.perf_counter() - began, 1)
+    say(_what_was_done(done, devices, days, again.already_ingested))
+    say(_what_was_asked(here, done))
+    if not quiet:
+        print("\n  the first damaged rows")
+        terminal.frame(here.query(BAD_SQL), "table")
+    say(_where_it_is(here, folder, done.learnt, seconds))
+    return {
+        "files": done.taken.files,
+        "rows": done.taken.rows,
+        "readings": done.taken.readings,
+        "quarantined": done.taken.quarantined,
+        "already_ingested_again": again.already_ingested,
+        **vars(done.merged),
+        "clustered": vars(done.served),
+        "grid": done.grid,
+        "learnt": done.learnt,
+        "lake": str(folder / "lake"),
+        "seconds": seconds,
+    }
 
-    say(
-        f"""
+
+@dataclass(frozen=True)
+class _Done:
+    """What the steps did."""
+
+    made: Simulated
+    taken: "Ingested"
+    merged: "IntegrationResult"
+    served: "Clustered"
+    grid: dict[str, Any]
+    learnt: dict[str, Any]
+
+
+def _simulate(folder: Path, devices: int, days: int, progress: Progress) -> Simulated:
+    """Write the grid, its weather and the files of readings."""
+    end, topology, files = START + timedelta(days=days), folder / "topology", 0
+
+    def on_file(_: object) -> None:
+        nonlocal files
+        files += 1
+        progress("simulate", days + 1, files)
+
+    simulate_grid(devices, NEAR, topology)
+    simulate_weather(NEAR, START, end, folder / "weather")
+    plan = ReadingsPlan(
+        devices=devices,
+        meters=meters_of(topology),
+        interval_minutes=15,
+        start=START,
+        end=end,
+        late_percent=LATE_PERCENT,
+        late_minutes=LATE_MINUTES,
+        bad_percent=BAD_PERCENT,
+    )
+    truth = folder / "truth.parquet"
+    return simulate_readings(plan, folder / "inbox", truth=truth, on_file=on_file)
+
+
+def _fill(here: Lake, folder: Path, made: Simulated, days: int) -> _Done:
+    """Bring the lake up from the files to outages and forecasts."""
+    taken, merged, served = here.ingest(str(folder / "inbox")), here.integrate(), here.cluster()
+    here.run_dataflow("topology", str(folder / "topology"))
+    here.run_dataflow("weather", str(folder / "weather"), start=START)
+    here.update_grid()
+    truth, began = folder / "truth.parquet", time.perf_counter()
+    learnt: dict[str, Any] = {
+        "story": f"need more days: of {LEAST_DAYS_TO_LEARN} and more the demo makes some"
+    }
+    if days >= LEAST_DAYS_TO_LEARN:
+        trained = here.train()
+        here.forecast_all()
+        here.detect()
+        learnt = _learnt(here, truth, trained, time.perf_counter() - began)
+    return _Done(made, taken, merged, served, _grid(here, truth), learnt)
+
+
+def _what_was_done(done: _Done, devices: int, days: int, again: int) -> str:
+    made, taken, merged, served, grid = done.made, done.taken, done.merged, done.served, done.grid
+    return f"""
 What was done
   simulated   {len(made.files)} gzip files of {devices:,} meters, {days} days every 15 minutes,
               {LATE_PERCENT:.0f} % of the meters a day late, {made.bad_rows:,} rows damaged
@@ -144,25 +181,31 @@ What was done
   served      {served.days:,} days of a type copied by meter, {served.consumption_days:,} days of energy per meter
   topology    {grid["meters"]:,} meters on {grid["transformers"]:,} transformers; weather of {grid["hours"]:,} hours
   grid        voltage and load of each transformer and hour, outages
-  forecasts   {learnt["story"]}
-  again       the same {again.already_ingested} files once more: nothing changed
+  forecasts   {done.learnt["story"]}
+  again       the same {again} files once more: nothing changed
   balance     {taken.rows:,} rows x 6 = {merged.added:,} added + {merged.replaced:,} replaced + {merged.duplicates:,} duplicates + {taken.quarantined:,} quarantined x 6
+"""
 
-What was asked
+
+def _what_was_asked(here: Lake, done: _Done) -> str:
+    meter, grid = device_id(0), done.grid
+    day = here.readings(meter, start=START, end=START + timedelta(days=1))
+    peak, lowest = here.query(PEAK_SQL), here.query(LOWEST_VOLTAGE_SQL)
+    return f"""What was asked
   highest load   {peak["kw"][0]:,.1f} kW at {_minute(peak["reading_date_time"][0])}
   lowest voltage {lowest["vltg"][0]:,.1f} V at meter {lowest["meter_id"][0]}, {_minute(lowest["reading_date_time"][0])}
   one meter      {meter}: {day.height} readings on {START:%Y-%m-%d};
-                 {_energies(energy)}
+                 {_energies(here.consumption(meter))}
   outages        {grid["outages_right"]} of {grid["outages_injected"]} injected at transformers found, {grid["outages_found"] - grid["outages_right"]} found that were not injected
   most loaded    {grid["worst"]}
-{_told(learnt)}  saved          {grid["saved_kwh"]:,.0f} kWh of {grid["kwh"]:,.0f}, since the mean voltage is {grid["mean_v"]:.1f} V and not {settings.grid.cvr_set_point_v:.0f} V"""
-    )
-    if not quiet:
-        print("\n  the first damaged rows")
-        terminal.frame(here.query(BAD_SQL), "table")
-    say(
-        f"""Where it is
-  {inbox}    what was delivered; {topology} and {weather}, the grid and its weather
+{_told(done.learnt)}  saved          {grid["saved_kwh"]:,.0f} kWh of {grid["kwh"]:,.0f}, since the mean voltage is {grid["mean_v"]:.1f} V and not {here.settings.grid.cvr_set_point_v:.0f} V"""
+
+
+def _where_it_is(here: Lake, folder: Path, learnt: dict[str, Any], seconds: float) -> str:
+    meter, lake = device_id(0), folder / "lake"
+    readings = here.tables().row(by_predicate=pl.col("table") == "readings", named=True)
+    return f"""Where it is
+  {folder / "inbox"}    what was delivered; {folder / "topology"} and {folder / "weather"}, the grid and its weather
   {lake}     the lake: {readings["rows"]:,} readings in {readings["bytes"] / 1e6:,.0f} MB, open Parquet and Delta
 
 What to type next
@@ -176,20 +219,6 @@ What to type next
   .venv/bin/meterlake serve --lake {lake}
 
 Done in {seconds} s."""
-    )
-    return {
-        "files": taken.files,
-        "rows": taken.rows,
-        "readings": taken.readings,
-        "quarantined": taken.quarantined,
-        "already_ingested_again": again.already_ingested,
-        **vars(merged),
-        "clustered": vars(served),
-        "grid": grid,
-        "learnt": learnt,
-        "lake": str(lake),
-        "seconds": seconds,
-    }
 
 
 def _grid(here: Lake, truth: Path) -> dict[str, Any]:

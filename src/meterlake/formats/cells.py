@@ -95,18 +95,24 @@ def type_rows(
             in_pairs=False,
         )
         typed.append(pl.col(_ARRIVAL).alias("arrival_time"))
-    if profile.quality is not None and profile.quality in cells.columns:
-        text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
-        typed.append(pl.when(text != "").then(text).alias("quality"))
-        if profile.status:
-            meaning = text.replace_strict(
-                dict(profile.status), default="raw", return_dtype=pl.String
-            )
-            typed.append(meaning.fill_null("raw").alias("status"))
+    typed += _quality(cells, profile)
     if CONTRADICTS in frame.columns:
         typed.append(CONTRADICTS)
     values = _values(cells, profile, reasons)
     return frame.select(*typed, *values, _reasons(frame, reasons))
+
+
+def _quality(cells: pl.DataFrame, profile: Profile) -> list[pl.Expr]:
+    """The quality flag as delivered, and what it means."""
+    if profile.quality is None or profile.quality not in cells.columns:
+        return []
+    text = pl.col(profile.quality).cast(pl.String).str.strip_chars()
+    found = [pl.when(text != "").then(text).alias("quality")]
+    if profile.status:
+        meanings = dict(profile.status)
+        meaning = text.replace_strict(meanings, default="raw", return_dtype=pl.String)
+        found.append(meaning.fill_null("raw").alias("status"))
+    return found
 
 
 def without_far_times(column: pl.Series) -> pl.Series:

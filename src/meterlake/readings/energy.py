@@ -58,30 +58,7 @@ def daily_energy(
     """
     if readings.is_empty() or not days:
         return pl.DataFrame(schema=DAILY_SCHEMA)
-    ends = pl.Series([day.end for day in days], dtype=POLARS_TYPES["timestamp"])
-    reads = _in_periods(readings, "reading_date_time", days)
-    is_over = reads.select((_end() > ends.gather(reads["period"])).fill_null(False)).to_series()
-    reads = reads.with_columns(is_over.alias("over"))
-    if is_over.any():
-        some = without_overlap(reads.filter(~is_over), arrivals)
-        reads = pl.concat([some, reads.filter(is_over)]).sort("meter_id", "reading_date_time")
-    else:
-        reads = without_overlap(reads, arrivals)
-    hours = pl.col("interval_seconds") / _SECONDS_AN_HOUR
-    is_stated = pl.col("length_source").is_in(_STATED)
-    reads = reads.select(
-        "meter_id",
-        "period",
-        "interval_seconds",
-        pl.col("reading_date_time").alias("start"),
-        pl.col("reading_value").alias("kw"),
-        (pl.col("reading_value").clip(lower_bound=0) * hours).alias("import_kwh"),
-        (pl.col("reading_value").clip(upper_bound=0).abs() * hours).alias("export_kwh"),
-        hours.alias("hours"),
-        pl.when(is_stated).then(hours).otherwise(0.0).alias("stated_hours"),
-        "over",
-        _end().alias("over_end"),
-    )
+    reads = _amounts(readings, days, arrivals)
     # Of its day's own intervals none may reach into the one that ends after it.
     latest = pl.col("over_end").filter(~pl.col("over")).max()
     within, over = ~pl.col("over"), pl.col("over") & (pl.col("start") >= latest).fill_null(True)
@@ -115,6 +92,36 @@ def daily_energy(
             pl.coalesce(_mean_kw(), "plain_mean_kw").alias("mean_kw"),
         )
         .select(*_up_to_energy(), *list(DAILY_SCHEMA)[5:])
+    )
+
+
+def _amounts(
+    readings: pl.DataFrame, days: Sequence[Period], arrivals: Arrivals | None
+) -> pl.DataFrame:
+    """Energy and time of each reading that counts; `over`: it ends after its day."""
+    ends = pl.Series([day.end for day in days], dtype=POLARS_TYPES["timestamp"])
+    reads = _in_periods(readings, "reading_date_time", days)
+    is_over = reads.select((_end() > ends.gather(reads["period"])).fill_null(False)).to_series()
+    reads = reads.with_columns(is_over.alias("over"))
+    if is_over.any():
+        some = without_overlap(reads.filter(~is_over), arrivals)
+        reads = pl.concat([some, reads.filter(is_over)]).sort("meter_id", "reading_date_time")
+    else:
+        reads = without_overlap(reads, arrivals)
+    hours = pl.col("interval_seconds") / _SECONDS_AN_HOUR
+    is_stated = pl.col("length_source").is_in(_STATED)
+    return reads.select(
+        "meter_id",
+        "period",
+        "interval_seconds",
+        pl.col("reading_date_time").alias("start"),
+        pl.col("reading_value").alias("kw"),
+        (pl.col("reading_value").clip(lower_bound=0) * hours).alias("import_kwh"),
+        (pl.col("reading_value").clip(upper_bound=0).abs() * hours).alias("export_kwh"),
+        hours.alias("hours"),
+        pl.when(is_stated).then(hours).otherwise(0.0).alias("stated_hours"),
+        "over",
+        _end().alias("over_end"),
     )
 
 

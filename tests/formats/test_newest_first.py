@@ -28,7 +28,7 @@ LONG = """
 type_column = "register"
 value_column = "value"
 """
-NEITHER = "stands twice, and the meter's stamps neither rise nor fall around it"
+NEITHER = "appears twice, and the meter's stamps neither rise nor fall around it"
 # A moment at which each zone's clock is put back, by an hour or, in Lord Howe, by half of one.
 BACK = {
     "Europe/Vienna": datetime(2023, 10, 29, 1, tzinfo=UTC),

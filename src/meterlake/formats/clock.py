@@ -85,7 +85,7 @@ def with_utc(
         *(name, shown, pl.lit(zone)),
     )
     neither = pl.format(
-        "{} '{}' stands twice, and the meter's stamps neither rise nor fall around it: which of "
+        "{} '{}' appears twice, and the meter's stamps neither rise nor fall around it: which of "
         "the two rows is the earlier cannot be told",
         *(name, shown),
     )
@@ -248,7 +248,7 @@ def _among_equals(wall: str, usable: pl.Expr) -> _AmongEquals:
 def _with_direction(
     frame: pl.DataFrame, wall: str, usable: pl.Expr, hours: pl.DataFrame, untold: str
 ) -> pl.DataFrame:
-    """Add whether a register's stamps rise around an hour that stands twice: _RISES.
+    """Add whether a register's stamps rise around an hour that appears twice: _RISES.
 
     It is false where they fall, and null where neither holds, where an order column tells the
     rows apart, and away from such hours. `untold` are the pairs that are lost by it.
@@ -278,7 +278,7 @@ def _with_direction(
 
 
 def _told_direction(near: pl.DataFrame, wall: str) -> pl.DataFrame:
-    """Add `rises` and `untold` to the rows around hours that stand twice, in the file's order."""
+    """Add `rises` and `untold` to the rows around hours that appear twice, in the file's order."""
     key = [METER, REGISTER, "hour"]
     near = near.with_columns(
         pl.col(wall).diff().over(key).alias("step"),
@@ -314,7 +314,7 @@ def is_near_change(times: pl.Series, zone: str) -> pl.Series:
 
 @cache
 def _hours_twice(zone: str, doubled_hour: str | None) -> pl.DataFrame:
-    """The spans in which a wall clock's stamps may stand twice: start, end."""
+    """The spans in which a wall clock's stamps may appear twice: start, end."""
     offsets = _offsets(zone).with_columns(pl.col("since").shift(-1).alias("end"))
     spans = offsets.filter(pl.col("earlier") != pl.col("later")).select(
         pl.col("since").alias("start"), "end"

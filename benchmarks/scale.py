@@ -35,12 +35,13 @@ from meterlake.delta.store import Store, open_store
 from meterlake.delta.table import DataFile, write_file
 from meterlake.engine.local import LocalEngine
 from meterlake.ingest import intake
+from meterlake.ingest.stage import write_reads
 from meterlake.integrate import cluster, derivations
 from meterlake.integrate.hours import hour_partition, integrate_hours, plan_hours
 from meterlake.pipeline.derivation import Session
 from meterlake.readings.layout import LiveLayout
 from meterlake.readings.meter_ranges import RANGE_ROWS, meter_ranges
-from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table, polars_schema
+from meterlake.schema import READINGS, SERVING_READINGS, STAGING, TABLES, Table
 from meterlake.schema.projection import of_reads
 from meterlake.settings import Settings
 from meterlake.simulate.readings import ReadingsPlan, device_id, simulate_readings
@@ -184,22 +185,20 @@ def reads(
 
 def stage(store: Store, meters: int, steps: int) -> Figures:
     """Staging files of one delivery after the other: of `steps` steps of time, a block each."""
-    files, width = [], min(BLOCK_ROWS // steps, meters)
+    files: list[DataFile] = []
+    width = min(BLOCK_ROWS // steps, meters)
     for first in range(0, meters, width):
         ids = pl.Series([device_id(first + number) for number in range(width)])
-        frame = reads(ids, START, steps).with_columns(
-            pl.lit(START + DAY).alias("received_at"),
-            pl.lit(f"readings_{first // DELIVERED:05d}.csv.gz").alias("source_file"),
-            pl.lit("0" * 64).alias("source_sha256"),
-        )
-        columns = [
-            pl.col(c.name) if c.name in frame.columns else pl.lit(None).cast(kind).alias(c.name)
-            for c, kind in ((c, polars_schema(STAGING)[c.name]) for c in STAGING.file_columns)
-        ]
-        partition = {k: v for k, v in hour_partition(START).items() if k != "hour"}
-        name = f"part-{first:08d}"
-        rows = frame.select(columns)
-        files.append(write_file(store, STAGING, rows, partition=partition, name=name))
+        same = {
+            "received_at": START + DAY,
+            "source_file": f"readings_{first // DELIVERED:05d}.csv.gz",
+            "source_sha256": "0" * 64,
+            "delivery_id": f"{first // DELIVERED:016d}",
+            "interval_seconds": 900,
+            "length_source": "lake",
+            "status": "raw",
+        }
+        files += write_reads(store, reads(ids, START, steps), same)
     commit(store, STAGING, Change({"bench": 0}, add=files), now=START)
     return {"files": len(files), "mb": sum(f.size for f in files) / 1e6}
 
@@ -222,7 +221,13 @@ def write_hours(store: Store, meters: int) -> Figures:
     for hour in range(24):
         start = START + hour * HOUR
         wide = reads(ids, start, 4, values=("kw",))[by_meter].with_columns(
-            pl.col("arrival_time").alias("_arrival"), pl.lit(None, pl.String).alias("quality")
+            pl.col("arrival_time").alias("_arrival"),
+            pl.col("kw").alias("reading_value"),
+            pl.lit(None, pl.String).alias("quality"),
+            pl.lit("total").alias("channel"),
+            pl.lit(900, pl.Int64).alias("interval_seconds"),
+            pl.lit("lake").alias("length_source"),
+            pl.lit("raw").alias("status"),
         )
         partition = {"reading_type": "kw", **hour_partition(start)}
         rows = wide.select(of_reads("kw"))

@@ -54,7 +54,18 @@ def test_from_file_to_answer_with_one_json_object_each(run: Run, tmp_path: Path)
         "readings": 12,
         "already_ingested": 0,
         "failed": [],
-        "balance": [{"file": "a.csv.gz", "rows": 2, "stored": 2, "quarantined": 0, "readings": 12}],
+        "balance": [
+            {
+                "file": "a.csv.gz",
+                "rows": 2,
+                "stored": 2,
+                "quarantined": 0,
+                "readings": 12,
+                "interval_seconds": 900,
+                "length_source": "lake",
+                "contradiction": "",
+            }
+        ],
     }
     code, out, _ = run("integrate", "--output", "json")
     facts = json.loads(out)

@@ -214,11 +214,11 @@ class TestCases:
                 session(store), [str(case / "a.csv")], profile=str(case / f"{wrong}.toml")
             )
             if wrong == "wrong_format":
-                (failure,) = first.failures
-                assert failure.is_bad
-                assert "is not a valid time" in failure.reason
+                (unread,) = first.unread
+                assert "is not a valid time" in unread.rejected_because
+                assert query(store, "SELECT count(*) FROM quarantine").item() == 3
             bring_up(store)
-            again = IngestOptions(again=True)
+            again = IngestOptions(again=wrong != "wrong_format")
             done = intake.ingest(
                 session(store), [str(case / "a.csv")], profile=str(case / "right.toml"),
                 options=again,

@@ -69,20 +69,7 @@ def ingest(
             "failed": [{"file": f.file, "reason": f.reason} for f in done.failures],
             "seconds": round(time.perf_counter() - began, 3),
         }
-        accounts = [
-            {
-                "file": b.file,
-                "rows": b.rows,
-                "stored": b.stored,
-                "quarantined": b.quarantined,
-                "readings": b.readings,
-                "interval_seconds": b.interval_seconds,
-                "length_source": b.length_source,
-                "contradiction": b.contradiction,
-            }
-            for b in done.balance
-            if not b.already_ingested
-        ]
+        accounts = _accounts(done)
         if output is Output.json:
             terminal.result({**facts, "balance": accounts}, as_json=True)
         else:
@@ -91,6 +78,9 @@ def ingest(
                 shown = ("file", "rows", "stored", "quarantined", "readings")
                 terminal.frame(pl.DataFrame(accounts).select(shown), "table")
             _say_lengths(done)
+        if done.unread:
+            _say_unread(done)
+            raise typer.Exit(1)
         if done.failures:
             raise typer.Exit(1 if all(f.is_bad for f in done.failures) else 3)
 
@@ -117,6 +107,33 @@ def withdraw(
     terminal.result(facts, output is Output.json)
     if gone:
         typer.echo("Now run: meterlake integrate", err=True)
+
+
+def _accounts(done: "Ingested") -> list[dict[str, Any]]:
+    """What became of each file that was not known before."""
+    return [
+        {
+            "file": b.file,
+            "rows": b.rows,
+            "stored": b.stored,
+            "quarantined": b.quarantined,
+            "readings": b.readings,
+            "interval_seconds": b.interval_seconds,
+            "length_source": b.length_source,
+            "contradiction": b.contradiction,
+        }
+        for b in done.balance
+        if not b.already_ingested
+    ]
+
+
+def _say_unread(done: "Ingested") -> None:
+    for balance in done.unread:
+        typer.echo(
+            f"meterlake: {balance.file}: not one row could be read. The commonest reason: "
+            f"{balance.rejected_because}. Correct the profile and ingest it again",
+            err=True,
+        )
 
 
 def _say_lengths(done: "Ingested") -> None:

@@ -61,8 +61,8 @@ class FileBalance:
     `readings` are the values in the stored rows. `interval_seconds` is the shortest interval [s],
     `length_source` what says so, and `contradicting` the rows that come sooner after one another
     than the profile's or the lake's interval allows; `apart_seconds` is the smallest time between
-    stamps. A file that was taken in before has no row
-    counted: all of them are there already.
+    stamps; `rejected_because` the commonest reason of rejected rows. A file that was taken in
+    before has no row counted: all of them are there already.
     """
 
     file: str
@@ -75,6 +75,7 @@ class FileBalance:
     length_source: LengthSource = "unknown"
     contradicting: int = 0
     apart_seconds: int | None = None
+    rejected_because: str = ""
 
     @property
     def contradiction(self) -> str:
@@ -149,6 +150,11 @@ class Ingested:
     def quarantined(self) -> int:
         """Rows that the quarantine has got."""
         return sum(b.quarantined for b in self.balance)
+
+    @property
+    def unread(self) -> list[FileBalance]:
+        """The files of which not one row could be read."""
+        return [b for b in self.balance if b.rows and not b.stored]
 
     @property
     def readings(self) -> int:
@@ -337,29 +343,11 @@ class _Intake:
         results = by_own_steps(
             self.store, file.whole(0), file.source, results, received_at=self.received_at(file)
         )
-        seconds, told = stated_length(file.format, file.lengths)
-        balance = FileBalance(
-            delivery.name,
-            delivery.sha256,
-            rows=sum(r.rows for r in results),
-            quarantined=sum(r.quarantined for r in results),
-            readings=sum(r.readings for r in results),
-            interval_seconds=seconds,
-            length_source=told,
-            contradicting=sum(r.contradicting for r in results),
-            apart_seconds=min((r.apart for r in results if r.apart is not None), default=None),
-        )
+        balance = _balance(file, results)
         if self.options.strict and balance.contradiction:
             words = f"'{delivery.name}' is refused by --strict: {balance.contradiction}"
             set_aside(self.store, delivery, file.source, words)
             raise NotReadable(f"{words}. Correct the length in its profile, or in the settings")
-        if balance.rows and not balance.stored:
-            words = f"'{delivery.name}' has no row that can be read as {file.format.name}"
-            reason = next((r.reason for r in results if r.reason), "")
-            set_aside(self.store, delivery, file.source, f"{words}: {reason}")
-            raise NotReadable(
-                f"{words}. The commonest reason: {reason}. Correct the profile and ingest it again"
-            )
         if not self.options.again:
             self._refuse_twice(file, results)
         record = self._record(file, balance, _content_of(file.source, results))
@@ -439,7 +427,9 @@ class _Intake:
         keys = {
             f"{KEY_PREFIX}{sha256}{number}": 0 for sha256 in (record.sha256, record.source_sha256)
         }
-        gone = [r for r in file.before if r.state == "active"] if self.options.again else []
+        # What was read without a single row stands in nobody's way.
+        active = [r for r in file.before if r.state == "active"]
+        gone = [r for r in active if self.options.again or r.stored == 0]
         rows = [withdrawn(r, "read again", self.session.now) for r in gone]
         return Change(
             keys | withdrawal_keys(self.store, rows),
@@ -461,6 +451,25 @@ class _Intake:
         """Whether a file of one of these hashes was taken in: of its content, or as delivered."""
         delta = open_delta(self.store, STAGING)
         return any(recorded_under(delta, f"{KEY_PREFIX}{sha256}") >= 0 for sha256 in contents)
+
+
+def _balance(file: _File, results: Sequence[Staged]) -> FileBalance:
+    """What became of a file's rows."""
+    if file.format is None:
+        raise ValueError(f"{file.location} has not been opened")
+    seconds, told = stated_length(file.format, file.lengths)
+    return FileBalance(
+        file.delivery.name,
+        file.delivery.sha256,
+        rows=sum(r.rows for r in results),
+        quarantined=sum(r.quarantined for r in results),
+        readings=sum(r.readings for r in results),
+        interval_seconds=seconds,
+        length_source=told,
+        contradicting=sum(r.contradicting for r in results),
+        apart_seconds=min((r.apart for r in results if r.apart is not None), default=None),
+        rejected_because=next((r.reason for r in results if r.reason), ""),
+    )
 
 
 def _content_of(source: DeliveredFile, results: Sequence[Staged]) -> str | None:

@@ -209,7 +209,10 @@ def _observations(table: pl.DataFrame, where: str, station: str, zone: str) -> p
     table = _with_time(table, where)
     name = pl.col("station") if "station" in table.columns else pl.lit(station)
     table = table.with_columns(
-        name.alias(METER), pl.int_range(pl.len()).alias(ORDER), pl.lit("").alias(REGISTER)
+        name.alias(METER),
+        pl.int_range(pl.len()).alias(ORDER),
+        pl.lit("").alias(REGISTER),
+        pl.int_range(pl.len()).alias("source_row"),
     )
     reasons: list[Reason] = []
     table = with_utc(

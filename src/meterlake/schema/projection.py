@@ -43,15 +43,16 @@ def rank() -> pl.Expr:
 
 
 def of_reads(reading_type: str) -> list[pl.Expr]:
-    """The columns of an integrated file, from reads of a type with their `_arrival`."""
-    same = _OF_TYPE[reading_type]
-    worked_out = {"arrival_time": pl.col("_arrival"), "phase": _phase()}
-    return [
-        pl.lit(same[c.name], pl.String).alias(c.name)
-        if c.name in same
-        else worked_out.get(c.name, pl.col(c.name)).alias(c.name)
-        for c in READINGS.file_columns
-    ]
+    """The columns of an integrated file, from reads of a type with their `_arrival`.
+
+    What is the same for all is a category, which is written from a dictionary.
+    """
+    worked_out = {
+        **{n: pl.lit(v).cast(pl.Categorical) for n, v in _OF_TYPE[reading_type].items()},
+        "arrival_time": pl.col("_arrival"),
+        "phase": _phase(),
+    }
+    return [worked_out.get(c.name, pl.col(c.name)).alias(c.name) for c in READINGS.file_columns]
 
 
 def of_serving(columns: Sequence[str]) -> list[pl.Expr]:

@@ -242,7 +242,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "integrated file flipped": ("cannot be read|rows are not those", flipped(READINGS)),
     "rows out of order": ("sorted by meter_id", rewritten(READINGS, lambda r: r.reverse())),
     "a row doubled": (
-        "meter_id and reading_date_time of another",
+        "reading_date_time and channel of another",
         rewritten(READINGS, lambda r: pl.concat([r[:1], r])),
     ),
     "a row lost": ("the file has", rewritten(READINGS, lambda r: r[1:])),

@@ -180,7 +180,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.proof
+@pytest.mark.soak
 @pytest.mark.parametrize("after", [False, True])
 def test_an_upgrade_that_was_killed_anywhere_goes_on(
     tmp_path: Path, old: Store, monkeypatch: pytest.MonkeyPatch, after: bool

@@ -76,6 +76,12 @@ class Snapshot:
         return recorded_under(self.delta, key_of(scope, source))
 
     @property
+    def has_all_columns(self) -> bool:
+        """Whether the log has all columns that the table's schema declares."""
+        there = set() if self.delta is None else {f.name for f in self.delta.schema().fields}
+        return {c.name for c in self.table.columns} <= there
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return sum(f.rows for f in self.files)

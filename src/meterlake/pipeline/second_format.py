@@ -88,8 +88,14 @@ def derive_again(session: Session) -> None:
     if zone is not None:
         settings = session.settings.model_copy(update={"timezone": zone})
         session = replace(session, settings=settings)
-    for derivation in (INTEGRATION, CLUSTERING, DAILY, WEEKLY, MONTHLY):
-        if snapshot(store, derivation.table).version >= 0:
+    for derivation in (INTEGRATION, CLUSTERING, DAILY):
+        state = snapshot(store, derivation.table)
+        if state.version >= 0 and not state.has_all_columns:
+            bring_up(session, derivation, rebuild=True)
+    daily = snapshot(store, CONSUMPTION_DAILY)
+    for derivation in (WEEKLY, MONTHLY):
+        state = snapshot(store, derivation.table)
+        if state.version >= 0 and state.consumed("", daily) < daily.version:
             bring_up(session, derivation, rebuild=True)
 
 
@@ -138,8 +144,8 @@ def _as_it_was(
 def _replace(session: Session, table: Table, files: list[DataFile]) -> None:
     """Put files in the place of all that a table has."""
     state = table_at(session.store, table)
-    if state.version < 0:
-        return
+    if state.version < 0 or recorded_under(state.delta, FORMAT_KEY) >= _BECOMES:
+        return  # there is none, or an upgrade that was stopped has done it
     change = Change(
         {FORMAT_KEY: _BECOMES},
         add=files,
